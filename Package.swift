@@ -1,0 +1,127 @@
+// swift-tools-version: 6.3
+import PackageDescription
+
+// The house: a folder is a wing, a target is a room, and dependencies point down (docs/architecture.md).
+// A room may name only rooms of its own wing, of Ground, or of another wing's port.
+
+/// One room of the house. `optimised` asks for optimisation also in debug builds: the block data path is unusable without it.
+func room(
+    _ name: String, in wing: String, _ dependencies: [Target.Dependency] = [], optimised: Bool = false
+) -> Target {
+    .target(
+        name: name,
+        dependencies: dependencies,
+        path: wing.isEmpty ? "Sources/\(name)" : "Sources/\(wing)/\(name)",
+        swiftSettings: optimised ? [.unsafeFlags(["-O"], .when(configuration: .debug))] : [])
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource] = []) -> Target {
+    .testTarget(name: name, dependencies: dependencies, path: "Tests/\(name)", resources: resources)
+}
+
+let nio: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
+let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
+let nioHTTP1: Target.Dependency = .product(name: "NIOHTTP1", package: "swift-nio")
+let hummingbird: Target.Dependency = .product(name: "Hummingbird", package: "hummingbird")
+let httpClient: Target.Dependency = .product(name: "AsyncHTTPClient", package: "async-http-client")
+let httpTypes: Target.Dependency = .product(name: "HTTPTypes", package: "swift-http-types")
+let protobuf: Target.Dependency = .product(name: "SwiftProtobuf", package: "swift-protobuf")
+let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
+let coreMetrics: Target.Dependency = .product(name: "CoreMetrics", package: "swift-metrics")
+let grdb: Target.Dependency = .product(name: "GRDB", package: "GRDB.swift")
+let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
+let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+let orderedCollections: Target.Dependency = .product(name: "OrderedCollections", package: "swift-collections")
+let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
+
+let ground: [Target] = [
+    .target(name: "CLinux", path: "Sources/Ground/CLinux"),
+    room("Base", in: "Ground", [orderedCollections], optimised: true),
+    room("Telemetry", in: "Ground", ["Base", logging, metrics, coreMetrics]),
+    room("HTTPKit", in: "Ground", ["Base", "Telemetry", hummingbird, httpTypes, httpClient, nio, nioPosix, nioHTTP1, lifecycle, logging]),
+    room("Coordination", in: "Ground", ["Base", grdb, lifecycle, logging]),
+    room("LinuxOS", in: "Ground", ["Base", "CLinux", logging]),
+]
+
+let cluster: [Target] = [
+    room("MesosAPI", in: "Cluster", ["Base", protobuf]),
+    room("Resources", in: "Cluster", ["Base", "MesosAPI"]),
+    room("Allocator", in: "Cluster", ["Base", "MesosAPI", "Resources"]),
+    room("MasterCore", in: "Cluster", ["Base", "MesosAPI", "Resources", "Allocator"]),
+    room("Master", in: "Cluster", ["MasterCore", "Base", "MesosAPI", "Resources", "Allocator", "Telemetry", "HTTPKit", "Coordination", hummingbird, httpTypes, lifecycle, logging]),
+    room("AgentCore", in: "Cluster", ["Base", "MesosAPI", "Resources"]),
+    room("Containerizer", in: "Cluster", ["Base", "MesosAPI", "Resources", "HTTPKit", "LinuxOS", "Telemetry", logging]),
+    room("Agent", in: "Cluster", ["AgentCore", "Containerizer", "Base", "MesosAPI", "Resources", "Telemetry", "HTTPKit", "LinuxOS", hummingbird, httpTypes, lifecycle, logging]),
+    room("MesosClient", in: "Cluster", ["Base", "MesosAPI", "Resources", "HTTPKit", logging]),
+]
+
+let schedulers: [Target] = [
+    room("MarathonCore", in: "Schedulers", ["Base", "MesosAPI", "Resources"]),
+    room("Marathon", in: "Schedulers", ["MarathonCore", "MesosClient", "Base", "MesosAPI", "Resources", "Telemetry", "HTTPKit", "Coordination", "LinuxOS", hummingbird, httpTypes, lifecycle, logging]),
+]
+
+let volumes: [Target] = [
+    room("VolumeDriver", in: "Volumes", ["Base", "LinuxOS", logging]),
+    room("ScaleIODriver", in: "Volumes", ["VolumeDriver", "Base", "HTTPKit", logging]),
+    room("VolumeService", in: "Volumes", ["VolumeDriver", "ScaleIODriver", "Base", "HTTPKit", "LinuxOS", "Telemetry", hummingbird, httpTypes, lifecycle, logging, yams]),
+]
+
+let block: [Target] = [
+    room("BlockCore", in: "Block", ["Base"], optimised: true),
+    room("BlockManager", in: "Block", ["BlockCore", "Base", "Coordination", "Telemetry", lifecycle, logging, nio, nioPosix]),
+    room("BlockServer", in: "Block", ["BlockCore", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging], optimised: true),
+    room("BlockClient", in: "Block", ["BlockCore", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging], optimised: true),
+    room("Gateway", in: "Block", ["BlockManager", "BlockCore", "Base", "HTTPKit", "Telemetry", hummingbird, httpTypes, lifecycle, logging]),
+]
+
+let top: [Target] = [
+    room("Lab", in: "", ["Base", "LinuxOS", "HTTPKit", logging, yams]),
+    .executableTarget(
+        name: "holdfast",
+        dependencies: [
+            "Base", "Telemetry", "HTTPKit", "Coordination", "LinuxOS",
+            "MesosAPI", "Resources", "Master", "Agent", "MesosClient", "Marathon",
+            "VolumeDriver", "ScaleIODriver", "VolumeService",
+            "BlockManager", "BlockServer", "BlockClient", "Gateway", "Lab",
+            arguments, lifecycle, logging, yams,
+        ]),
+]
+
+let testing: [Target] = [
+    .target(name: "SimKit", dependencies: ["Base", "BlockCore"], path: "Tests/SimKit", swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
+    .target(name: "TestKit", dependencies: ["Base", "LinuxOS", "HTTPKit"], path: "Tests/TestKit"),
+    tests("BaseTests", ["Base"]),
+]
+
+let package = Package(
+    name: "holdfast",
+    products: [.executable(name: "holdfast", targets: ["holdfast"])],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0", traits: []),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1", traits: []),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+    ],
+    targets: ground + cluster + schedulers + volumes + block + top + testing,
+    swiftLanguageModes: [.v6]
+)
+
+for target in package.targets where target.type != .system && target.name != "CLinux" {
+    target.swiftSettings = (target.swiftSettings ?? []) + [
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+        .enableUpcomingFeature("InternalImportsByDefault"),
+        .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+        .treatAllWarnings(as: .error),
+    ]
+}

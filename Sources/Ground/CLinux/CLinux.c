@@ -1,0 +1,2 @@
+#include "CLinux.h"
+void clinux_placeholder(void) {}

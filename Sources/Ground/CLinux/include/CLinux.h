@@ -1,0 +1,1 @@
+void clinux_placeholder(void);

@@ -1,0 +1,42 @@
+public import NIOCore
+
+/// The sending side of a long-lived answer (RecordIO, server-sent events): chunks wait in a bounded buffer for one reader.
+///
+/// Overflow policy: disconnect. A reader that falls `limit` chunks behind loses its connection and has to subscribe again;
+/// memory never grows with a slow reader.
+public struct BoundedFeed: Sendable {
+    /// Thrown to the reader's side when it fell too far behind.
+    public struct SlowReader: Error {}
+
+    /// The chunks in order, for exactly one reader.
+    public let chunks: AsyncThrowingStream<ByteBuffer, any Error>
+    private let continuation: AsyncThrowingStream<ByteBuffer, any Error>.Continuation
+
+    public init(limit: Int = 4096) {
+        (chunks, continuation) = AsyncThrowingStream.makeStream(bufferingPolicy: .bufferingOldest(limit))
+    }
+
+    /// Appends a chunk. Answers false when the feed has ended, by this call (overflow) or before.
+    @discardableResult
+    public func offer(_ chunk: ByteBuffer) -> Bool {
+        switch continuation.yield(chunk) {
+        case .enqueued: return true
+        case .dropped:
+            continuation.finish(throwing: SlowReader())
+            return false
+        case .terminated: return false
+        @unknown default: return false
+        }
+    }
+
+    @discardableResult
+    public func offer(_ bytes: some Sequence<UInt8>) -> Bool { offer(ByteBuffer(bytes: bytes)) }
+
+    /// Ends the feed after what it holds; later offers answer false.
+    public func finish() { continuation.finish() }
+
+    /// `body` is called once when the feed ends for any reason: finished, overflowed, or its reader gone.
+    public func onEnd(_ body: @escaping @Sendable () -> Void) {
+        continuation.onTermination = { _ in body() }
+    }
+}

@@ -1,0 +1,7 @@
+import ArgumentParser
+
+
+
+
+import Yams
+print("x")
