@@ -27,6 +27,7 @@ let httpClient: Target.Dependency = .product(name: "AsyncHTTPClient", package: "
 let httpTypes: Target.Dependency = .product(name: "HTTPTypes", package: "swift-http-types")
 let protobuf: Target.Dependency = .product(name: "SwiftProtobuf", package: "swift-protobuf")
 let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
 let coreMetrics: Target.Dependency = .product(name: "CoreMetrics", package: "swift-metrics")
@@ -40,7 +41,9 @@ let ground: [Target] = [
     .target(name: "CLinux", path: "Sources/Ground/CLinux"),
     room("Base", in: "Ground", [orderedCollections], optimised: true),
     room("Telemetry", in: "Ground", ["Base", logging, metrics, coreMetrics]),
-    room("HTTPKit", in: "Ground", ["Base", "Telemetry", hummingbird, httpTypes, httpClient, nio, nioPosix, nioHTTP1, lifecycle, logging]),
+    room(
+        "HTTPKit", in: "Ground",
+        ["Base", "Telemetry", hummingbird, httpTypes, httpClient, nio, nioPosix, nioHTTP1, lifecycle, logging]),
     room("Coordination", in: "Ground", ["Base", grdb, lifecycle, logging]),
     room("LinuxOS", in: "Ground", ["Base", "CLinux", logging]),
 ]
@@ -50,30 +53,59 @@ let cluster: [Target] = [
     room("Resources", in: "Cluster", ["Base", "MesosAPI"]),
     room("Allocator", in: "Cluster", ["Base", "MesosAPI", "Resources"]),
     room("MasterCore", in: "Cluster", ["Base", "MesosAPI", "Resources", "Allocator"]),
-    room("Master", in: "Cluster", ["MasterCore", "Base", "MesosAPI", "Resources", "Allocator", "Telemetry", "HTTPKit", "Coordination", hummingbird, httpTypes, lifecycle, logging]),
+    room(
+        "Master", in: "Cluster",
+        [
+            "MasterCore", "Base", "MesosAPI", "Resources", "Allocator", "Telemetry", "HTTPKit", "Coordination",
+            hummingbird, httpTypes, lifecycle, logging,
+        ]),
     room("AgentCore", in: "Cluster", ["Base", "MesosAPI", "Resources"]),
-    room("Containerizer", in: "Cluster", ["Base", "MesosAPI", "Resources", "HTTPKit", "LinuxOS", "Telemetry", logging]),
-    room("Agent", in: "Cluster", ["AgentCore", "Containerizer", "Base", "MesosAPI", "Resources", "Telemetry", "HTTPKit", "LinuxOS", hummingbird, httpTypes, lifecycle, logging]),
+    room(
+        "Containerizer", in: "Cluster", ["Base", "MesosAPI", "Resources", "HTTPKit", "LinuxOS", "Telemetry", logging]),
+    room(
+        "Agent", in: "Cluster",
+        [
+            "AgentCore", "Containerizer", "Base", "MesosAPI", "Resources", "Telemetry", "HTTPKit", "LinuxOS",
+            hummingbird, httpTypes, lifecycle, logging,
+        ]),
     room("MesosClient", in: "Cluster", ["Base", "MesosAPI", "Resources", "HTTPKit", logging]),
 ]
 
 let schedulers: [Target] = [
     room("MarathonCore", in: "Schedulers", ["Base", "MesosAPI", "Resources"]),
-    room("Marathon", in: "Schedulers", ["MarathonCore", "MesosClient", "Base", "MesosAPI", "Resources", "Telemetry", "HTTPKit", "Coordination", "LinuxOS", hummingbird, httpTypes, lifecycle, logging]),
+    room(
+        "Marathon", in: "Schedulers",
+        [
+            "MarathonCore", "MesosClient", "Base", "MesosAPI", "Resources", "Telemetry", "HTTPKit", "Coordination",
+            "LinuxOS", hummingbird, httpTypes, lifecycle, logging,
+        ]),
 ]
 
 let volumes: [Target] = [
     room("VolumeDriver", in: "Volumes", ["Base", "LinuxOS", logging]),
     room("ScaleIODriver", in: "Volumes", ["VolumeDriver", "Base", "HTTPKit", logging]),
-    room("VolumeService", in: "Volumes", ["VolumeDriver", "ScaleIODriver", "Base", "HTTPKit", "LinuxOS", "Telemetry", hummingbird, httpTypes, lifecycle, logging, yams]),
+    room(
+        "VolumeService", in: "Volumes",
+        [
+            "VolumeDriver", "ScaleIODriver", "Base", "HTTPKit", "LinuxOS", "Telemetry", hummingbird, httpTypes,
+            lifecycle, logging, yams,
+        ]),
 ]
 
 let block: [Target] = [
     room("BlockCore", in: "Block", ["Base"], optimised: true),
-    room("BlockManager", in: "Block", ["BlockCore", "Base", "Coordination", "Telemetry", lifecycle, logging, nio, nioPosix]),
-    room("BlockServer", in: "Block", ["BlockCore", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging], optimised: true),
-    room("BlockClient", in: "Block", ["BlockCore", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging], optimised: true),
-    room("Gateway", in: "Block", ["BlockManager", "BlockCore", "Base", "HTTPKit", "Telemetry", hummingbird, httpTypes, lifecycle, logging]),
+    room(
+        "BlockManager", in: "Block",
+        ["BlockCore", "Base", "Coordination", "Telemetry", lifecycle, logging, nio, nioPosix]),
+    room(
+        "BlockServer", in: "Block", ["BlockCore", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging],
+        optimised: true),
+    room(
+        "BlockClient", in: "Block", ["BlockCore", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging],
+        optimised: true),
+    room(
+        "Gateway", in: "Block",
+        ["BlockManager", "BlockCore", "Base", "HTTPKit", "Telemetry", hummingbird, httpTypes, lifecycle, logging]),
 ]
 
 let top: [Target] = [
@@ -85,14 +117,55 @@ let top: [Target] = [
             "MesosAPI", "Resources", "Master", "Agent", "MesosClient", "Marathon",
             "VolumeDriver", "ScaleIODriver", "VolumeService",
             "BlockManager", "BlockServer", "BlockClient", "Gateway", "Lab",
-            arguments, lifecycle, logging, yams,
+            arguments, lifecycle, unixSignals, logging, yams,
         ]),
 ]
 
 let testing: [Target] = [
-    .target(name: "SimKit", dependencies: ["Base", "BlockCore"], path: "Tests/SimKit", swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
+    .target(
+        name: "SimKit", dependencies: ["Base", "BlockCore"], path: "Tests/SimKit",
+        swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
     .target(name: "TestKit", dependencies: ["Base", "LinuxOS", "HTTPKit"], path: "Tests/TestKit"),
     tests("BaseTests", ["Base"]),
+    tests("HTTPKitTests", ["HTTPKit", "Base", logging, hummingbird, httpTypes, nio]),
+    tests("TelemetryTests", ["Telemetry", "Base", logging, metrics, coreMetrics]),
+    tests("CoordinationTests", ["Coordination", "Base", logging]),
+    tests("LinuxOSTests", ["LinuxOS", "Base", "TestKit"]),
+    tests("MesosAPITests", ["MesosAPI", "Base", protobuf]),
+    tests("ResourcesTests", ["Resources", "MesosAPI", "Base"]),
+    tests("AllocatorTests", ["Allocator", "Resources", "MesosAPI", "Base"]),
+    tests("MasterCoreTests", ["MasterCore", "Allocator", "Resources", "MesosAPI", "Base"]),
+    tests(
+        "MasterTests",
+        ["Master", "MasterCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle]),
+    tests("AgentCoreTests", ["AgentCore", "MesosAPI", "Resources", "Base"]),
+    tests(
+        "AgentTests", ["Agent", "AgentCore", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging, lifecycle]),
+    tests("ContainerizerTests", ["Containerizer", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging]),
+    tests("MesosClientTests", ["MesosClient", "MesosAPI", "Base", "HTTPKit", "TestKit", logging]),
+    tests("MarathonCoreTests", ["MarathonCore", "MesosAPI", "Resources", "Base"]),
+    tests(
+        "MarathonTests",
+        ["Marathon", "MarathonCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle]),
+    tests(
+        "VolumeServiceTests",
+        ["VolumeService", "VolumeDriver", "Base", "HTTPKit", "LinuxOS", "TestKit", logging, lifecycle]),
+    tests(
+        "ScaleIODriverTests",
+        ["ScaleIODriver", "VolumeDriver", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes]),
+    tests("BlockCoreTests", ["BlockCore", "Base"]),
+    tests("BlockSimulationTests", ["SimKit", "BlockCore", "Base"]),
+    tests("BlockManagerTests", ["BlockManager", "BlockCore", "Base", "Coordination", "TestKit", logging, lifecycle]),
+    tests("BlockServerTests", ["BlockServer", "BlockCore", "Base", "TestKit", logging, lifecycle]),
+    tests(
+        "BlockClientTests",
+        [
+            "BlockClient", "BlockServer", "BlockManager", "BlockCore", "Coordination", "Base", "LinuxOS", "TestKit",
+            logging, lifecycle,
+        ]),
+    tests("GatewayTests", ["Gateway", "BlockManager", "BlockCore", "Base", "HTTPKit", "TestKit", logging, lifecycle]),
+    tests("LabTests", ["Lab", "Base", "LinuxOS", "TestKit"]),
+    tests("SystemTests", ["TestKit", "LinuxOS", "HTTPKit", "Base", "holdfast"]),
 ]
 
 let package = Package(
@@ -117,11 +190,12 @@ let package = Package(
 )
 
 for target in package.targets where target.type != .system && target.name != "CLinux" {
-    target.swiftSettings = (target.swiftSettings ?? []) + [
-        .enableUpcomingFeature("ExistentialAny"),
-        .enableUpcomingFeature("MemberImportVisibility"),
-        .enableUpcomingFeature("InternalImportsByDefault"),
-        .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
-        .treatAllWarnings(as: .error),
-    ]
+    target.swiftSettings =
+        (target.swiftSettings ?? []) + [
+            .enableUpcomingFeature("ExistentialAny"),
+            .enableUpcomingFeature("MemberImportVisibility"),
+            .enableUpcomingFeature("InternalImportsByDefault"),
+            .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+            .treatAllWarnings(as: .error),
+        ]
 }

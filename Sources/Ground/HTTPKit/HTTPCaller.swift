@@ -105,7 +105,9 @@ public struct HTTPCaller: Sendable {
     private func request(
         _ method: HTTPMethod, _ address: HTTPAddress, _ path: String, headers: HTTPHeaders, body: [UInt8]?
     ) throws(HTTPCallError) -> HTTPClientRequest {
-        guard path.hasPrefix("/") else { throw HTTPCallError(.invalidAddress, "The path \(path) does not start with '/'.") }
+        guard path.hasPrefix("/") else {
+            throw HTTPCallError(.invalidAddress, "The path \(path) does not start with '/'.")
+        }
         var request: HTTPClientRequest
         switch address {
         case .tcp(let host, let port):
@@ -115,7 +117,9 @@ public struct HTTPCaller: Sendable {
             request.headers.add(name: "host", value: "localhost")
         }
         request.method = method
-        for (name, value) in self.headers where !headers.contains(name: name) { request.headers.add(name: name, value: value) }
+        for (name, value) in self.headers where !headers.contains(name: name) {
+            request.headers.add(name: name, value: value)
+        }
         request.headers.add(contentsOf: headers)
         if let body { request.body = .bytes(body) }
         return request
@@ -140,7 +144,8 @@ public func percentEncoded(_ text: String) -> String {
     var result = ""
     for byte in text.utf8 {
         switch byte {
-        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "0")...UInt8(ascii: "9"),
             UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "~"):
             result.unicodeScalars.append(Unicode.Scalar(byte))
         default:

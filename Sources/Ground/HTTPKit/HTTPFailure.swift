@@ -33,7 +33,9 @@ public struct HTTPFailure: Error, HTTPResponseError, CustomStringConvertible {
 
 extension Response {
     /// A JSON document as the answer.
-    public static func json(_ value: JSONValue, status: HTTPResponse.Status = .ok, headers: HTTPFields = [:]) -> Response {
+    public static func json(_ value: JSONValue, status: HTTPResponse.Status = .ok, headers: HTTPFields = [:])
+        -> Response
+    {
         var headers = headers
         if headers[.contentType] == nil { headers[.contentType] = "application/json" }
         return Response(status: status, headers: headers, body: .init(byteBuffer: .init(bytes: value.bytes)))

@@ -60,7 +60,9 @@ private struct JSONParser {
         }
     }
 
-    private mutating func nested(_ parse: (inout JSONParser) throws(JSONError) -> JSONValue) throws(JSONError) -> JSONValue {
+    private mutating func nested(_ parse: (inout JSONParser) throws(JSONError) -> JSONValue) throws(JSONError)
+        -> JSONValue
+    {
         guard depth < JSONValue.depthMax else { throw failure("nested deeper than \(JSONValue.depthMax)") }
         depth += 1
         let value = try parse(&self)
@@ -129,7 +131,9 @@ private struct JSONParser {
         if current == UInt8(ascii: "-") { position += 1 }
         guard digits() > 0 else { throw failure("expected a digit") }
         let first = bytes[start] == UInt8(ascii: "-") ? start + 1 : start
-        guard bytes[first] != UInt8(ascii: "0") || position == first + 1 else { throw failure("a number starts with 0") }
+        guard bytes[first] != UInt8(ascii: "0") || position == first + 1 else {
+            throw failure("a number starts with 0")
+        }
         if current == UInt8(ascii: ".") {
             isInteger = false
             position += 1
@@ -161,7 +165,9 @@ private struct JSONParser {
             switch byte {
             case UInt8(ascii: "\""):
                 position += 1
-                guard let text = String(validating: content, as: UTF8.self) else { throw failure("string is not UTF-8") }
+                guard let text = String(validating: content, as: UTF8.self) else {
+                    throw failure("string is not UTF-8")
+                }
                 return text
             case UInt8(ascii: "\\"):
                 position += 1
@@ -211,7 +217,9 @@ private struct JSONParser {
         guard position + 4 <= bytes.count else { throw failure("unterminated string") }
         var value: UInt16 = 0
         for _ in 0..<4 {
-            guard let digit = Character(Unicode.Scalar(bytes[position])).hexDigitValue else { throw failure("expected a hexadecimal digit") }
+            guard let digit = Character(Unicode.Scalar(bytes[position])).hexDigitValue else {
+                throw failure("expected a hexadecimal digit")
+            }
             value = value << 4 | UInt16(digit)
             position += 1
         }

@@ -1,0 +1,21 @@
+import ArgumentParser
+
+/// `holdfast <role>` runs a role, `holdfast <noun> <verb>` is the operator's command line. Called through a symlink it speaks
+/// the command line of the tool whose name the symlink has (`MultiCall`).
+@main
+struct Holdfast: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "holdfast",
+        abstract: "Keeps stateful containers running, with their data, when machines die.",
+        subcommands: [
+            MasterCommand.self, AgentCommand.self, MarathonCommand.self, VolumesCommand.self,
+            MdmCommand.self, SdsCommand.self, SdcCommand.self, NodeCommand.self,
+            DevCommand.self, LabCommand.self,
+            RexrayCommand.self, ScliCommand.self, DrvCfgCommand.self,
+        ])
+
+    static func main() async {
+        let (command, arguments) = MultiCall.resolve(CommandLine.arguments)
+        await command.main(arguments)
+    }
+}
