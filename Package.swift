@@ -6,12 +6,14 @@ import PackageDescription
 
 /// One room of the house. `optimised` asks for optimisation also in debug builds: the block data path is unusable without it.
 func room(
-    _ name: String, in wing: String, _ dependencies: [Target.Dependency] = [], optimised: Bool = false
+    _ name: String, in wing: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = [],
+    optimised: Bool = false
 ) -> Target {
     .target(
         name: name,
         dependencies: dependencies,
         path: wing.isEmpty ? "Sources/\(name)" : "Sources/\(wing)/\(name)",
+        exclude: exclude,
         swiftSettings: optimised ? [.unsafeFlags(["-O"], .when(configuration: .debug))] : [])
 }
 
@@ -49,7 +51,7 @@ let ground: [Target] = [
 ]
 
 let cluster: [Target] = [
-    room("MesosAPI", in: "Cluster", ["Base", protobuf]),
+    room("MesosAPI", in: "Cluster", ["Base", protobuf], exclude: ["Protos"]),
     room("Resources", in: "Cluster", ["Base", "MesosAPI"]),
     room("Allocator", in: "Cluster", ["Base", "MesosAPI", "Resources"]),
     room("MasterCore", in: "Cluster", ["Base", "MesosAPI", "Resources", "Allocator"]),
