@@ -1,0 +1,100 @@
+import Base
+import Coordination
+import Testing
+
+/// What every election must do, together with its store.
+@Suite(.timeLimit(.minutes(1))) struct ElectionConformanceTests {
+    @Test(arguments: Engine.allCases)
+    func theNextCandidateLeadsUnderAHigherEpochAndFencesTheFirst(_ engine: Engine) async throws {
+        let (backend, remove) = try engine.open()
+        defer { remove() }
+        let second = backend.election
+        var secondEvents: AsyncStream<ElectionEvent>.Iterator
+        let first: LeaderEpoch
+        do {
+            let stream = backend.election.stand(at: "/leader", advertising: ["id": "first"])
+            first = try #require(await elected(stream))
+            secondEvents = second.stand(at: "/leader", advertising: ["id": "second"]).makeAsyncIterator()
+            #expect(await secondEvents.next() == .leader(["id": "first"]))
+            try await backend.store.commit([.put(key: "/state", bytes: [1], expected: .any)], as: first)
+        }
+        // The first candidate's stream is gone, which is how it resigns.
+        var next: LeaderEpoch?
+        while next == nil, let event = await secondEvents.next() {
+            if case .elected(let epoch) = event { next = epoch }
+        }
+        let later = try #require(next)
+        #expect(later.epoch > first.epoch)
+        await expectFailure(.fenced) {
+            try await backend.store.commit([.put(key: "/state", bytes: [2], expected: .any)], as: first)
+        }
+        #expect(try await backend.store.get("/state")?.bytes == [1])
+        try await backend.store.commit([.put(key: "/state", bytes: [3], expected: .any)], as: later)
+        #expect(try await backend.store.get("/state")?.bytes == [3])
+    }
+
+    @Test(arguments: Engine.allCases)
+    func followersSeeTheLeader(_ engine: Engine) async throws {
+        let (backend, remove) = try engine.open()
+        defer { remove() }
+        var leaders = backend.election.follow("/leader").makeAsyncIterator()
+        #expect(await leaders.next() == .some(nil))
+        do {
+            let stream = backend.election.stand(at: "/leader", advertising: ["id": "only"])
+            _ = try #require(await elected(stream))
+            #expect(await leaders.next() == .some(["id": "only"]))
+        }
+        #expect(await leaders.next() == .some(nil))
+    }
+}
+
+@Suite struct EmbeddedStoreTests {
+    @Test func stateAndEpochsSurviveReopening() async throws {
+        let (directory, remove) = try temporaryDirectory()
+        defer { remove() }
+        let location = "embedded:\(directory)/meta.db"
+        var epochs: [UInt64] = []
+        for round in 1...3 {
+            let backend = try CoordinationBackend.open(location)
+            let stream = backend.election.stand(at: "/m", advertising: nil)
+            let epoch = try #require(await elected(stream))
+            epochs.append(epoch.epoch)
+            #expect(try await backend.store.get("/k")?.bytes == (round == 1 ? nil : [UInt8(round - 1)]))
+            try await backend.store.commit([.put(key: "/k", bytes: [UInt8(round)], expected: .any)], as: epoch)
+        }
+        #expect(epochs == [1, 2, 3])
+    }
+
+    @Test func aSecondStoreOnTheSameFileDeposesTheFirst() async throws {
+        let (directory, remove) = try temporaryDirectory()
+        defer { remove() }
+        let first = try CoordinationBackend.open("embedded:\(directory)/meta.db")
+        let second = try CoordinationBackend.open("embedded:\(directory)/meta.db")
+        let firstStream = first.election.stand(at: "/m", advertising: nil)
+        let old = try #require(await elected(firstStream))
+        let secondStream = second.election.stand(at: "/m", advertising: nil)
+        _ = try #require(await elected(secondStream))
+        await expectFailure(.fenced) {
+            try await first.store.commit([.put(key: "/k", bytes: [], expected: .any)], as: old)
+        }
+    }
+
+    @Test func aFileThatIsNoDatabaseIsReportedAsCorrupt() async throws {
+        let (directory, remove) = try temporaryDirectory()
+        defer { remove() }
+        let path = "\(directory)/meta.db"
+        try writeFile(path, String(repeating: "This is no database. ", count: 100))
+        await expectFailure(.corrupt) { _ = try CoordinationBackend.open("embedded:\(path)") }
+    }
+
+    @Test(arguments: ["zk://a:2181/x", "embedded:", "nonsense", ""])
+    func refusesUnknownLocations(_ location: String) async {
+        await expectFailure(.invalid) { _ = try CoordinationBackend.open(location) }
+    }
+}
+
+/// The epoch of the first election that the stream tells of.
+private func elected(_ stream: AsyncStream<ElectionEvent>) async -> LeaderEpoch? {
+    for await case .elected(let epoch) in stream { return epoch }
+    return nil
+}
