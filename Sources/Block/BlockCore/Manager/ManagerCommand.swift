@@ -1,0 +1,70 @@
+/// What an operator or another part of the system asks the manager to do.
+public enum ManagerCommand: Equatable, Sendable {
+    case createProtectionDomain(name: String)
+    /// `combCount` must be a power of two between 1 and 65536.
+    case createStoragePool(domain: ProtectionDomainID, name: String, combCount: UInt32 = Geometry.defaultCombCount)
+    case renameSds(SdsID, name: String)
+    /// Only a server none of whose devices holds a copy; otherwise `inUse`.
+    case removeSds(SdsID)
+    /// Registers a client before it has connected, or updates one that is known by this guid.
+    case registerSdc(guid: String, ip: String, name: String)
+    case renameSdc(SdcID, name: String)
+    /// Only a client without mappings; otherwise `inUse`.
+    case removeSdc(SdcID)
+    case createVolume(
+        pool: StoragePoolID, name: String, sizeUnits: UInt32, provisioning: Volume.Provisioning, createdAt: UInt64)
+    /// Growing only.
+    case resizeVolume(VolumeID, sizeUnits: UInt32)
+    case renameVolume(VolumeID, name: String)
+    /// Refused as `volumeMapped` while mapped, unless `unmapping`.
+    case removeVolume(VolumeID, unmapping: Bool)
+    /// Grants a client the use of a volume. With `preempt` all other mappings are withdrawn in the same commit, and the
+    /// answer comes only when every one of them is proven fenced. Without it a volume that is mapped elsewhere is
+    /// refused (`mappedElsewhere`) unless `allowMultiple`. Repeating a map whose proof is still awaited waits on.
+    case map(VolumeID, SdcID, mode: AccessMode, allowMultiple: Bool, preempt: Bool)
+    /// Withdraws a client's right (of all clients if nil) and answers when it is proven fenced.
+    case unmap(VolumeID, SdcID?)
+    case setMappingLimits(VolumeID, SdcID, iops: UInt32, kibibytesPerSecond: UInt32)
+}
+
+/// The proof that a volume's withdrawn rights can no longer write: what every server that could serve them did.
+public struct FencingProof: Equatable, Sendable {
+    public enum Evidence: Equatable, Sendable {
+        /// The server refuses the old rights and has finished what it had accepted; it confirmed this map revision.
+        case acknowledged(revision: UInt64)
+        /// The server is out of all combs by a committed change that the remaining copies have confirmed.
+        case removed(revision: UInt64)
+        /// The server holds no in-sync copy in the volume's pool.
+        case holdsNothing
+    }
+    public struct Entry: Equatable, Sendable {
+        public var sds: SdsID
+        public var evidence: Evidence
+    }
+
+    public var volume: VolumeID
+    /// Rights of this epoch and later are in force.
+    public var attachEpoch: UInt64
+    /// In order of server id.
+    public var entries: [Entry]
+    /// From the arrival of the command to the completed proof.
+    public var elapsed: Duration
+}
+
+public enum ManagerReply: Equatable, Sendable {
+    case done
+    case createdProtectionDomain(ProtectionDomainID)
+    case createdStoragePool(StoragePoolID)
+    case registeredSdc(SdcID)
+    case createdVolume(VolumeID)
+    /// Answer to map and unmap.
+    case fenced(FencingProof)
+}
+
+/// The way to the leading manager, for the Gateway and the tools.
+public protocol ManagerPort: Sendable {
+    /// All objects, as last committed.
+    func state() async throws(ManagerError) -> SystemState
+    /// Throws what the manager refused, or `notLeader`/`unavailable` when it could not decide.
+    func submit(_ command: ManagerCommand) async throws(ManagerError) -> ManagerReply
+}

@@ -1,0 +1,37 @@
+public import Base
+
+/// Why the manager refused a command or could not decide it.
+public struct ManagerError: CodedError {
+    public enum Code: String, Hashable, Sendable, CaseIterable {
+        case domainNotFound, poolNotFound, sdsNotFound, deviceNotFound, sdcNotFound, volumeNotFound
+        case nameInUse, invalidName, invalidSize, invalidArgument
+        /// Not enough usable servers in the pool to hold two copies.
+        case insufficientServers
+        case insufficientCapacity
+        case alreadyMapped, mappedElsewhere, notMapped, volumeMapped
+        /// The object is still used by others.
+        case inUse
+        /// The change is committed, but a server that may still serve the old rights neither answers nor may be
+        /// replaced: it holds the only in-sync copy of some comb. The message names it.
+        case fencingUnproven
+        /// The identity a server or client presented contradicts what is known.
+        case identityConflict
+        case overloaded
+        case notLeader
+        /// The store did not take the change; whether it happened is unknown.
+        case storeFailed
+        case unavailable
+        /// A stored record or a message could not be understood.
+        case malformed
+    }
+
+    public var code: Code
+    public var message: String
+    public var cause: (any Error)?
+
+    public init(_ code: Code, _ message: String, cause: (any Error)? = nil) {
+        self.code = code
+        self.message = message
+        self.cause = cause
+    }
+}

@@ -1,0 +1,101 @@
+/// Names a submitted command until its reply.
+public struct Ticket: Hashable, Comparable, Sendable {
+    public var rawValue: UInt64
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
+    public static func < (left: Ticket, right: Ticket) -> Bool { left.rawValue < right.rawValue }
+}
+
+/// A change of one stored record. See docs/formats/manager-store.md.
+public enum StoreMutation: Equatable, Sendable {
+    case put(key: String, value: [UInt8])
+    case delete(key: String)
+}
+
+/// Something an operator would want to know; the shell logs it and keeps it as an event.
+public enum ManagerNotice: Sendable {
+    case serverRegistered(SdsID)
+    case serverUp(SdsID)
+    case serverDown(SdsID, reason: String)
+    case clientRegistered(SdcID)
+    case deviceFailed(DeviceID)
+    case combsDegraded(count: Int, pool: StoragePoolID)
+    case combsUnavailable(count: Int, pool: StoragePoolID)
+    case rebuildFinished(StoragePoolID)
+    case fenced(FencingProof)
+    case connectionRefused(LinkID, ManagerError)
+}
+
+public enum ManagerEvent: Sendable {
+    case submit(Ticket, ManagerCommand)
+    /// A message on a control connection. A connection exists from its first message until `linkClosed`.
+    case message(LinkID, MessageToManager)
+    case linkClosed(LinkID)
+    /// The commit asked for last is durable.
+    case committed
+    /// The commit asked for last was refused or its outcome is unknown: this core is finished, build a new one from
+    /// the store if still leader.
+    case commitFailed
+    /// To be given about every 50 ms.
+    case tick
+}
+
+public enum ManagerAction: Sendable {
+    /// Store all of these or none, then give `committed` or `commitFailed`. Never a second one before that.
+    case commit([StoreMutation])
+    case reply(Ticket, Result<ManagerReply, ManagerError>)
+    case send(LinkID, MessageFromManager)
+    case close(LinkID)
+    case notice(ManagerNotice)
+}
+
+public struct ManagerConfiguration: Sendable {
+    /// A server from which nothing was heard for so long is declared down.
+    public var serverTimeout: Duration = .seconds(2)
+    /// A server whose control connection broke may come back for so long before it is declared down.
+    public var reconnectGrace: Duration = .milliseconds(500)
+    /// How often keep-alives go to every connection.
+    public var keepAliveInterval: Duration = .milliseconds(250)
+    /// How long map and unmap wait for their proof before they answer `fencingUnproven`.
+    public var fencingDeadline: Duration = .seconds(20)
+    /// Combs that may be rebuilt at once to or from one device.
+    public var rebuildsPerDevice = 4
+    /// Commands that may wait for the store; more are refused as `overloaded`.
+    public var queueDepthMax = 4096
+    /// Create the domains and pools that servers name in their introduction.
+    public var createsNamedPools = true
+    public var combCount = Geometry.defaultCombCount
+    public var rules = ProtocolRules.all
+
+    public init() {}
+}
+
+/// The protocol's safety rules (block-store facts, section 1.1). Shipped code always runs with `all`; the simulator
+/// leaves one out to show that it notices.
+public struct ProtocolRules: OptionSet, Sendable {
+    public var rawValue: UInt32
+    public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+    /// 1: a primary acknowledges alone only after the removal of its secondary is committed.
+    public static let removalBeforeLoneAcknowledgement = ProtocolRules(rawValue: 1 << 1)
+    /// 2: a secondary refuses a lower comb epoch.
+    public static let combEpochAtSecondary = ProtocolRules(rawValue: 1 << 2)
+    /// 5: overlapping writes have one order on both copies.
+    public static let rangeLocks = ProtocolRules(rawValue: 1 << 5)
+    /// 6: a read waits for an overlapping unfinished write.
+    public static let noDirtyReads = ProtocolRules(rawValue: 1 << 6)
+    /// 7: a server refuses older sessions of a peer once it knows a newer one.
+    public static let sessionFencing = ProtocolRules(rawValue: 1 << 7)
+    /// 8: a restarted server's copies are out of sync until rebuilt, where another copy exists.
+    public static let restartedCopyIsSuspect = ProtocolRules(rawValue: 1 << 8)
+    /// 9: a stale copy is never promoted.
+    public static let neverPromoteStale = ProtocolRules(rawValue: 1 << 9)
+    /// A re-map is answered only with proof that older rights are refused.
+    public static let remapWaitsForProof = ProtocolRules(rawValue: 1 << 10)
+    /// Acknowledged means flushed.
+    public static let flushBeforeAcknowledgement = ProtocolRules(rawValue: 1 << 11)
+
+    public static let all: ProtocolRules = [
+        .removalBeforeLoneAcknowledgement, .combEpochAtSecondary, .rangeLocks, .noDirtyReads, .sessionFencing,
+        .restartedCopyIsSuspect, .neverPromoteStale, .remapWaitsForProof, .flushBeforeAcknowledgement,
+    ]
+}

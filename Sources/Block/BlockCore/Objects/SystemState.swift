@@ -1,0 +1,59 @@
+/// Every object of the block store as the manager has committed it. A value: take a copy and read it at leisure.
+public struct SystemState: Equatable, Sendable {
+    public internal(set) var system: System
+    public internal(set) var domains = Table<ProtectionDomainID, ProtectionDomain>()
+    public internal(set) var pools = Table<StoragePoolID, StoragePool>()
+    public internal(set) var servers = Table<SdsID, Sds>()
+    public internal(set) var devices = Table<DeviceID, Device>()
+    public internal(set) var clients = Table<SdcID, Sdc>()
+    public internal(set) var volumes = Table<VolumeID, Volume>()
+    /// Grows with every commit; what servers and clients acknowledge.
+    public internal(set) var revision: UInt64 = 0
+    /// Units in use as the devices last told; not stored.
+    public internal(set) var usedUnits: [DeviceID: UInt32] = [:]
+    /// Clients that hold a connection to the manager now; not stored.
+    public internal(set) var connectedClients: Set<SdcID> = []
+
+    public init(system: System) { self.system = system }
+
+    public func domain(named name: String) -> ProtectionDomain? { domains.values.first { $0.name == name } }
+    public func pool(named name: String, in domain: ProtectionDomainID) -> StoragePool? {
+        pools.values.first { $0.name == name && $0.domain == domain }
+    }
+    public func server(named name: String) -> Sds? { servers.values.first { $0.name == name } }
+    public func volume(named name: String) -> Volume? { volumes.values.first { $0.name == name } }
+    public func client(guid: String) -> Sdc? { clients.values.first { $0.guid == guid } }
+    public func devices(in pool: StoragePoolID) -> [Device] { devices.values.filter { $0.pool == pool } }
+    public func volumes(in pool: StoragePoolID) -> [Volume] { volumes.values.filter { $0.pool == pool } }
+    public func volumes(mappedTo client: SdcID) -> [Volume] {
+        volumes.values.filter { $0.mapping(of: client) != nil }
+    }
+
+    /// Whether a copy there can be read and written now, as far as the manager knows.
+    public func isUsable(_ place: CopyPlace) -> Bool {
+        servers[place.sds]?.status == .up && devices[place.device]?.status == .normal
+    }
+
+    public struct PoolHealth: Equatable, Sendable {
+        public var normal = 0
+        public var degraded = 0
+        public var rebuilding = 0
+        public var unavailable = 0
+        public var unplaced = 0
+    }
+
+    /// How many combs of the pool are in which state.
+    public func health(of pool: StoragePoolID) -> PoolHealth {
+        var health = PoolHealth()
+        for comb in pools[pool]?.combs ?? [] {
+            switch comb.state {
+            case .unplaced: health.unplaced += 1
+            case .normal: health.normal += 1
+            case .degraded: health.degraded += 1
+            case .rebuilding: health.rebuilding += 1
+            case .unavailable: health.unavailable += 1
+            }
+        }
+        return health
+    }
+}

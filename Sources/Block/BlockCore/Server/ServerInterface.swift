@@ -1,0 +1,61 @@
+public struct ServerConfiguration: Sendable {
+    public var name: String
+    public var domainName: String
+    /// Where clients and other servers reach the data port, `host:port`.
+    public var address: String
+    /// Random, non-zero, chosen at process start.
+    public var incarnation: UInt64
+    public var keepAliveInterval: Duration = .milliseconds(250)
+    /// A secondary that has not answered for so long is reported to the manager.
+    public var replicaTimeout: Duration = .milliseconds(1500)
+    /// Requests accepted and unfinished; more are answered `overloaded`.
+    public var requestsMax = 4096
+    public var rules = ProtocolRules.all
+
+    public init(name: String, domainName: String, address: String, incarnation: UInt64) {
+        self.name = name
+        self.domainName = domainName
+        self.address = address
+        self.incarnation = incarnation
+    }
+}
+
+public enum ServerEvent: Sendable {
+    /// A control connection to the leading manager is open; the core introduces itself.
+    case managerConnected
+    case managerClosed
+    case manager(MessageFromManager)
+    /// A message on a data connection that a client or another server opened to us.
+    case request(LinkID, DataHeader, PayloadID?)
+    case linkClosed(LinkID)
+    /// The connection asked for with `connectPeer` is open.
+    case peerConnected(SdsID, LinkID)
+    /// It could not be opened, or is closed.
+    case peerClosed(SdsID)
+    /// An answer on a connection that we opened to another server.
+    case answer(LinkID, DataHeader)
+    case disk(DeviceID, DiskOperationID, DiskOutcome)
+    /// To be given about every 20 ms.
+    case tick
+}
+
+public enum ServerAction: Sendable {
+    case sendManager(MessageToManager)
+    case send(LinkID, DataHeader, PayloadSlice?)
+    case close(LinkID)
+    case connectPeer(SdsID, address: String)
+    case disk(DeviceID, DiskOperationID, DiskRequest)
+    /// The core has no more use for the buffer. (The shell keeps it while its own sends and writes still need it.)
+    case release(PayloadID)
+    case notice(ServerNotice)
+}
+
+public enum ServerNotice: Equatable, Sendable {
+    case welcomed(SystemID)
+    /// Fatal: the manager does not accept this server.
+    case refused(code: String, message: String)
+    /// The device is no longer used; the mirror serves.
+    case deviceStopped(DeviceID, reason: String)
+    case peerUnanswering(SdsID)
+    case protocolViolation(LinkID, String)
+}

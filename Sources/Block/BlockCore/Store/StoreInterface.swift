@@ -1,0 +1,28 @@
+/// Names one device operation until its outcome.
+public struct DiskOperationID: Hashable, Sendable {
+    public var rawValue: UInt64
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
+}
+
+/// What a server core asks of a device file. Offsets and lengths are bytes, whole 4 KiB blocks. Operations may be
+/// carried out in any order and at the same time, except that a `flush` must cover every operation whose outcome was
+/// given before the flush was asked for. A failed operation is reported once and not repeated.
+public enum DiskRequest: Equatable, Sendable {
+    case write(at: UInt64, PayloadSlice)
+    case writeZeros(at: UInt64, length: UInt32)
+    /// Metadata that the core composed itself.
+    case writeBytes(at: UInt64, [UInt8])
+    /// Read `length` bytes into a new buffer, then zero the holes (byte ranges relative to the buffer's start).
+    case read(at: UInt64, length: UInt32, holes: [Range<UInt32>])
+    /// fdatasync.
+    case flush
+    /// Make the range read as zeros, releasing the space where the file system can.
+    case punch(at: UInt64, length: UInt32)
+}
+
+public enum DiskOutcome: Equatable, Sendable {
+    case done
+    /// The buffer of a read; the core releases it with `release`.
+    case read(PayloadID)
+    case failed(reason: String)
+}

@@ -1,0 +1,298 @@
+/// Control messages on a stream: `length` (u32, of what follows), CRC32C of the body (u32), body.
+public enum ControlFrame {
+    public static let version: UInt8 = 1
+    /// A full map of a large system is about 100 bytes per comb.
+    public static let maximumLength = 64 << 20
+
+    public static func encode(_ message: MessageToManager) -> [UInt8] { frame { $0.put(message) } }
+    public static func encode(_ message: MessageFromManager) -> [UInt8] { frame { $0.put(message) } }
+
+    /// The length of the frame's rest (checksum and body) from its first four bytes; throws if it cannot be right.
+    public static func length(prefix: [UInt8]) throws(WireError) -> Int {
+        var reader = ByteReader(prefix)
+        let length = Int(try reader.number(UInt32.self))
+        guard length >= 6, length <= maximumLength else { throw WireError(description: "frame of \(length) bytes") }
+        return length
+    }
+
+    /// Decodes the rest of a frame (everything after the length).
+    public static func decodeToManager(_ rest: [UInt8]) throws(WireError) -> MessageToManager {
+        var reader = try body(of: rest)
+        let message = try reader.messageToManager()
+        try reader.finish()
+        return message
+    }
+    public static func decodeFromManager(_ rest: [UInt8]) throws(WireError) -> MessageFromManager {
+        var reader = try body(of: rest)
+        let message = try reader.messageFromManager()
+        try reader.finish()
+        return message
+    }
+
+    private static func frame(_ write: (inout ByteWriter) -> Void) -> [UInt8] {
+        var body = ByteWriter()
+        body.put(version)
+        write(&body)
+        var frame = ByteWriter()
+        frame.put(UInt32(body.bytes.count + 4))
+        frame.put(CRC32C.checksum(body.bytes))
+        return frame.bytes + body.bytes
+    }
+
+    private static func body(of rest: [UInt8]) throws(WireError) -> ByteReader {
+        var reader = ByteReader(rest)
+        let checksum = try reader.number(UInt32.self)
+        let covered = rest.withUnsafeBytes { CRC32C.checksum(UnsafeRawBufferPointer(rebasing: $0[4...])) }
+        guard checksum == covered else { throw WireError(description: "frame checksum differs") }
+        let version = try reader.number(UInt8.self)
+        guard version == ControlFrame.version else {
+            throw WireError(description: "control protocol version \(version)")
+        }
+        return reader
+    }
+}
+
+extension ByteWriter {
+    fileprivate mutating func put(_ message: MessageToManager) {
+        switch message {
+        case .serverHello(let hello):
+            put(UInt8(1))
+            put(hello.system?.rawValue ?? 0)
+            put(hello.sds)
+            put(hello.name)
+            put(hello.domainName)
+            put(hello.address)
+            put(hello.incarnation)
+            put(list: hello.devices) { writer, device in
+                writer.put(device.id)
+                writer.put(device.poolName)
+                writer.put(device.path)
+                writer.put(device.capacityUnits)
+                writer.put(device.mountCounter)
+            }
+        case .clientHello(let hello):
+            put(UInt8(2))
+            put(hello.guid)
+            put(hello.name)
+            put(hello.ip)
+            put(hello.incarnation)
+        case .keepAlive(let usage):
+            put(UInt8(3))
+            put(list: usage) { writer, usage in
+                writer.put(usage.device)
+                writer.put(usage.usedUnits)
+            }
+        case .acknowledge(let revision):
+            put(UInt8(4))
+            put(revision)
+        case .removeSecondary(let key, let epoch, let place): put(5, key, epoch, place)
+        case .rebuildDone(let key, let epoch, let place): put(6, key, epoch, place)
+        case .rebuildFailed(let key, let epoch, let place): put(7, key, epoch, place)
+        case .deviceFailed(let device):
+            put(UInt8(8))
+            put(device)
+        case .requestMap: put(UInt8(9))
+        }
+    }
+
+    private mutating func put(_ kind: UInt8, _ key: CombKey, _ epoch: UInt64, _ place: CopyPlace) {
+        put(kind)
+        put(key.pool)
+        put(key.index)
+        put(epoch)
+        put(place)
+    }
+
+    private mutating func put(_ place: CopyPlace) {
+        put(place.sds)
+        put(place.device)
+    }
+
+    fileprivate mutating func put(_ message: MessageFromManager) {
+        switch message {
+        case .welcomeServer(let system, let sds, let generation):
+            put(UInt8(1))
+            put(system)
+            put(sds)
+            put(generation)
+        case .welcomeClient(let system, let sdc, let generation):
+            put(UInt8(2))
+            put(system)
+            put(sdc)
+            put(generation)
+        case .refused(let code, let message):
+            put(UInt8(3))
+            put(code)
+            put(message)
+        case .update(let update):
+            put(UInt8(4))
+            put(update)
+        case .keepAlive: put(UInt8(5))
+        }
+    }
+
+    private mutating func put(_ update: MapUpdate) {
+        put(update.revision)
+        put(update.isFull)
+        put(list: update.servers) { writer, server in
+            writer.put(server.sds)
+            writer.put(server.address)
+        }
+        put(list: update.pools) { writer, pool in
+            writer.put(pool.pool)
+            writer.put(pool.combCount)
+            writer.put(list: pool.entries) { writer, entry in
+                writer.put(entry.index)
+                writer.put(entry.comb)
+            }
+        }
+        put(list: update.volumes) { writer, volume in
+            writer.put(volume.id)
+            writer.put(volume.pool)
+            writer.put(volume.name)
+            writer.put(volume.sizeUnits)
+            writer.put(volume.attachEpoch)
+            writer.put(list: volume.mappings) { writer, mapping in
+                writer.put(mapping.sdc)
+                writer.put(UInt8(AccessMode.allCases.firstIndex(of: mapping.mode) ?? 0))
+                writer.put(mapping.epoch)
+                writer.put(mapping.limitIops)
+                writer.put(mapping.limitKibibytesPerSecond)
+            }
+        }
+        put(list: update.removedVolumes) { $0.put($1) }
+    }
+
+    private mutating func put(_ comb: Comb) {
+        put(comb.epoch)
+        put(comb.revision)
+        put(comb.primary)
+        switch comb.state {
+        case .unplaced: put(UInt8(0))
+        case .normal(let secondary):
+            put(UInt8(1))
+            put(secondary)
+        case .degraded: put(UInt8(2))
+        case .rebuilding(let target):
+            put(UInt8(3))
+            put(target)
+        case .unavailable: put(UInt8(4))
+        }
+    }
+}
+
+extension ByteReader {
+    fileprivate mutating func messageToManager() throws(WireError) -> MessageToManager {
+        let kind = try number(UInt8.self)
+        switch kind {
+        case 1: return .serverHello(try serverHello())
+        case 2:
+            return .clientHello(
+                ClientHello(guid: try text(), name: try text(), ip: try text(), incarnation: try number(UInt64.self)))
+        case 3:
+            return .keepAlive(
+                try list(minimumSize: 12) { reader throws(WireError) in
+                    DeviceUsage(device: try reader.id(DeviceID.self), usedUnits: try reader.number(UInt32.self))
+                })
+        case 4: return .acknowledge(revision: try number(UInt64.self))
+        case 5: return .removeSecondary(try key(), epoch: try number(UInt64.self), secondary: try place())
+        case 6: return .rebuildDone(try key(), epoch: try number(UInt64.self), target: try place())
+        case 7: return .rebuildFailed(try key(), epoch: try number(UInt64.self), target: try place())
+        case 8: return .deviceFailed(try id(DeviceID.self))
+        case 9: return .requestMap
+        default: throw WireError(description: "unknown message \(kind) to the manager")
+        }
+    }
+
+    private mutating func serverHello() throws(WireError) -> ServerHello {
+        let system = try number(UInt64.self)
+        return ServerHello(
+            system: system == 0 ? nil : SystemID(rawValue: system), sds: try id(SdsID.self), name: try text(),
+            domainName: try text(), address: try text(), incarnation: try number(UInt64.self),
+            devices: try list(minimumSize: 24) { reader throws(WireError) in
+                DeviceOffer(
+                    id: try reader.id(DeviceID.self), poolName: try reader.text(), path: try reader.text(),
+                    capacityUnits: try reader.number(UInt32.self), mountCounter: try reader.number(UInt64.self))
+            })
+    }
+
+    private mutating func key() throws(WireError) -> CombKey {
+        CombKey(pool: try id(StoragePoolID.self), index: try number(UInt32.self))
+    }
+
+    private mutating func place() throws(WireError) -> CopyPlace {
+        CopyPlace(sds: try id(SdsID.self), device: try id(DeviceID.self))
+    }
+
+    fileprivate mutating func messageFromManager() throws(WireError) -> MessageFromManager {
+        let kind = try number(UInt8.self)
+        switch kind {
+        case 1:
+            return .welcomeServer(
+                system: try id(SystemID.self), sds: try id(SdsID.self), generation: try number(UInt32.self))
+        case 2:
+            return .welcomeClient(
+                system: try id(SystemID.self), sdc: try id(SdcID.self), generation: try number(UInt32.self))
+        case 3: return .refused(code: try text(), message: try text())
+        case 4: return .update(try mapUpdate())
+        case 5: return .keepAlive
+        default: throw WireError(description: "unknown message \(kind) from the manager")
+        }
+    }
+
+    private mutating func mapUpdate() throws(WireError) -> MapUpdate {
+        var update = MapUpdate(revision: try number(UInt64.self), isFull: try flag())
+        update.servers = try list(minimumSize: 10) { reader throws(WireError) in
+            ServerAddress(sds: try reader.id(SdsID.self), address: try reader.text())
+        }
+        update.pools = try list(minimumSize: 16) { reader throws(WireError) in try reader.poolUpdate() }
+        update.volumes = try list(minimumSize: 34) { reader throws(WireError) in try reader.volumeRecord() }
+        update.removedVolumes = try list(minimumSize: 8) { reader throws(WireError) in try reader.id(VolumeID.self) }
+        return update
+    }
+
+    private mutating func poolUpdate() throws(WireError) -> PoolUpdate {
+        let pool = try id(StoragePoolID.self)
+        let combCount = try number(UInt32.self)
+        guard combCount > 0, combCount <= 1 << 16, combCount & (combCount - 1) == 0 else {
+            throw WireError(description: "a pool of \(combCount) combs")
+        }
+        let entries = try list(minimumSize: 37) { reader throws(WireError) in
+            PoolUpdate.Entry(index: try reader.number(UInt32.self), comb: try reader.comb())
+        }
+        guard entries.allSatisfy({ $0.index < combCount }) else { throw WireError(description: "comb out of range") }
+        return PoolUpdate(pool: pool, combCount: combCount, entries: entries)
+    }
+
+    private mutating func volumeRecord() throws(WireError) -> VolumeRecord {
+        VolumeRecord(
+            id: try id(VolumeID.self), pool: try id(StoragePoolID.self), name: try text(),
+            sizeUnits: try number(UInt32.self), attachEpoch: try number(UInt64.self),
+            mappings: try list(minimumSize: 25) { reader throws(WireError) in
+                let sdc = try reader.id(SdcID.self)
+                let mode = Int(try reader.number(UInt8.self))
+                guard mode < AccessMode.allCases.count else { throw WireError(description: "access mode \(mode)") }
+                return VolumeMapping(
+                    sdc: sdc, mode: AccessMode.allCases[mode], epoch: try reader.number(UInt64.self),
+                    limitIops: try reader.number(UInt32.self),
+                    limitKibibytesPerSecond: try reader.number(UInt32.self))
+            })
+    }
+
+    private mutating func comb() throws(WireError) -> Comb {
+        let epoch = try number(UInt64.self)
+        let revision = try number(UInt64.self)
+        let primary = try place()
+        let kind = try number(UInt8.self)
+        let state: Comb.State
+        switch kind {
+        case 0: state = .unplaced
+        case 1: state = .normal(secondary: try place())
+        case 2: state = .degraded
+        case 3: state = .rebuilding(target: try place())
+        case 4: state = .unavailable
+        default: throw WireError(description: "comb state \(kind)")
+        }
+        return Comb(epoch: epoch, primary: primary, state: state, revision: revision)
+    }
+}

@@ -1,0 +1,143 @@
+/// Names one connection of a shell; never reused by the same process.
+public struct LinkID: Hashable, Comparable, Sendable, CustomStringConvertible {
+    public var rawValue: UInt64
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
+    public static func < (left: LinkID, right: LinkID) -> Bool { left.rawValue < right.rawValue }
+    public var description: String { "link \(rawValue)" }
+}
+
+/// A device as its server offers it to the manager. Server and device ids are chosen by the server when it first formats
+/// the device, and kept in the label.
+public struct DeviceOffer: Equatable, Sendable {
+    public var id: DeviceID
+    public var poolName: String
+    public var path: String
+    public var capacityUnits: UInt32
+    public var mountCounter: UInt64
+
+    public init(id: DeviceID, poolName: String, path: String, capacityUnits: UInt32, mountCounter: UInt64) {
+        self.id = id
+        self.poolName = poolName
+        self.path = path
+        self.capacityUnits = capacityUnits
+        self.mountCounter = mountCounter
+    }
+}
+
+/// A server's introduction on a new control connection.
+public struct ServerHello: Equatable, Sendable {
+    /// As in the device labels; nil while they are new.
+    public var system: SystemID?
+    public var sds: SdsID
+    public var name: String
+    public var domainName: String
+    /// Where its data port is reached, `host:port`.
+    public var address: String
+    /// Random, non-zero, chosen at process start.
+    public var incarnation: UInt64
+    public var devices: [DeviceOffer]
+
+    public init(
+        system: SystemID?, sds: SdsID, name: String, domainName: String, address: String, incarnation: UInt64,
+        devices: [DeviceOffer]
+    ) {
+        self.system = system
+        self.sds = sds
+        self.name = name
+        self.domainName = domainName
+        self.address = address
+        self.incarnation = incarnation
+        self.devices = devices
+    }
+}
+
+/// A client's introduction on a new control connection.
+public struct ClientHello: Equatable, Sendable {
+    public var guid: String
+    public var name: String
+    public var ip: String
+    /// Random, non-zero, chosen at process start.
+    public var incarnation: UInt64
+
+    public init(guid: String, name: String, ip: String, incarnation: UInt64) {
+        self.guid = guid
+        self.name = name
+        self.ip = ip
+        self.incarnation = incarnation
+    }
+}
+
+/// Units in use on a device.
+public struct DeviceUsage: Equatable, Sendable {
+    public var device: DeviceID
+    public var usedUnits: UInt32
+
+    public init(device: DeviceID, usedUnits: UInt32) {
+        self.device = device
+        self.usedUnits = usedUnits
+    }
+}
+
+/// From a server or a client to the manager.
+public enum MessageToManager: Equatable, Sendable {
+    case serverHello(ServerHello)
+    case clientHello(ClientHello)
+    case keepAlive([DeviceUsage])
+    /// Everything up to this map revision is in force here, and work accepted under older rules has ended.
+    case acknowledge(revision: UInt64)
+    /// The secondary does not answer the primary: take it out of the comb, provided the comb is still at `epoch`.
+    case removeSecondary(CombKey, epoch: UInt64, secondary: CopyPlace)
+    /// The target holds everything on stable media.
+    case rebuildDone(CombKey, epoch: UInt64, target: CopyPlace)
+    case rebuildFailed(CombKey, epoch: UInt64, target: CopyPlace)
+    case deviceFailed(DeviceID)
+    /// Something arrived from a peer that knows more: send the whole map again.
+    case requestMap
+}
+
+/// One volume as servers and clients need to know it. A client is told only of its own, usable mappings.
+public struct VolumeRecord: Equatable, Sendable {
+    public var id: VolumeID
+    public var pool: StoragePoolID
+    public var name: String
+    public var sizeUnits: UInt32
+    public var attachEpoch: UInt64
+    public var mappings: [VolumeMapping]
+}
+
+/// Combs of one pool.
+public struct PoolUpdate: Equatable, Sendable {
+    public struct Entry: Equatable, Sendable {
+        public var index: UInt32
+        public var comb: Comb
+    }
+
+    public var pool: StoragePoolID
+    public var combCount: UInt32
+    public var entries: [Entry]
+}
+
+public struct ServerAddress: Equatable, Sendable {
+    public var sds: SdsID
+    public var address: String
+}
+
+/// What changed, or everything (`isFull`: what is not mentioned does not exist).
+public struct MapUpdate: Equatable, Sendable {
+    public var revision: UInt64
+    public var isFull: Bool
+    public var servers: [ServerAddress] = []
+    public var pools: [PoolUpdate] = []
+    public var volumes: [VolumeRecord] = []
+    public var removedVolumes: [VolumeID] = []
+}
+
+/// From the manager to a server or a client.
+public enum MessageFromManager: Equatable, Sendable {
+    case welcomeServer(system: SystemID, sds: SdsID, generation: UInt32)
+    case welcomeClient(system: SystemID, sdc: SdcID, generation: UInt32)
+    /// The introduction was not accepted; `code` is a `ManagerError.Code`.
+    case refused(code: String, message: String)
+    case update(MapUpdate)
+    case keepAlive
+}
