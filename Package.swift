@@ -96,14 +96,16 @@ let volumes: [Target] = [
 
 let block: [Target] = [
     room("BlockCore", in: "Block", ["Base"], optimised: true),
+    .target(name: "CBlockIO", path: "Sources/Block/CBlockIO"),
+    room("BlockIO", in: "Block", ["BlockCore", "Base", "CBlockIO", logging], optimised: true),
     room(
         "BlockManager", in: "Block",
-        ["BlockCore", "Base", "Coordination", "Telemetry", lifecycle, logging, nio, nioPosix]),
+        ["BlockCore", "BlockIO", "Base", "Coordination", "Telemetry", lifecycle, logging]),
     room(
-        "BlockServer", in: "Block", ["BlockCore", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging],
+        "BlockServer", in: "Block", ["BlockCore", "BlockIO", "CBlockIO", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging],
         optimised: true),
     room(
-        "BlockClient", in: "Block", ["BlockCore", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging],
+        "BlockClient", in: "Block", ["BlockCore", "BlockIO", "CBlockIO", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging],
         optimised: true),
     room(
         "Gateway", in: "Block",
@@ -155,14 +157,15 @@ let testing: [Target] = [
     tests(
         "ScaleIODriverTests",
         ["ScaleIODriver", "VolumeDriver", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes]),
+    tests("BlockIOTests", ["BlockIO", "Base", "TestKit", logging]),
     tests("BlockCoreTests", ["BlockCore", "Base"]),
     tests("BlockSimulationTests", ["SimKit", "BlockCore", "Base"]),
     tests("BlockManagerTests", ["BlockManager", "BlockCore", "Base", "Coordination", "TestKit", logging, lifecycle]),
-    tests("BlockServerTests", ["BlockServer", "BlockCore", "Base", "TestKit", logging, lifecycle]),
+    tests("BlockServerTests", ["BlockServer", "BlockCore", "BlockIO", "Base", "TestKit", logging, lifecycle]),
     tests(
         "BlockClientTests",
         [
-            "BlockClient", "BlockServer", "BlockManager", "BlockCore", "Coordination", "Base", "LinuxOS", "TestKit",
+            "BlockClient", "BlockServer", "BlockManager", "BlockCore", "BlockIO", "Coordination", "Base", "LinuxOS", "TestKit",
             logging, lifecycle,
         ]),
     tests("GatewayTests", ["Gateway", "BlockManager", "BlockCore", "Base", "HTTPKit", "TestKit", logging, lifecycle]),
@@ -191,7 +194,7 @@ let package = Package(
     swiftLanguageModes: [.v6]
 )
 
-for target in package.targets where target.type != .system && target.name != "CLinux" {
+for target in package.targets where target.type != .system && !["CLinux", "CBlockIO"].contains(target.name) {
     target.swiftSettings =
         (target.swiftSettings ?? []) + [
             .enableUpcomingFeature("ExistentialAny"),

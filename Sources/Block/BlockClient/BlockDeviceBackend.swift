@@ -1,0 +1,46 @@
+public import BlockIO
+
+/// Part of a buffer that an operation reads from or writes to.
+public struct IOSlice {
+    public var buffer: IOBuffer
+    public var start: Int
+    public var count: Int
+
+    public init(_ buffer: IOBuffer, start: Int = 0, count: Int? = nil) {
+        self.buffer = buffer
+        self.start = start
+        self.count = count ?? buffer.count - start
+    }
+
+    public var base: UnsafeMutableRawPointer { buffer.base + start }
+    public var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: base, count: count) }
+}
+
+/// What can be asked of a block device.
+public enum BlockOperation {
+    /// Fills the slice with the bytes from the offset on.
+    case read(IOSlice)
+    /// Stores the slice. The slice must not change until completion.
+    case write(IOSlice)
+    /// An ordering point: whatever completed before is stable when it completes.
+    case flush
+    /// The bytes are not needed any more: they may read back as anything that is stable, normally zeros.
+    case trim(count: UInt64)
+    /// The bytes read back as zeros.
+    case zeroes(count: UInt64)
+}
+
+/// A block device as the front ends (NBD, FUSE) see it. Called and answering on one reactor's thread.
+public protocol BlockDeviceBackend: AnyObject {
+    /// Bytes. May grow while the device is in use.
+    var size: UInt64 { get }
+    /// Every offset and length is a multiple of it.
+    var blockSize: Int { get }
+    var isReadOnly: Bool { get }
+    /// Whether an acknowledged write is on stable media, so that `flush` has nothing left to do.
+    var acknowledgesDurably: Bool { get }
+
+    /// Starts an operation; `completion` gets 0 or an `errno`, exactly once, possibly before this returns.
+    /// Offsets and lengths lie inside the device: the front ends have checked them.
+    func submit(_ operation: BlockOperation, at offset: UInt64, completion: @escaping (Int32) -> Void)
+}

@@ -1,0 +1,337 @@
+public import BlockIO
+import CBlockIO
+import Glibc
+public import Logging
+
+/// A FUSE file system of one directory with one file per volume, served straight from /dev/fuse on a reactor's thread.
+///
+/// It exists for loop devices on top of its files: direct I/O, parallel writes on one file, 1 MiB requests. The protocol is
+/// that of linux/fuse.h (7.38); whatever a block device does not need answers ENOSYS.
+public final class FuseMount: ReadyHandler {
+    /// Requests in the kernel's background queue; its default of 12 would throttle a loop device.
+    static let backgroundMax: UInt16 = 128
+    static let transferMax = 1 << 20
+    private static let rootNode: UInt64 = UInt64(FUSE_ROOT_ID)
+    private static let headerLength = MemoryLayout<fuse_in_header>.size
+
+    private final class Node {
+        let id: UInt64
+        let name: String
+        var device: (any BlockDeviceBackend)?
+        init(id: UInt64, name: String, device: any BlockDeviceBackend) {
+            self.id = id
+            self.name = name
+            self.device = device
+        }
+    }
+
+    public let directory: String
+    public private(set) var descriptor: Int32
+    private let reactor: Reactor
+    private let logger: Logger
+    private var nodes: [UInt64: Node] = [:]
+    private var nodeByName: [String: UInt64] = [:]
+    private var nextNode: UInt64 = 2
+    private var input: IOBuffer
+    private var isOver = false
+    /// Called on the reactor's thread when the kernel has ended the connection.
+    public var ended: (() -> Void)?
+
+    /// Serves the connection behind `descriptor`: one that `FuseMount.open` made, or one taken over from a predecessor, whose
+    /// unanswered requests the kernel is then asked to hand out again.
+    public init(
+        descriptor: Int32, directory: String, takenOver: Bool, on reactor: Reactor, logger: Logger
+    ) throws(BlockIOError) {
+        self.descriptor = descriptor
+        self.directory = directory
+        self.reactor = reactor
+        self.logger = logger
+        input = IOBuffer(count: FuseMount.transferMax + 4096)
+        guard cbio_set_nonblocking(descriptor) == 0 else { throw .system(errno, "fcntl /dev/fuse") }
+        try reactor.watch(descriptor, EPOLLIN.rawValue, self)
+        if takenOver { notifyResend() }
+    }
+
+    /// Opens /dev/fuse and mounts it on `directory` (made when absent; a dead mount left there is detached first).
+    /// Blocks shortly; not for the reactor's thread.
+    public static func open(on directory: String) throws(BlockIOError) -> Int32 {
+        while umount2(directory, Int32(MNT_DETACH)) == 0 {}
+        guard mkdir(directory, 0o700) == 0 || errno == EEXIST else { throw .system(errno, "make \(directory)") }
+        let descriptor = cbio_open("/dev/fuse", O_RDWR | O_NONBLOCK, 0)
+        guard descriptor >= 0 else { throw .system(errno, "open /dev/fuse") }
+        let options = "fd=\(descriptor),rootmode=40000,user_id=0,group_id=0,allow_other,max_read=\(transferMax)"
+        let flags = UInt(MS_NOSUID) | UInt(MS_NODEV) | UInt(MS_NOEXEC)
+        guard mount("holdfast", directory, "fuse.holdfast", flags, options) == 0 else {
+            let number = errno
+            Glibc.close(descriptor)
+            throw .system(number, "mount fuse on \(directory)")
+        }
+        return descriptor
+    }
+
+    /// Detaches the mount without waiting for its users. Not for the reactor's thread.
+    public static func detach(_ directory: String) { _ = umount2(directory, Int32(MNT_DETACH)) }
+
+    /// Shows `device` as file `name`; after a take-over under the node id that it had before.
+    /// - Returns: the node id.
+    @discardableResult
+    public func add(_ name: String, device: any BlockDeviceBackend, node: UInt64? = nil) -> UInt64 {
+        let id = node ?? nextNode
+        nextNode = max(nextNode, id + 1)
+        nodes[id] = Node(id: id, name: name, device: device)
+        nodeByName[name] = id
+        return id
+    }
+
+    /// Takes the file away: look-ups fail, and whoever has it open gets EIO for every request from now on.
+    public func remove(_ name: String) {
+        guard let id = nodeByName.removeValue(forKey: name) else { return }
+        nodes[id]?.device = nil
+    }
+
+    /// Ends the connection: the kernel answers everything with errors.
+    public func close() {
+        guard !isOver else { return }
+        isOver = true
+        reactor.unwatch(descriptor)
+        Glibc.close(descriptor)
+        descriptor = -1
+    }
+
+    public func ready(_ events: UInt32) {
+        for _ in 0..<64 {
+            guard !isOver else { return }
+            let count = read(descriptor, input.base, FuseMount.transferMax + 4096)
+            if count < 0 {
+                if errno == EINTR || errno == ENOENT { continue }
+                if errno == EAGAIN { return }
+                if errno != ENODEV {
+                    logger.error("FUSE connection failed", metadata: ["error": "\(String(cString: strerror(errno)))"])
+                }
+                close()
+                ended?()
+                return
+            }
+            guard count >= FuseMount.headerLength else { continue }
+            input.count = count
+            dispatch()
+        }
+    }
+
+    // MARK: Requests
+
+    private func dispatch() {
+        let bytes = input.bytes
+        let header = bytes.loadUnaligned(as: fuse_in_header.self)
+        let node = nodes[header.nodeid]
+        switch fuse_opcode(header.opcode) {
+        case FUSE_INIT: initialise(header)
+        case FUSE_LOOKUP: lookUp(header)
+        case FUSE_FORGET, FUSE_BATCH_FORGET, FUSE_INTERRUPT: break  // Have no answer; nodes live as long as their volume.
+        case FUSE_GETATTR, FUSE_SETATTR: attributes(header)
+        case FUSE_OPEN: open(header)
+        case FUSE_OPENDIR: answer(header, fuse_open_out())
+        case FUSE_READDIR, FUSE_FSYNCDIR, FUSE_RELEASEDIR, FUSE_RELEASE, FUSE_FLUSH, FUSE_ACCESS, FUSE_DESTROY:
+            answer(header)
+        case FUSE_STATFS: answer(header, fuse_statfs_out())
+        case FUSE_READ: readFile(header, node)
+        case FUSE_WRITE: writeFile(header, node)
+        case FUSE_FSYNC: submit(header, node, .flush, at: 0)
+        case FUSE_FALLOCATE: allocate(header, node)
+        default: fail(header, ENOSYS)
+        }
+    }
+
+    /// The argument that follows the header; nil (and answered) when the request is too short for it.
+    private func argument<T: BitwiseCopyable>(_ header: fuse_in_header, as type: T.Type) -> T? {
+        guard input.count >= FuseMount.headerLength + MemoryLayout<T>.size else {
+            fail(header, EINVAL)
+            return nil
+        }
+        return input.bytes.loadUnaligned(fromByteOffset: FuseMount.headerLength, as: T.self)
+    }
+
+    private func initialise(_ header: fuse_in_header) {
+        // The argument grew over time; only its first four words are sure to be there.
+        guard input.count >= FuseMount.headerLength + 16 else { return fail(header, EINVAL) }
+        let bytes = input.bytes
+        let major: UInt32 = bytes.littleEndian(FuseMount.headerLength)
+        let minor: UInt32 = bytes.littleEndian(FuseMount.headerLength + 4)
+        let offered: UInt32 = bytes.littleEndian(FuseMount.headerLength + 12)
+        guard major == FUSE_KERNEL_VERSION, minor >= 31 else { return fail(header, EPROTO) }
+        let wanted = [FUSE_ASYNC_READ, FUSE_BIG_WRITES, FUSE_ASYNC_DIO, FUSE_MAX_PAGES, FUSE_PARALLEL_DIROPS]
+        var out = fuse_init_out()
+        out.major = UInt32(FUSE_KERNEL_VERSION)
+        out.minor = min(minor, UInt32(FUSE_KERNEL_MINOR_VERSION))
+        out.flags = wanted.reduce(0) { $0 | UInt32($1) } & offered
+        out.max_readahead = 0
+        out.max_background = FuseMount.backgroundMax
+        out.congestion_threshold = FuseMount.backgroundMax
+        out.max_write = UInt32(FuseMount.transferMax)
+        out.max_pages = UInt16(FuseMount.transferMax / 4096)
+        out.time_gran = 1
+        answer(header, out)
+    }
+
+    private func attributes(of id: UInt64) -> fuse_attr? {
+        var out = fuse_attr()
+        out.ino = id
+        out.nlink = 1
+        out.blksize = 4096
+        if id == FuseMount.rootNode {
+            out.mode = 0o040700
+            return out
+        }
+        guard let device = nodes[id]?.device else { return nil }
+        out.mode = device.isReadOnly ? 0o100400 : 0o100600
+        out.size = device.size
+        out.blocks = device.size / 512
+        return out
+    }
+
+    private func lookUp(_ header: fuse_in_header) {
+        let name = input.bytes[FuseMount.headerLength...].prefix { $0 != 0 }
+        guard header.nodeid == FuseMount.rootNode, let id = nodeByName[String(decoding: name, as: UTF8.self)],
+            let attributes = attributes(of: id)
+        else { return fail(header, ENOENT) }
+        var out = fuse_entry_out()
+        out.nodeid = id
+        out.generation = 1
+        out.attr = attributes
+        answer(header, out)
+    }
+
+    private func attributes(_ header: fuse_in_header) {
+        guard let attributes = attributes(of: header.nodeid) else { return fail(header, EIO) }
+        var out = fuse_attr_out()
+        out.attr = attributes
+        answer(header, out)
+    }
+
+    private func open(_ header: fuse_in_header) {
+        guard let device = nodes[header.nodeid]?.device else { return fail(header, ENOENT) }
+        guard let argument = argument(header, as: fuse_open_in.self) else { return }
+        if device.isReadOnly && argument.flags & UInt32(O_ACCMODE) != UInt32(O_RDONLY) { return fail(header, EROFS) }
+        var out = fuse_open_out()
+        out.fh = header.nodeid
+        out.open_flags = UInt32(FOPEN_DIRECT_IO) | UInt32(FOPEN_PARALLEL_DIRECT_WRITES) | UInt32(FOPEN_NOFLUSH)
+        answer(header, out)
+    }
+
+    private func readFile(_ header: fuse_in_header, _ node: Node?) {
+        guard let argument = argument(header, as: fuse_read_in.self) else { return }
+        guard let device = node?.device else { return fail(header, EIO) }
+        guard argument.offset < device.size else { return answer(header) }
+        let count = Int(min(UInt64(argument.size), device.size - argument.offset))
+        guard count <= FuseMount.transferMax, isAligned(argument.offset, UInt64(count), device) else {
+            return fail(header, EINVAL)
+        }
+        guard count > 0 else { return answer(header) }
+        let slice = IOSlice(IOBuffer(count: count))
+        device.submit(.read(slice), at: argument.offset) { [self] error in
+            if error != 0 { return fail(header, error) }
+            answer(header, body: slice.bytes)
+        }
+    }
+
+    private func writeFile(_ header: fuse_in_header, _ node: Node?) {
+        guard let argument = argument(header, as: fuse_write_in.self) else { return }
+        guard let device = node?.device else { return fail(header, EIO) }
+        let start = FuseMount.headerLength + MemoryLayout<fuse_write_in>.size
+        let count = Int(argument.size)
+        guard count > 0, input.count >= start + count, isAligned(argument.offset, UInt64(count), device) else {
+            return fail(header, EINVAL)
+        }
+        guard argument.offset < device.size, UInt64(count) <= device.size - argument.offset else {
+            return fail(header, ENOSPC)
+        }
+        let slice: IOSlice
+        if count >= 64 << 10 {
+            // Large: pass the buffer on and read the next request into another.
+            slice = IOSlice(input, start: start, count: count)
+            input = IOBuffer(count: FuseMount.transferMax + 4096)
+        } else {
+            slice = IOSlice(IOBuffer(copying: UnsafeRawBufferPointer(rebasing: input.bytes[start..<start + count])))
+        }
+        device.submit(.write(slice), at: argument.offset) { [self] error in
+            if error != 0 { return fail(header, error) }
+            var out = fuse_write_out()
+            out.size = argument.size
+            answer(header, out)
+        }
+    }
+
+    private func allocate(_ header: fuse_in_header, _ node: Node?) {
+        guard let argument = argument(header, as: fuse_fallocate_in.self) else { return }
+        guard let device = node?.device else { return fail(header, EIO) }
+        guard argument.length > 0, argument.offset < device.size, argument.length <= device.size - argument.offset,
+            isAligned(argument.offset, argument.length, device)
+        else { return fail(header, EINVAL) }
+        if argument.mode & UInt32(FALLOC_FL_PUNCH_HOLE) != 0 {
+            // The kernel uses holes both for discard and for zeroing: only zeros satisfy both.
+            submit(header, node, .zeroes(count: argument.length), at: argument.offset)
+        } else if argument.mode & UInt32(FALLOC_FL_ZERO_RANGE) != 0 {
+            submit(header, node, .zeroes(count: argument.length), at: argument.offset)
+        } else {
+            fail(header, EOPNOTSUPP)
+        }
+    }
+
+    private func submit(_ header: fuse_in_header, _ node: Node?, _ operation: BlockOperation, at offset: UInt64) {
+        guard let device = node?.device else { return fail(header, EIO) }
+        device.submit(operation, at: offset) { [self] error in
+            if error == 0 { answer(header) } else { fail(header, error) }
+        }
+    }
+
+    private func isAligned(_ offset: UInt64, _ count: UInt64, _ device: any BlockDeviceBackend) -> Bool {
+        (offset | count) % UInt64(device.blockSize) == 0
+    }
+
+    // MARK: Answers
+
+    private func answer(_ header: fuse_in_header) {
+        answer(header, body: UnsafeRawBufferPointer(start: nil, count: 0))
+    }
+
+    private func answer<T: BitwiseCopyable>(_ header: fuse_in_header, _ value: T) {
+        withUnsafeBytes(of: value) { answer(header, body: $0) }
+    }
+
+    private func answer(_ header: fuse_in_header, body: UnsafeRawBufferPointer, error: Int32 = 0) {
+        guard !isOver else { return }
+        var out = fuse_out_header()
+        out.unique = header.unique
+        out.error = -error
+        out.len = UInt32(MemoryLayout<fuse_out_header>.size + body.count)
+        let length = Int(out.len)
+        let written = withUnsafeMutablePointer(to: &out) { pointer -> Int in
+            withUnsafeTemporaryAllocation(of: iovec.self, capacity: 2) { parts in
+                parts[0] = iovec(iov_base: pointer, iov_len: MemoryLayout<fuse_out_header>.size)
+                parts[1] = iovec(iov_base: UnsafeMutableRawPointer(mutating: body.baseAddress), iov_len: body.count)
+                return writev(descriptor, parts.baseAddress, body.count > 0 ? 2 : 1)
+            }
+        }
+        // ENOENT: the request was interrupted or already answered by a predecessor; nobody waits for it.
+        if written != length && errno != ENOENT && errno != ENODEV {
+            logger.error(
+                "FUSE answer refused",
+                metadata: ["opcode": "\(header.opcode)", "error": "\(String(cString: strerror(errno)))"])
+        }
+    }
+
+    private func fail(_ header: fuse_in_header, _ error: Int32) {
+        answer(header, body: UnsafeRawBufferPointer(start: nil, count: 0), error: error)
+    }
+
+    /// Asks the kernel to hand out again what a predecessor had taken and not answered.
+    private func notifyResend() {
+        var out = fuse_out_header()
+        out.len = UInt32(MemoryLayout<fuse_out_header>.size)
+        out.error = Int32(CBIO_FUSE_NOTIFY_RESEND)
+        let written = write(descriptor, &out, MemoryLayout<fuse_out_header>.size)
+        if written < 0 {
+            logger.error("FUSE requests cannot be taken up again", metadata: ["errno": "\(errno)"])
+        }
+    }
+}

@@ -1,0 +1,110 @@
+import Base
+import BlockClient
+import BlockIO
+import Glibc
+import Logging
+import Synchronization
+
+/// A device in memory, as the front ends see one; may be told to fail.
+final class MemoryDevice: BlockDeviceBackend, @unchecked Sendable {
+    // SAFETY: used on one reactor's thread; tests read the counters through `Reactor.sync`.
+    let size: UInt64
+    let blockSize = 4096
+    var isReadOnly = false
+    let acknowledgesDurably = true
+    var failure: Int32 = 0
+    private let memory: UnsafeMutableRawPointer
+
+    init(size: Int) {
+        self.size = UInt64(size)
+        memory = .allocate(byteCount: size, alignment: 4096)
+        memset(memory, 0, size)
+    }
+
+    deinit { memory.deallocate() }
+
+    func submit(_ operation: BlockOperation, at offset: UInt64, completion: @escaping (Int32) -> Void) {
+        guard failure == 0 else { return completion(failure) }
+        let place = memory + Int(offset)
+        switch operation {
+        case .read(let slice): slice.base.copyMemory(from: place, byteCount: slice.count)
+        case .write(let slice): place.copyMemory(from: slice.base, byteCount: slice.count)
+        case .flush: break
+        case .trim(let count), .zeroes(let count): memset(place, 0, Int(count))
+        }
+        completion(0)
+    }
+}
+
+extension Reactor {
+    /// Runs `body` on the reactor's thread and waits for its result (at most 10 s).
+    func sync<Value: Sendable>(_ body: @escaping @Sendable () -> Value) -> Value? {
+        let result = ResultBox<Value>()
+        perform { result.set(body()) }
+        return result.wait(seconds: 10)
+    }
+}
+
+/// Hands a value from one thread to another.
+final class ResultBox<Value: Sendable>: Sendable {
+    private let value = Mutex<Value?>(nil)
+    func set(_ new: Value) { value.withLock { $0 = new } }
+    func wait(seconds: Double) -> Value? {
+        let deadline = Reactor.now + .milliseconds(Int64(seconds * 1000))
+        while Reactor.now < deadline {
+            if let value = value.withLock({ $0 }) { return value }
+            usleep(1000)
+        }
+        return nil
+    }
+}
+
+/// A fresh directory under /tmp, removed with its last reference.
+final class TemporaryDirectory: Sendable {
+    let path: String
+    init() {
+        var template = Array("/tmp/holdfast-block-XXXXXX".utf8CString)
+        guard let made = template.withUnsafeMutableBufferPointer({ mkdtemp($0.baseAddress) }) else {
+            preconditionFailure("mkdtemp: errno \(errno)")
+        }
+        path = String(cString: made)
+    }
+    deinit { _ = runTool("rm", ["-rf", path]) }
+}
+
+/// Runs a program found in PATH to its end. Its output is kept.
+@discardableResult
+func runTool(_ name: String, _ arguments: [String], seconds: Int = 60) -> (status: Int32, output: String) {
+    var template = Array("/tmp/holdfast-output-XXXXXX".utf8CString)
+    let output = template.withUnsafeMutableBufferPointer { mkostemp($0.baseAddress, O_CLOEXEC) }
+    let path = String(cString: template)
+    defer {
+        close(output)
+        unlink(path)
+    }
+    var actions = posix_spawn_file_actions_t()
+    posix_spawn_file_actions_init(&actions)
+    defer { posix_spawn_file_actions_destroy(&actions) }
+    posix_spawn_file_actions_adddup2(&actions, output, 1)
+    posix_spawn_file_actions_adddup2(&actions, output, 2)
+    // Sockets and FUSE descriptors must not reach the tool: a tool that holds one keeps its connection alive.
+    posix_spawn_file_actions_addclosefrom_np(&actions, 3)
+    let words = ["timeout", "-k", "2", "\(seconds)", name] + arguments
+    var argv = words.map { strdup($0) } + [nil]
+    defer { for word in argv { free(word) } }
+    var pid: pid_t = 0
+    guard posix_spawnp(&pid, "timeout", &actions, nil, &argv, environ) == 0 else { return (127, "cannot start \(name)") }
+    var status: Int32 = 0
+    while waitpid(pid, &status, 0) < 0 && errno == EINTR {}
+    var text: [UInt8] = []
+    lseek(output, 0, SEEK_SET)
+    var chunk = [UInt8](repeating: 0, count: 65536)
+    while case let count = read(output, &chunk, chunk.count), count > 0 { text.append(contentsOf: chunk[..<count]) }
+    return (status & 0x7f == 0 ? status >> 8 & 0xff : 128 + (status & 0x7f), String(decoding: text, as: UTF8.self))
+}
+
+func quietLogger() -> Logger {
+    var logger = Logger(label: "test")
+    logger.logLevel = getenv("HOLDFAST_TEST_LOG") == nil ? .critical : .debug
+    return logger
+}
