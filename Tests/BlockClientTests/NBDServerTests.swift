@@ -27,13 +27,15 @@ import Testing
         }
 
         deinit {
-            reactor.perform { [server] in server?.close() }
             reactor.stop()
         }
+
+        func finish() { _ = reactor.sync { self.server?.close() } }
     }
 
     @Test func negotiatesAndDescribesItself() throws {
         let setup = try Setup()
+        defer { setup.finish() }
         let info = runTool("nbdinfo", [setup.uri])
         #expect(info.status == 0, "\(info.output)")
         #expect(info.output.contains("export-size: 16777216"))
@@ -47,6 +49,7 @@ import Testing
 
     @Test func copiesThereAndBackByEveryClient() throws {
         let setup = try Setup()
+        defer { setup.finish() }
         let source = setup.directory.path + "/source"
         let back = setup.directory.path + "/back"
         runTool("dd", ["if=/dev/urandom", "of=\(source)", "bs=1M", "count=16"])
@@ -56,12 +59,14 @@ import Testing
         // QEMU negotiates structured replies; compare reads the whole device through them.
         let compare = runTool("qemu-img", ["compare", "-f", "raw", "-F", "raw", source, setup.uri])
         #expect(compare.status == 0, "\(compare.output)")
-        let zero = runTool("qemu-io", ["-f", "raw", "-c", "write -z 4096 8192", "-c", "read -P 0 4096 8192", setup.uri])
+        let zero = runTool(
+            "qemu-io", ["-f", "raw", "-c", "write -z 4096 8192", "-c", "read -P 0 4096 8192", setup.uri])
         #expect(zero.status == 0 && !zero.output.contains("failed"), "\(zero.output)")
     }
 
     @Test func verifiesUnderDepthWithFio() throws {
         let setup = try Setup()
+        defer { setup.finish() }
         let fio = runTool(
             "fio",
             [
@@ -73,6 +78,7 @@ import Testing
 
     @Test func answersErrorsOfTheDeviceAndOfTheClient() throws {
         let setup = try Setup()
+        defer { setup.finish() }
         let past = runTool("qemu-io", ["-f", "raw", "-c", "read 4095 1", setup.uri])
         #expect(past.status == 0, "QEMU rounds to the advertised block size: \(past.output)")
         _ = setup.reactor.sync { setup.device.failure = EIO }
@@ -82,6 +88,7 @@ import Testing
 
     @Test func survivesRandomBytes() throws {
         let setup = try Setup(size: 1 << 20)
+        defer { setup.finish() }
         var random = SeededRandom(seed: 7)
         for round in 0..<200 {
             let connection = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
@@ -104,7 +111,7 @@ import Testing
             for _ in 0..<Int.random(in: 1...300, using: &random) {
                 bytes.append(UInt8.random(in: 0...255, using: &random))
             }
-            _ = send(connection, bytes, bytes.count, Int32(MSG_NOSIGNAL.rawValue))
+            _ = send(connection, bytes, bytes.count, Int32(MSG_NOSIGNAL))
         }
         #expect(runTool("nbdinfo", ["--size", setup.uri]).output.hasPrefix("1048576"))
     }

@@ -63,11 +63,9 @@ final class ResultBox<Value: Sendable>: Sendable {
 final class TemporaryDirectory: Sendable {
     let path: String
     init() {
-        var template = Array("/tmp/holdfast-block-XXXXXX".utf8CString)
-        guard let made = template.withUnsafeMutableBufferPointer({ mkdtemp($0.baseAddress) }) else {
-            preconditionFailure("mkdtemp: errno \(errno)")
-        }
-        path = String(cString: made)
+        var random = SystemRandomNumberGenerator()
+        path = "/tmp/holdfast-block-\((random.next() as UInt64).hex)"
+        precondition(mkdir(path, 0o700) == 0, "mkdir: errno \(errno)")
     }
     deinit { _ = runTool("rm", ["-rf", path]) }
 }
@@ -75,9 +73,9 @@ final class TemporaryDirectory: Sendable {
 /// Runs a program found in PATH to its end. Its output is kept.
 @discardableResult
 func runTool(_ name: String, _ arguments: [String], seconds: Int = 60) -> (status: Int32, output: String) {
-    var template = Array("/tmp/holdfast-output-XXXXXX".utf8CString)
-    let output = template.withUnsafeMutableBufferPointer { mkostemp($0.baseAddress, O_CLOEXEC) }
-    let path = String(cString: template)
+    var random = SystemRandomNumberGenerator()
+    let path = "/tmp/holdfast-output-\((random.next() as UInt64).hex)"
+    let output = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
     defer {
         close(output)
         unlink(path)
@@ -87,13 +85,13 @@ func runTool(_ name: String, _ arguments: [String], seconds: Int = 60) -> (statu
     defer { posix_spawn_file_actions_destroy(&actions) }
     posix_spawn_file_actions_adddup2(&actions, output, 1)
     posix_spawn_file_actions_adddup2(&actions, output, 2)
-    // Sockets and FUSE descriptors must not reach the tool: a tool that holds one keeps its connection alive.
-    posix_spawn_file_actions_addclosefrom_np(&actions, 3)
     let words = ["timeout", "-k", "2", "\(seconds)", name] + arguments
     var argv = words.map { strdup($0) } + [nil]
     defer { for word in argv { free(word) } }
     var pid: pid_t = 0
-    guard posix_spawnp(&pid, "timeout", &actions, nil, &argv, environ) == 0 else { return (127, "cannot start \(name)") }
+    guard posix_spawnp(&pid, "timeout", &actions, nil, &argv, environ) == 0 else {
+        return (127, "cannot start \(name)")
+    }
     var status: Int32 = 0
     while waitpid(pid, &status, 0) < 0 && errno == EINTR {}
     var text: [UInt8] = []

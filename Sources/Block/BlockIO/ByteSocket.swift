@@ -70,7 +70,8 @@ public final class ByteSocket: ReadyHandler {
 
     /// Takes over an accepted, non-blocking socket.
     public static func adopt(
-        _ descriptor: Int32, peer: String, on reactor: Reactor, handler: any ByteSocketHandler, inputCapacity: Int = 128 << 10
+        _ descriptor: Int32, peer: String, on reactor: Reactor, handler: any ByteSocketHandler,
+        inputCapacity: Int = 128 << 10
     ) throws(BlockIOError) -> ByteSocket {
         let socket = ByteSocket(reactor, descriptor: descriptor, peer: peer, state: .open, inputCapacity: inputCapacity)
         socket.handler = handler
@@ -86,7 +87,8 @@ public final class ByteSocket: ReadyHandler {
     ) throws(BlockIOError) -> ByteSocket {
         let descriptor = try address.startConnecting()
         let socket = ByteSocket(
-            reactor, descriptor: descriptor, peer: address.description, state: .connecting, inputCapacity: inputCapacity)
+            reactor, descriptor: descriptor, peer: address.description, state: .connecting, inputCapacity: inputCapacity
+        )
         socket.handler = handler
         _ = cbio_set_tcp_options(descriptor, 5000)
         socket.watched = EPOLLOUT.rawValue
@@ -241,13 +243,16 @@ public final class ByteSocket: ReadyHandler {
     /// Sends what the kernel takes; the rest when it can.
     private func flush() {
         while state == .open && outputHead < output.count {
-            var parts: (
-                iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec,
-                iovec
-            ) = (
-                iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(),
-                iovec(), iovec(), iovec(), iovec()
-            )
+            var parts:
+                (
+                    iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec,
+                    iovec,
+                    iovec
+                ) = (
+                    iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(),
+                    iovec(),
+                    iovec(), iovec(), iovec(), iovec()
+                )
             let count = min(16, output.count - outputHead)
             var total = 0
             let sent = withUnsafeMutableBytes(of: &parts) { raw -> Int in
@@ -324,6 +329,12 @@ public final class ByteSocket: ReadyHandler {
             }
             if state == .open && events & EPOLLOUT.rawValue != 0 { flush() }
         }
+    }
+
+    /// Sends what the kernel takes of what is queued, then closes: for a last word to a peer that reads.
+    public func closeAfterSending(reason: String) {
+        if state == .open { flush() }
+        close(reason: reason)
     }
 
     /// Closes at once and tells the handler, unless it was closed before. What is queued is lost.

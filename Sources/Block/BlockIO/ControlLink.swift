@@ -53,7 +53,8 @@ public final class ControlLink: ByteSocketHandler {
 
     public func send(_ message: MessageToManager) { socket?.send(ControlFrame.encode(message)) }
     public func send(_ message: MessageFromManager) { socket?.send(ControlFrame.encode(message)) }
-    public func close(reason: String) { socket?.close(reason: reason) }
+    /// Closes once what is queued is handed to the kernel, as far as it takes it without waiting.
+    public func close(reason: String) { socket?.closeAfterSending(reason: reason) }
 
     public func connected(_ socket: ByteSocket) { owner?.connected(self) }
 

@@ -20,7 +20,8 @@ public final class DataLink: ByteSocketHandler {
 
     /// Takes over an accepted socket.
     public init(
-        accepted descriptor: Int32, peer: String, id: LinkID, on reactor: Reactor, owner: any DataLinkOwner, logger: Logger
+        accepted descriptor: Int32, peer: String, id: LinkID, on reactor: Reactor, owner: any DataLinkOwner,
+        logger: Logger
     ) throws(BlockIOError) {
         self.id = id
         self.owner = owner
@@ -54,7 +55,8 @@ public final class DataLink: ByteSocketHandler {
         if let payload { socket.send(payload, range) }
     }
 
-    public func close(reason: String) { socket?.close(reason: reason) }
+    /// Closes once what is queued is handed to the kernel, as far as it takes it without waiting.
+    public func close(reason: String) { socket?.closeAfterSending(reason: reason) }
 
     public func connected(_ socket: ByteSocket) { owner?.connected(self) }
 

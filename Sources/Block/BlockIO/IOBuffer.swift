@@ -33,6 +33,12 @@ public final class IOBuffer: @unchecked Sendable {
 
     deinit { BufferPool.giveBack(base, capacity: capacity) }
 
+    /// Fills part of the buffer with zeros.
+    public func zero(_ range: Range<Int>) {
+        precondition(range.lowerBound >= 0 && range.upperBound <= capacity, "outside the buffer")
+        memset(base + range.lowerBound, 0, range.count)
+    }
+
     public var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: base, count: count) }
 }
 
@@ -62,7 +68,8 @@ private enum BufferPool {
 
     static func giveBack(_ base: UnsafeMutableRawPointer, capacity: Int) {
         let index = sizeClass(capacity)
-        let isKept = index < kept.count
+        let isKept =
+            index < kept.count
             && shelf.withLock { shelf in
                 guard shelf.free[index].count < kept[index] else { return false }
                 shelf.free[index].append(base)

@@ -1,3 +1,4 @@
+import Base
 public import BlockCore
 public import Logging
 
@@ -59,7 +60,8 @@ public final class ManagerLink: ControlLinkOwner {
         nextManager += 1
         nextLink += 1
         do {
-            link = try ControlLink(to: address, id: LinkID(rawValue: nextLink), on: reactor, owner: self, logger: logger)
+            link = try ControlLink(
+                to: address, id: LinkID(rawValue: nextLink), on: reactor, owner: self, logger: logger)
         } catch {
             logger.debug("manager not reached", metadata: ["manager": "\(address)", "error": "\(error)"])
             retry()

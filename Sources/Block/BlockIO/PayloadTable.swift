@@ -1,46 +1,78 @@
 public import BlockCore
 
-/// The buffers that a core names by `PayloadID`. Owned by one reactor thread.
-public struct PayloadTable {
-    private var slots: [IOBuffer?] = []
+/// Values named by numbers that are not reused soon, found without hashing. Owned by one thread. Zero is never a name.
+public struct SlotTable<Value> {
+    private var slots: [Value?] = []
     private var generations: [UInt32] = []
     private var free: [Int] = []
 
     public init() {}
 
-    /// Buffers that are named now.
     public var count: Int { slots.count - free.count }
 
-    public mutating func insert(_ buffer: IOBuffer) -> PayloadID {
+    public mutating func insert(_ value: Value) -> UInt64 {
         let slot: Int
         if let reused = free.popLast() {
             slot = reused
-            slots[slot] = buffer
+            slots[slot] = value
         } else {
             slot = slots.count
-            slots.append(buffer)
+            slots.append(value)
             generations.append(0)
         }
-        return PayloadID(rawValue: UInt64(generations[slot]) << 32 | UInt64(slot + 1))
+        return UInt64(generations[slot]) << 32 | UInt64(slot + 1)
     }
 
-    public subscript(id: PayloadID) -> IOBuffer {
-        guard let slot = slot(of: id), let buffer = slots[slot] else { preconditionFailure("unknown payload \(id)") }
-        return buffer
+    public subscript(name: UInt64) -> Value? {
+        get { slot(of: name).flatMap { slots[$0] } }
     }
 
-    public mutating func remove(_ id: PayloadID) {
-        guard let slot = slot(of: id), slots[slot] != nil else { preconditionFailure("payload \(id) released twice") }
+    /// Nil when nothing has this name any more.
+    public mutating func remove(_ name: UInt64) -> Value? {
+        guard let slot = slot(of: name), let value = slots[slot] else { return nil }
         slots[slot] = nil
         generations[slot] &+= 1
         free.append(slot)
+        return value
     }
 
-    private func slot(of id: PayloadID) -> Int? {
-        let slot = Int(UInt32(truncatingIfNeeded: id.rawValue)) - 1
-        guard slot >= 0, slot < slots.count, generations[slot] == UInt32(truncatingIfNeeded: id.rawValue >> 32) else {
+    private func slot(of name: UInt64) -> Int? {
+        let slot = Int(UInt32(truncatingIfNeeded: name)) - 1
+        guard slot >= 0, slot < slots.count, generations[slot] == UInt32(truncatingIfNeeded: name >> 32) else {
             return nil
         }
         return slot
+    }
+}
+
+/// The buffers that a core names by `PayloadID`. Owned by one reactor thread.
+public struct PayloadTable {
+    private var buffers = SlotTable<(buffer: IOBuffer, start: Int)>()
+
+    public init() {}
+
+    /// Buffers that are named now.
+    public var count: Int { buffers.count }
+
+    /// Names the bytes of `buffer` from `start` on.
+    public mutating func insert(_ buffer: IOBuffer, start: Int = 0) -> PayloadID {
+        PayloadID(rawValue: buffers.insert((buffer, start)))
+    }
+
+    /// The buffer and the range of it that `slice` means.
+    public subscript(slice: PayloadSlice) -> (buffer: IOBuffer, range: Range<Int>) {
+        guard let (buffer, start) = buffers[slice.payload.rawValue] else {
+            preconditionFailure("unknown payload \(slice.payload)")
+        }
+        let first = start + Int(slice.offset)
+        precondition(first + Int(slice.length) <= buffer.count, "a slice outside its payload")
+        return (buffer, first..<first + Int(slice.length))
+    }
+
+    /// Forgets the name and answers the buffer.
+    @discardableResult
+    public mutating func remove(_ id: PayloadID) -> IOBuffer {
+        guard let (buffer, _) = buffers.remove(id.rawValue) else { preconditionFailure("payload \(id) released twice") }
+        return buffer
     }
 }

@@ -131,7 +131,9 @@ final class DeviceFile: Sendable {
             let written = pwrite(descriptor, base + done, count - done, off_t(offset) + off_t(done))
             if written < 0 && errno == EINTR { continue }
             // A short write of direct I/O means that the device is full or failing; the rest tells which.
-            guard written > 0 else { return stopWith(.system(written < 0 ? errno : ENOSPC, "write \(path) at \(offset)")) }
+            guard written > 0 else {
+                return stopWith(.system(written < 0 ? errno : ENOSPC, "write \(path) at \(offset)"))
+            }
             done += written
         }
         return nil
@@ -163,8 +165,7 @@ final class DeviceFile: Sendable {
 
     private func punch(at offset: UInt64, length: UInt64) -> BlockIOError? {
         if isRegularFile {
-            let mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-            if fallocate(descriptor, Int32(mode), off_t(offset), off_t(length)) == 0 { return nil }
+            if cbio_punch(descriptor, Int64(offset), Int64(length)) == 0 { return nil }
             guard errno == EOPNOTSUPP else { return stopWith(.system(errno, "punch \(path) at \(offset)")) }
         }
         return writeZeros(at: offset, length: Int(length))

@@ -10,6 +10,10 @@ int cbio_accept(int listener, uint32_t *address, uint16_t *port) {
     return connection;
 }
 
+int cbio_punch(int fd, int64_t offset, int64_t length) {
+    return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+}
+
 ssize_t cbio_send_descriptors(int socket, const int *descriptors, int count, const void *data, size_t length) {
     union { char bytes[CMSG_SPACE(16 * sizeof(int))]; struct cmsghdr align; } control = {0};
     struct iovec part = {.iov_base = (void *)data, .iov_len = length};

@@ -11,7 +11,6 @@ final class NBDConnection: ByteSocketHandler {
         case clientFlags
         case options
         case transmission
-        case closing
     }
 
     private unowned let server: NBDServer
@@ -38,7 +37,8 @@ final class NBDConnection: ByteSocketHandler {
 
     func closed(_ socket: ByteSocket, reason: String) {
         self.socket = nil
-        server.logger.debug("NBD connection closed", metadata: ["reason": "\(reason)", "export": "\(server.exportName)"])
+        server.logger.debug(
+            "NBD connection closed", metadata: ["reason": "\(reason)", "export": "\(server.exportName)"])
         server.ended(self)
     }
 
@@ -54,7 +54,6 @@ final class NBDConnection: ByteSocketHandler {
         case .clientFlags: takeClientFlags(socket)
         case .options: takeOption(socket)
         case .transmission: takeRequest(socket)
-        case .closing: socket.consume(socket.available.count)
         }
     }
 
@@ -86,9 +85,7 @@ final class NBDConnection: ByteSocketHandler {
             sendExport()
         case .abort:
             reply(number, .acknowledge)
-            state = .closing
-            // The acknowledgement goes out at the end of this round, the hang-up after it.
-            socket.reactor.after(.milliseconds(50)) { [weak self] in self?.close(reason: "aborted by the client") }
+            socket.closeAfterSending(reason: "aborted by the client")
         case .list: list(number, data)
         case .info, .go: describe(option, data)
         case .structuredReply:

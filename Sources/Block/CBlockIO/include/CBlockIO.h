@@ -36,6 +36,8 @@ static inline int cbio_open_direct(const char *path, int flags, int mode) {
 static inline void cbio_name_thread(const char *name) { prctl(PR_SET_NAME, name); }
 // accept4 with SOCK_NONBLOCK and SOCK_CLOEXEC; the IPv4 address and port of the peer in host order, 0 for unix sockets.
 int cbio_accept(int listener, uint32_t *address, uint16_t *port);
+// Frees a range of a file, which then reads as zeros.
+int cbio_punch(int fd, int64_t offset, int64_t length);
 static inline int cbio_set_nonblocking(int fd) {
     int flags = fcntl(fd, F_GETFL);
     return flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);

@@ -1,0 +1,94 @@
+import Base
+import BlockClient
+import BlockIO
+import Glibc
+import Testing
+
+@Suite(.serialized) struct FuseMountTests {
+    final class Setup: @unchecked Sendable {
+        // SAFETY: `mount` and `device` are used on the reactor's thread only.
+        let directory = TemporaryDirectory()
+        let reactor: Reactor
+        let device: MemoryDevice
+        var mount: FuseMount?
+        var file: String { directory.path + "/mnt/vol" }
+
+        init(size: Int = 64 << 20) throws {
+            reactor = try Reactor(name: "fuse-test")
+            device = MemoryDevice(size: size)
+            reactor.start()
+            let path = directory.path + "/mnt"
+            let descriptor = try FuseMount.open(on: path)
+            let made = reactor.sync { [self] in
+                mount = try? FuseMount(
+                    descriptor: descriptor, directory: path, takenOver: false, on: reactor, logger: quietLogger())
+                mount?.add("vol", device: device)
+                return mount != nil
+            }
+            #expect(made == true)
+        }
+
+        func finish() {
+            FuseMount.detach(directory.path + "/mnt")
+            _ = reactor.sync { [self] in mount?.close() }
+            reactor.stop()
+        }
+    }
+
+    @Test func showsOneFileAndVerifiesWithFio() throws {
+        let setup = try Setup()
+        defer { setup.finish() }
+        #expect(runTool("stat", ["-c", "%s %F", setup.file]).output == "67108864 regular file\n")
+        #expect(runTool("stat", [setup.directory.path + "/mnt/other"]).status != 0)
+        let fio = runTool(
+            "fio",
+            [
+                "--name=v", "--ioengine=libaio", "--direct=1", "--filename=\(setup.file)", "--rw=randwrite", "--bs=4k",
+                "--iodepth=32", "--size=16m", "--verify=crc32c", "--do_verify=1", "--minimal",
+            ])
+        #expect(fio.status == 0, "\(fio.output)")
+        let large = runTool(
+            "dd", ["if=/dev/zero", "of=\(setup.file)", "bs=4M", "count=4", "conv=notrunc", "oflag=direct"])
+        #expect(large.status == 0, "\(large.output)")
+    }
+
+    @Test func carriesALoopDeviceWithAFileSystem() throws {
+        let setup = try Setup()
+        defer { setup.finish() }
+        let attached = runTool(
+            "losetup", ["--find", "--show", "--direct-io=on", "--sector-size", "4096", setup.file])
+        try #require(attached.status == 0, "\(attached.output)")
+        let loop = String(attached.output.prefix { $0 != "\n" })
+        defer { runTool("losetup", ["-d", loop]) }
+        #expect(runTool("cat", ["/sys/block/\(loop.dropFirst(5))/loop/dio"]).output == "1\n")
+        let made = runTool("mkfs.ext4", ["-q", loop])
+        #expect(made.status == 0, "\(made.output)")
+        let directory = setup.directory.path + "/fs"
+        mkdir(directory, 0o700)
+        let mounted = runTool("mount", [loop, directory])
+        try #require(mounted.status == 0, "\(mounted.output)")
+        let fio = runTool(
+            "fio",
+            [
+                "--name=v", "--directory=\(directory)", "--rw=randwrite", "--bs=4k", "--size=8m", "--fsync=16",
+                "--verify=crc32c", "--do_verify=1", "--minimal",
+            ])
+        #expect(runTool("umount", [directory]).status == 0)
+        #expect(fio.status == 0, "\(fio.output)")
+        #expect(runTool("fsck.ext4", ["-fn", loop]).status == 0)
+    }
+
+    @Test func aRemovedFileAnswersErrorsAtOnce() throws {
+        let setup = try Setup()
+        defer { setup.finish() }
+        let file = open(setup.file, O_RDWR | 0o40000 | O_CLOEXEC)
+        try #require(file >= 0)
+        defer { close(file) }
+        let buffer = IOBuffer(zeros: 4096)
+        #expect(pwrite(file, buffer.base, 4096, 0) == 4096)
+        _ = setup.reactor.sync { setup.mount?.remove("vol") }
+        #expect(pwrite(file, buffer.base, 4096, 0) == -1 && errno == EIO)
+        #expect(pread(file, buffer.base, 4096, 0) == -1 && errno == EIO)
+        #expect(access(setup.file, F_OK) != 0)
+    }
+}
