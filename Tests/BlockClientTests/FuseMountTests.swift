@@ -44,7 +44,7 @@ import Testing
             "fio",
             [
                 "--name=v", "--ioengine=libaio", "--direct=1", "--filename=\(setup.file)", "--rw=randwrite", "--bs=4k",
-                "--iodepth=32", "--size=16m", "--verify=crc32c", "--do_verify=1", "--minimal",
+                "--iodepth=32", "--size=16m", "--verify=crc32c", "--verify_state_save=0", "--do_verify=1", "--minimal",
             ])
         #expect(fio.status == 0, "\(fio.output)")
         let large = runTool(
@@ -71,7 +71,7 @@ import Testing
             "fio",
             [
                 "--name=v", "--directory=\(directory)", "--rw=randwrite", "--bs=4k", "--size=8m", "--fsync=16",
-                "--verify=crc32c", "--do_verify=1", "--minimal",
+                "--verify=crc32c", "--verify_state_save=0", "--do_verify=1", "--minimal",
             ])
         #expect(runTool("umount", [directory]).status == 0)
         #expect(fio.status == 0, "\(fio.output)")

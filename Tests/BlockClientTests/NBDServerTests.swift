@@ -71,7 +71,7 @@ import Testing
             "fio",
             [
                 "--name=v", "--ioengine=nbd", "--uri=\(setup.uri)", "--rw=randwrite", "--bs=4k", "--iodepth=32",
-                "--size=16m", "--verify=crc32c", "--do_verify=1", "--minimal",
+                "--size=16m", "--verify=crc32c", "--verify_state_save=0", "--do_verify=1", "--minimal",
             ])
         #expect(fio.status == 0, "\(fio.output)")
     }

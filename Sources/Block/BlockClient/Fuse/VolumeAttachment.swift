@@ -1,5 +1,6 @@
 import BlockIO
 import Glibc
+import LinuxOS
 import Logging
 import Synchronization
 
@@ -32,8 +33,8 @@ final class VolumeAttachment: Sendable {
 
     func attach(finished: @escaping @Sendable (Bool) -> Void) {
         worker.submit { [self] in
-            do throws(BlockIOError) {
-                let device = try LoopDevice.attach(file, readOnly: isReadOnly, blockSize: blockSize)
+            do {
+                let device = try LoopDevice.attach(file, blockSize: UInt32(blockSize), readOnly: isReadOnly)
                 loop.withLock { $0 = device }
                 try makeLink(to: device.path)
                 logger.notice("volume attached", metadata: ["device.path": "\(device.path)", "device.link": "\(link)"])
@@ -46,7 +47,7 @@ final class VolumeAttachment: Sendable {
     }
 
     func refreshSize() {
-        worker.submit { [self] in loop.withLock { $0 }?.refreshSize() }
+        worker.submit { [self] in try? loop.withLock { $0 }?.resize() }
     }
 
     /// Removes link and device. The FUSE file must fail its requests already, or this could wait for them.
@@ -58,7 +59,11 @@ final class VolumeAttachment: Sendable {
             }
             if let device {
                 if linkTarget() == device.path { unlink(link) }
-                device.detach()
+                do {
+                    try device.detach()
+                } catch {
+                    logger.error("volume not detached", metadata: ["error": "\(error)"])
+                }
                 logger.notice("volume detached", metadata: ["device.path": "\(device.path)", "device.link": "\(link)"])
             }
             finished()
