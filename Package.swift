@@ -25,6 +25,7 @@ let nio: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
 let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
 let nioHTTP1: Target.Dependency = .product(name: "NIOHTTP1", package: "swift-nio")
 let hummingbird: Target.Dependency = .product(name: "Hummingbird", package: "hummingbird")
+let hummingbirdTLS: Target.Dependency = .product(name: "HummingbirdTLS", package: "hummingbird")
 let httpClient: Target.Dependency = .product(name: "AsyncHTTPClient", package: "async-http-client")
 let httpTypes: Target.Dependency = .product(name: "HTTPTypes", package: "swift-http-types")
 let protobuf: Target.Dependency = .product(name: "SwiftProtobuf", package: "swift-protobuf")
@@ -45,7 +46,10 @@ let ground: [Target] = [
     room("Telemetry", in: "Ground", ["Base", logging, metrics, coreMetrics]),
     room(
         "HTTPKit", in: "Ground",
-        ["Base", "Telemetry", hummingbird, httpTypes, httpClient, nio, nioPosix, nioHTTP1, lifecycle, logging]),
+        [
+            "Base", "Telemetry", hummingbird, hummingbirdTLS, httpTypes, httpClient, nio, nioPosix, nioHTTP1, lifecycle,
+            logging,
+        ]),
     room("Coordination", in: "Ground", ["Base", grdb, lifecycle, logging]),
     room("LinuxOS", in: "Ground", ["Base", "CLinux", logging]),
 ]
@@ -110,6 +114,7 @@ let block: [Target] = [
     room(
         "Gateway", in: "Block",
         ["BlockManager", "BlockCore", "Base", "HTTPKit", "Telemetry", hummingbird, httpTypes, lifecycle, logging]),
+    room("StorageTools", in: "Block", ["Base", "HTTPKit", nio, nioPosix, nioHTTP1]),
 ]
 
 let top: [Target] = [
@@ -120,7 +125,7 @@ let top: [Target] = [
             "Base", "Telemetry", "HTTPKit", "Coordination", "LinuxOS",
             "MesosAPI", "Resources", "Master", "Agent", "MesosClient", "Marathon",
             "VolumeDriver", "ScaleIODriver", "VolumeService",
-            "BlockManager", "BlockServer", "BlockClient", "Gateway", "Lab",
+            "BlockManager", "BlockServer", "BlockClient", "Gateway", "StorageTools", "Lab",
             arguments, lifecycle, unixSignals, logging, yams,
         ]),
 ]
@@ -168,7 +173,12 @@ let testing: [Target] = [
             "BlockClient", "BlockServer", "BlockManager", "BlockCore", "BlockIO", "Coordination", "Base", "LinuxOS", "TestKit",
             logging, lifecycle,
         ]),
-    tests("GatewayTests", ["Gateway", "BlockManager", "BlockCore", "Base", "HTTPKit", "TestKit", logging, lifecycle]),
+    tests(
+        "GatewayTests",
+        ["Gateway", "StorageTools", "BlockManager", "BlockCore", "Base", "HTTPKit", "TestKit", logging, lifecycle]),
+    tests(
+        "StorageToolsTests",
+        ["StorageTools", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes, nio, nioPosix]),
     tests("LabTests", ["Lab", "Base", "LinuxOS", "TestKit"]),
     tests("SystemTests", ["TestKit", "LinuxOS", "HTTPKit", "Base", "holdfast"]),
 ]

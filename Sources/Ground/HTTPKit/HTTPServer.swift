@@ -28,9 +28,10 @@ public struct HTTPServer: Service {
 
     /// - Parameters:
     ///   - name: goes into the `Server` header and the log.
+    ///   - tls: serves HTTPS with this certificate; nil serves plain HTTP.
     ///   - onServerRunning: called with the port once the socket accepts (0 for a unix socket); lets tests bind port 0.
     public init(
-        name: String, address: HTTPAddress, router: HTTPRouter, logger: Logger,
+        name: String, address: HTTPAddress, router: HTTPRouter, logger: Logger, tls: TLSIdentity? = nil,
         onServerRunning: @escaping @Sendable (Int) async -> Void = { _ in }
     ) {
         let bind: BindAddress =
@@ -40,6 +41,7 @@ public struct HTTPServer: Service {
             }
         application = Application(
             router: router,
+            server: tls.map(\.builder) ?? .http1(),
             configuration: ApplicationConfiguration(address: bind, serverName: name),
             onServerRunning: { channel in await onServerRunning(channel.localAddress?.port ?? 0) },
             logger: logger)

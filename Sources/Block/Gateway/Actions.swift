@@ -1,0 +1,283 @@
+import Base
+import BlockCore
+import OrderedCollections
+
+/// What clients ask to have done. Every answer has a JSON body, `{}` where there is nothing to say: clients parse it blindly.
+extension Gateway {
+    func create(_ type: ObjectType, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
+        switch type {
+        case .volume: return try await createVolume(fields)
+        case .protectionDomain:
+            let name = try Self.checkedName(try fields.requiredText("name"))
+            if case .createdProtectionDomain(let id) = try await submit(
+                .createProtectionDomain(name: name), about: type)
+            {
+                return ["id": .string(id.description)]
+            }
+        case .storagePool:
+            let name = try Self.checkedName(try fields.requiredText("name"))
+            guard let domain = ProtectionDomainID(try fields.requiredText("protectionDomainId")) else {
+                throw .domainNotFound
+            }
+            if case .createdStoragePool(let id) = try await submit(
+                .createStoragePool(domain: domain, name: name), about: type)
+            {
+                return ["id": .string(id.description)]
+            }
+        case .sdc:
+            guard let guid = try fields.text("sdcGuid") else { throw .missing("sdcGuid") }
+            let command = ManagerCommand.registerSdc(
+                guid: guid.uppercased(), ip: try fields.text("sdcIp") ?? "", name: try fields.text("name") ?? "")
+            if case .registeredSdc(let id) = try await submit(command, about: type) {
+                return ["id": .string(id.description)]
+            }
+        case .system, .vtree, .sds, .device, .user: throw .unsupported
+        }
+        throw .communication
+    }
+
+    func typeAction(_ type: ObjectType, _ name: String, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
+        let views = try await views()
+        switch name {
+        case "queryIdByKey": return .string(try Lookup(state: views.state).id(type, fields))
+        case "queryBySelectedIds":
+            guard let ids = try fields.texts("ids") else { throw .missing("ids") }
+            var found: [JSONValue] = []
+            for id in ids { found.append(try views.object(type, id: id)) }
+            return .array(found)
+        case "querySelectedStatistics":
+            let properties = try fields.texts("properties") ?? []
+            let all = (views.list(type.rawValue) ?? []).compactMap { $0["id"]?.string }
+            guard let ids = try fields.texts("ids") else {
+                guard try fields.flag("allIds") == true || type == .system else { throw .missing("ids") }
+                return Statistics(state: views.state).selected(type, ids: all, properties: properties)
+            }
+            for id in ids { _ = try views.object(type, id: id) }
+            return Statistics(state: views.state).selected(type, ids: ids, properties: properties)
+        default: throw .unsupported
+        }
+    }
+
+    func action(_ type: ObjectType, id: String?, _ name: String, _ fields: RequestFields) async throws(GatewayError)
+        -> JSONValue
+    {
+        switch type {
+        case .system: return try await systemAction(name)
+        case .volume: return try await volumeAction(try await volume(id ?? ""), name, fields)
+        case .sdc:
+            guard let sdc = SdcID(id ?? "") else { throw .invalidSdcID }
+            switch name {
+            case "setSdcName":
+                let name = try Self.checkedName(try fields.requiredText("sdcName"))
+                return Self.empty(try await submit(.renameSdc(sdc, name: name), about: type))
+            case "removeSdc": return Self.empty(try await submit(.removeSdc(sdc), about: type))
+            default: throw .unsupported
+            }
+        case .sds:
+            guard let sds = SdsID(id ?? "") else { throw .sdsNotFound }
+            switch name {
+            case "setSdsName":
+                let name = try Self.checkedName(try fields.requiredText("name"))
+                return Self.empty(try await submit(.renameSds(sds, name: name), about: type))
+            case "removeSds": return Self.empty(try await submit(.removeSds(sds), about: type))
+            default: throw .unsupported
+            }
+        case .protectionDomain, .storagePool, .vtree, .device, .user:
+            _ = try await views().object(type, id: id ?? "")
+            throw .unsupported
+        }
+    }
+
+    private func systemAction(_ name: String) async throws(GatewayError) -> JSONValue {
+        switch name {
+        case "queryMdmCluster": return try await views().mdmCluster
+        case "querySystemLimits":
+            func limit(_ type: String, _ description: String, _ value: String) -> JSONValue {
+                ["type": .string(type), "description": .string(description), "maxVal": .string(value)]
+            }
+            return [
+                "systemLimitEntryList": [
+                    limit("volumeSizeGb", "Maximum volume size in GB", "1048576"),
+                    limit("volumeSizeGranularityGb", "Volume size granularity in GB", "8"),
+                    limit("maxNameLength", "Maximum length of a name", "31"),
+                ]
+            ]
+        default: throw .unsupported
+        }
+    }
+
+    /// The volume that a path names, or the error that clients take for "gone".
+    private func volume(_ id: String) async throws(GatewayError) -> Volume {
+        guard let volumeID = VolumeID(id) else { throw .invalidVolumeID }
+        guard let volume = try await state().volumes[volumeID] else { throw .volumeNotFound }
+        return volume
+    }
+
+    static func empty(_: ManagerReply) -> JSONValue { [:] }
+
+    /// The rules for the names of all objects: 1 to 31 printable characters of ASCII without spaces.
+    static func checkedName(_ name: String) throws(GatewayError) -> String {
+        guard name.utf8.count <= 31 else { throw .nameTooLong }
+        guard !name.isEmpty, name.utf8.allSatisfy({ (0x21...0x7E).contains($0) }) else { throw .nameInvalid }
+        return name
+    }
+}
+
+// MARK: - Volumes
+
+extension Gateway {
+    private func createVolume(_ fields: RequestFields) async throws(GatewayError) -> JSONValue {
+        guard let poolText = try fields.text("storagePoolId") else { throw .missing("storagePoolId") }
+        guard let pool = StoragePoolID(poolText) else { throw .poolNotFound }
+        let kibibytes: UInt64
+        if let number = try fields.number("volumeSizeInKb") {
+            kibibytes = number
+        } else if let number = try fields.number("volumeSizeInGb") {
+            guard number <= VolumeSize.maxKibibytes >> 20 else { throw .tooLarge }
+            kibibytes = number << 20
+        } else {
+            throw .missing("volumeSizeInKb")
+        }
+        let units = try VolumeSize.unitsRoundedUp(kibibytes: kibibytes)
+        let provisioning: Volume.Provisioning
+        switch try fields.text("volumeType") {
+        case nil, "ThickProvisioned"?: provisioning = .thick
+        case "ThinProvisioned"?: provisioning = .thin
+        case let other?: throw .badRequest("volumeType \(other) is not one of ThinProvisioned, ThickProvisioned.")
+        }
+        let name: String
+        if let given = try fields.text("name"), !given.isEmpty {
+            name = try Self.checkedName(given)
+        } else {
+            var random = SystemRandomNumberGenerator()
+            name = "volume-\((random.next() as UInt64).hex)"
+        }
+        let reply = try await submit(
+            .createVolume(
+                pool: pool, name: name, sizeUnits: units, provisioning: provisioning,
+                createdAt: epochMilliseconds() / 1000))
+        guard case .createdVolume(let id) = reply else { throw .communication }
+        return ["id": .string(id.description)]
+    }
+
+    private func volumeAction(_ volume: Volume, _ name: String, _ fields: RequestFields) async throws(GatewayError)
+        -> JSONValue
+    {
+        switch name {
+        case "addMappedSdc": return try await map(volume, fields)
+        case "removeMappedSdc": return try await unmap(volume, fields)
+        case "removeVolume":
+            switch try fields.text("removeMode") {
+            // Without snapshots every mode but one names the volume alone.
+            case nil, "ONLY_ME"?, "INCLUDING_DESCENDANTS"?, "WHOLE_VTREE"?: break
+            case "DESCENDANTS_ONLY"?: return [:]
+            case let other?: throw .badRequest("removeMode \(other) is not known.")
+            }
+            return Self.empty(try await submit(.removeVolume(volume.id, unmapping: false)))
+        case "setVolumeName":
+            let name = try Self.checkedName(try fields.requiredText("newName"))
+            if name == volume.name { return [:] }
+            return Self.empty(try await submit(.renameVolume(volume.id, name: name)))
+        case "setVolumeSize": return try await resize(volume, fields)
+        default: throw .unsupported
+        }
+    }
+
+    private func resize(_ volume: Volume, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
+        guard let gibibytes = try fields.number("sizeInGB") else { throw .missing("sizeInGB") }
+        guard gibibytes > 0, gibibytes % 8 == 0 else { throw .illegalSize }
+        guard gibibytes <= VolumeSize.maxKibibytes >> 20 else { throw .tooLarge }
+        let units = UInt32(gibibytes * 1024)
+        guard units >= volume.sizeUnits else { throw .cannotShrink }
+        if units == volume.sizeUnits { return [:] }
+        return Self.empty(try await submit(.resizeVolume(volume.id, sizeUnits: units)))
+    }
+
+    /// `preempt` is ours: all other mappings are withdrawn in the same commit, and the answer comes when each is proven fenced.
+    private func map(_ volume: Volume, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
+        if try fields.text("allSdcs") != nil, try fields.flag("allSdcs") == true { throw .unsupported }
+        let sdc = try Lookup(state: try await state()).sdc(fields)
+        let mode: AccessMode
+        switch try fields.text("accessMode") {
+        case nil, "ReadWrite"?: mode = .readWrite
+        case "ReadOnly"?: mode = .readOnly
+        case "NoAccess"?: mode = .noAccess
+        case let other?: throw .badRequest("accessMode \(other) is not one of ReadWrite, ReadOnly, NoAccess.")
+        }
+        let preempt = try fields.flag("preempt") ?? false
+        let reply = try await submit(
+            .map(
+                volume.id, sdc, mode: mode, allowMultiple: try fields.flag("allowMultipleMappings") ?? false,
+                preempt: preempt))
+        return try await proven(reply, change: preempt ? "preempt" : "map")
+    }
+
+    private func unmap(_ volume: Volume, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
+        // Some clients send `allSdcs: "False"` together with an id.
+        if try fields.flag("allSdcs") == true {
+            return try await proven(try await submit(.unmap(volume.id, nil)), change: "unmap")
+        }
+        let sdc = try Lookup(state: try await state()).sdc(fields)
+        return try await proven(try await submit(.unmap(volume.id, sdc)), change: "unmap")
+    }
+
+    /// Enters the proof into the ledger and shows it in the answer, where the original's clients ignore it.
+    private func proven(_ reply: ManagerReply, change: String) async throws(GatewayError) -> JSONValue {
+        guard case .fenced(let proof) = reply else { return [:] }
+        let record = FencingLedger.Record(change: change, time: epochMilliseconds(), proof: proof)
+        ledger.add(record)
+        logger.notice(
+            "Volume rights changed",
+            metadata: [
+                "volume.id": "\(proof.volume)", "volume.attach_epoch": "\(proof.attachEpoch)", "change": "\(change)",
+                "seconds": "\(proof.elapsed.inSeconds)",
+            ])
+        return ["fencingProof": record.json(try await state())]
+    }
+}
+
+// MARK: - What the original does not have
+
+extension Gateway {
+    /// `/holdfast/v1/volumes/ID/epochs`: who may write now and the proofs of how it came to be.
+    /// `/holdfast/v1/pools`: how many combs of each pool have two copies. Nil for other paths.
+    func extra(_ path: String) async throws(GatewayError) -> JSONValue? {
+        let segments = path.split(separator: "/").map(String.init)
+        guard segments.count >= 3, segments[0] == "holdfast", segments[1] == "v1" else { return nil }
+        switch segments.dropFirst(2) {
+        case ["pools"]:
+            let state = try await state()
+            return .array(
+                state.pools.values.map { pool in
+                    let health = state.health(of: pool.id)
+                    return [
+                        "id": .string(pool.id.description), "name": .string(pool.name),
+                        "combs": [
+                            "total": .integer(Int64(pool.combs.count)), "normal": .integer(Int64(health.normal)),
+                            "degraded": .integer(Int64(health.degraded)),
+                            "rebuilding": .integer(Int64(health.rebuilding)),
+                            "unavailable": .integer(Int64(health.unavailable)),
+                            "unplaced": .integer(Int64(health.unplaced)),
+                        ],
+                    ]
+                })
+        case let rest where rest.count == 3 && rest.first == "volumes" && rest.last == "epochs":
+            let state = try await state()
+            let name = segments[3]
+            guard let volume = VolumeID(name).flatMap({ state.volumes[$0] }) ?? state.volume(named: name) else {
+                throw .volumeNotFound
+            }
+            let views = try await views()
+            return [
+                "volumeId": .string(volume.id.description),
+                "name": .string(volume.name),
+                "attachEpoch": .integer(Int64(clamping: volume.attachEpoch)),
+                "fencedThrough": .integer(Int64(clamping: volume.fencedThrough)),
+                "fencePending": .bool(volume.isFencePending),
+                "mappedSdcInfo": views.volume(volume)["mappedSdcInfo"] ?? .null,
+                "history": .array(ledger.records(of: volume.id).map { $0.json(state) }),
+            ]
+        default: return nil
+        }
+    }
+}

@@ -1,0 +1,409 @@
+import Base
+import BlockCore
+
+/// The committed state as the REST API's objects. Field names, types and units (KiB) are the protocol's.
+struct ObjectViews {
+    /// What the releases of servers and clients are told to be.
+    static let release = "R3_5.0.0"
+
+    let state: SystemState
+    var user: String
+    /// Seconds since 1970.
+    var now: UInt64
+
+    /// Every object of a type; an empty list for types that have no objects here, nil for unknown ones.
+    func list(_ typeName: String) -> [JSONValue]? {
+        guard let type = ObjectType(rawValue: typeName) else { return ObjectType.empty.contains(typeName) ? [] : nil }
+        switch type {
+        case .system: return [system]
+        case .protectionDomain: return state.domains.values.map(domain)
+        case .storagePool: return state.pools.values.map(pool)
+        case .volume: return state.volumes.values.map(volume)
+        case .vtree: return state.volumes.values.map(vtree)
+        case .sds: return state.servers.values.map(server)
+        case .device: return state.devices.values.map(device)
+        case .sdc: return state.clients.values.map(client)
+        case .user: return [userObject]
+        }
+    }
+
+    func object(_ type: ObjectType, id: String) throws(GatewayError) -> JSONValue {
+        switch type {
+        case .system: if id == state.system.id.description { return system }
+        case .protectionDomain:
+            if let found = ProtectionDomainID(id).flatMap({ state.domains[$0] }) { return domain(found) }
+        case .storagePool: if let found = StoragePoolID(id).flatMap({ state.pools[$0] }) { return pool(found) }
+        case .volume:
+            guard let volumeID = VolumeID(id) else { throw .invalidVolumeID }
+            if let found = state.volumes[volumeID] { return volume(found) }
+        case .vtree: if let found = volume(ofTree: id) { return vtree(found) }
+        case .sds: if let found = SdsID(id).flatMap({ state.servers[$0] }) { return server(found) }
+        case .device: if let found = DeviceID(id).flatMap({ state.devices[$0] }) { return device(found) }
+        case .sdc:
+            guard let clientID = SdcID(id) else { throw .invalidSdcID }
+            if let found = state.clients[clientID] { return client(found) }
+        case .user: if id == Self.userID { return userObject }
+        }
+        throw type.missing
+    }
+
+    /// The objects that `relation` of an object names; its statistics are in `Statistics`.
+    func related(_ type: ObjectType, id: String, relation: String) throws(GatewayError) -> [JSONValue] {
+        _ = try object(type, id: id)
+        switch (type, relation) {
+        case (.system, _): if let list = list(relation) { return list }
+        case (.protectionDomain, "StoragePool"):
+            return state.pools.values.filter { $0.domain.description == id }.map(pool)
+        case (.protectionDomain, "Sds"):
+            return state.servers.values.filter { $0.domain.description == id }.map(server)
+        case (.storagePool, "Volume"): return volumes(inPool: id).map(volume)
+        case (.storagePool, "VTree"): return volumes(inPool: id).map(vtree)
+        case (.storagePool, "Device"): return state.devices.values.filter { $0.pool.description == id }.map(device)
+        case (.storagePool, "Sds"):
+            let used = Set(state.devices.values.filter { $0.pool.description == id }.map(\.sds))
+            return state.servers.values.filter { used.contains($0.id) }.map(server)
+        case (.vtree, "Volume"): return volume(ofTree: id).map { [volume($0)] } ?? []
+        case (.sds, "Device"): return state.devices.values.filter { $0.sds.description == id }.map(device)
+        case (.sdc, "Volume"):
+            return SdcID(id).map { state.volumes(mappedTo: $0).map(volume) } ?? []
+        default: break
+        }
+        if ObjectType.empty.contains(relation) { return [] }
+        throw .unknownPath("/api/instances/\(type.rawValue)::\(id)/relationships/\(relation)")
+    }
+
+    private func volumes(inPool id: String) -> [Volume] {
+        StoragePoolID(id).map { state.volumes(in: $0) } ?? []
+    }
+}
+
+// MARK: - Objects
+
+extension ObjectViews {
+    var system: JSONValue {
+        let id = state.system.id.description
+        let connected = state.clients.values.allSatisfy { state.connectedClients.contains($0.id) }
+        return [
+            "id": .string(id),
+            "name": .string(state.system.name),
+            "installId": .string(mix64(state.system.id.rawValue).hex),
+            "swid": "",
+            "systemVersionName": .string("Holdfast (ScaleIO compatible) Version: \(Self.release)"),
+            "daysInstalled": .integer(Int64((now - min(now, state.system.createdAt)) / 86400)),
+            "maxCapacityInGb": "Unlimited",
+            "capacityTimeLeftInDays": "Unlimited",
+            "capacityAlertHighThresholdPercent": 80,
+            "capacityAlertCriticalThresholdPercent": 90,
+            "remoteReadOnlyLimitState": false,
+            "defaultIsVolumeObfuscated": false,
+            "enterpriseFeaturesEnabled": true,
+            "isInitialLicense": false,
+            "restrictedSdcModeEnabled": false,
+            "restrictedSdcMode": "None",
+            "mdmManagementPort": 6611,
+            "upgradeState": "NoUpgrade",
+            "perfProfile": "Default",
+            "cliPasswordAllowed": true,
+            "managementClientSecureCommunicationEnabled": false,
+            "showGuid": true,
+            "authenticationMethod": "Native",
+            "sdcSdsConnectivityInfo": [
+                "sdcSdsConnectivityStatus": connected ? "AllConnected" : "PartiallyConnected",
+                "disconnectedSdcIp": nil, "disconnectedSdsIp": nil,
+            ],
+            "mdmCluster": mdmCluster,
+            "links": ObjectType.system.links(id: id),
+        ]
+    }
+
+    /// One manager: more than one is hidden behind leader election, not configured as a cluster.
+    var mdmCluster: JSONValue {
+        [
+            "id": .string(String(state.system.id.rawValue)),
+            "name": .string(state.system.name),
+            "clusterState": "NotClustered",
+            "clusterMode": "OneNode",
+            "goodNodesNum": 1,
+            "goodReplicasNum": 1,
+            "master": [
+                "id": .string(mix64(state.system.id.rawValue &+ 1).hex),
+                "name": "MDM1",
+                "role": "Manager",
+                "port": 6611,
+                "ips": [],
+                "managementIPs": [],
+                "versionInfo": .string(Self.release),
+                "virtualInterfaces": [],
+            ],
+            "slaves": [],
+            "tieBreakers": [],
+            "standbyMDMs": [],
+        ]
+    }
+
+    func domain(_ domain: ProtectionDomain) -> JSONValue {
+        let id = domain.id.description
+        var json: JSONValue = [
+            "id": .string(id),
+            "name": .string(domain.name),
+            "systemId": .string(state.system.id.description),
+            "protectionDomainState": "Active",
+            "rfcacheEnabled": false,
+            "replicationCapacityMaxRatio": nil,
+        ]
+        for limit in ["rebuild", "rebalance", "overallIo", "vtreeMigration"] {
+            json["\(limit)NetworkThrottlingInKbps"] = .null
+            json["\(limit)NetworkThrottlingEnabled"] = false
+        }
+        json["links"] = ObjectType.protectionDomain.links(
+            id: id, parents: [("systemId", .system, state.system.id.description)])
+        return json
+    }
+
+    func pool(_ pool: StoragePool) -> JSONValue {
+        let id = pool.id.description
+        var json: JSONValue = [
+            "id": .string(id),
+            "name": .string(pool.name),
+            "protectionDomainId": .string(pool.domain.description),
+            "sparePercentage": .integer(Int64(pool.sparePercentage)),
+            "zeroPaddingEnabled": true,
+            "rebuildEnabled": true,
+            "rebalanceEnabled": false,
+            "useRmcache": false,
+            "useRfcache": false,
+            "checksumEnabled": false,
+            "rmcacheWriteHandlingMode": "Passthrough",
+            "numOfParallelRebuildRebalanceJobsPerDevice": 2,
+            "backgroundScannerMode": "Disabled",
+            "backgroundScannerBWLimitKBps": 0,
+            "capacityAlertHighThreshold": 80,
+            "capacityAlertCriticalThreshold": 90,
+            "mediaType": "HDD",
+            "dataLayout": "MediumGranularity",
+            "compressionMethod": "Invalid",
+            "externalAccelerationType": "None",
+            "persistentChecksumEnabled": false,
+            "persistentChecksumState": "StateInvalid",
+            "spClass": "Default",
+            "fragmentationEnabled": false,
+            "addressSpaceUsage": "Normal",
+        ]
+        for (work, policy) in [("rebuild", "unlimited"), ("rebalance", "favorAppIos")] {
+            json["\(work)IoPriorityPolicy"] = .string(policy)
+            for parameter in [
+                "NumOfConcurrentIosPerDevice", "BwLimitPerDeviceInKbps", "AppIopsPerDeviceThreshold",
+                "AppBwPerDeviceThresholdInKbps", "QuietPeriodInMsec",
+            ] {
+                json["\(work)IoPriority\(parameter)"] = .null
+            }
+        }
+        json["links"] = ObjectType.storagePool.links(
+            id: id, parents: [("protectionDomainId", .protectionDomain, pool.domain.description)])
+        return json
+    }
+
+    func volume(_ volume: Volume) -> JSONValue {
+        let id = volume.id.description
+        let tree = Self.treeID(volume)
+        return [
+            "id": .string(id),
+            "name": .string(volume.name),
+            "sizeInKb": .integer(Self.kibibytes(units: UInt64(volume.sizeUnits))),
+            "volumeType": volume.provisioning == .thin ? "ThinProvisioned" : "ThickProvisioned",
+            "storagePoolId": .string(volume.pool.description),
+            "vtreeId": .string(tree),
+            "ancestorVolumeId": nil,
+            "consistencyGroupId": nil,
+            "creationTime": .integer(Int64(clamping: volume.createdAt)),
+            "isObfuscated": false,
+            "useRmcache": false,
+            "mappingToAllSdcsEnabled": false,
+            "mappedScsiInitiatorInfo": nil,
+            "mappedSdcInfo": volume.mappings.isEmpty ? .null : .array(volume.mappings.map(mapping)),
+            "isVvol": false,
+            "accessModeLimit": "ReadWrite",
+            "compressionMethod": "Invalid",
+            "dataLayout": "MediumGranularity",
+            "snplIdOfAutoSnapshot": nil,
+            "snplIdOfSourceVolume": nil,
+            "lockedAutoSnapshot": false,
+            "autoSnapshotGroupId": nil,
+            "retentionLevels": [],
+            "secureSnapshotExpTime": 0,
+            "timeStampIsAccurate": false,
+            "originalExpiryTime": 0,
+            "pairIds": nil,
+            "volumeReplicationState": "UnmarkedForReplication",
+            "replicationJournalVolume": false,
+            "replicationTimeStamp": 0,
+            "volumeClass": "defaultclass",
+            "managedBy": "ScaleIO",
+            // Ours: which rights are in force, and whether older ones are proven to be refused everywhere.
+            "attachEpoch": .integer(Int64(clamping: volume.attachEpoch)),
+            "fencePending": .bool(volume.isFencePending),
+            "links": ObjectType.volume.links(
+                id: id,
+                parents: [("vtreeId", .vtree, tree), ("storagePoolId", .storagePool, volume.pool.description)]),
+        ]
+    }
+
+    private func mapping(_ mapping: VolumeMapping) -> JSONValue {
+        let client = state.clients[mapping.sdc]
+        let mode =
+            switch mapping.mode {
+            case .readWrite: "ReadWrite"
+            case .readOnly: "ReadOnly"
+            case .noAccess: "NoAccess"
+            }
+        return [
+            "sdcId": .string(mapping.sdc.description),
+            "sdcIp": .optional(client?.ip),
+            "sdcName": .optional(client.flatMap { $0.name.isEmpty ? nil : $0.name }),
+            "limitIops": .integer(Int64(mapping.limitIops)),
+            "limitBwInMbps": .integer(Int64(mapping.limitKibibytesPerSecond) / 1024),
+            "accessMode": .string(mode),
+            "isDirectBufferMapping": false,
+            "attachEpoch": .integer(Int64(clamping: mapping.epoch)),
+        ]
+    }
+
+    func vtree(_ volume: Volume) -> JSONValue {
+        let id = Self.treeID(volume)
+        return [
+            "id": .string(id),
+            "name": .string(volume.name),
+            "baseVolumeId": .string(volume.id.description),
+            "storagePoolId": .string(volume.pool.description),
+            "vtreeMigrationInfo": ["migrationStatus": "NotInMigration", "sourceStoragePoolId": nil],
+            "dataLayout": "MediumGranularity",
+            "compressionMethod": "Invalid",
+            "inDeletion": false,
+            "rootVolumes": [.string(volume.id.description)],
+            "links": ObjectType.vtree.links(
+                id: id,
+                parents: [
+                    ("storagePoolId", .storagePool, volume.pool.description),
+                    ("baseVolumeId", .volume, volume.id.description),
+                ]),
+        ]
+    }
+
+    func server(_ server: Sds) -> JSONValue {
+        let id = server.id.description
+        let (host, port) = Self.hostAndPort(server.address)
+        let isUp = server.status == .up
+        return [
+            "id": .string(id),
+            "name": .string(server.name),
+            "protectionDomainId": .string(server.domain.description),
+            "faultSetId": nil,
+            "ipList": [["ip": .string(host), "role": "all"]],
+            "port": .integer(Int64(port)),
+            "sdsState": "Normal",
+            "membershipState": isUp ? "Joined" : "Decoupled",
+            "mdmConnectionState": isUp ? "Connected" : "Disconnected",
+            "drlMode": "NonVolatile",
+            "configuredDrlMode": "NonVolatile",
+            "rmcacheEnabled": false,
+            "rmcacheSizeInKb": 0,
+            "rmcacheFrozen": false,
+            "rmcacheMemoryAllocationState": "RmcacheDisabled",
+            "numOfIoBuffers": nil,
+            "onVmWare": false,
+            "isOnVmWare": false,
+            "maintenanceState": "NoMaintenance",
+            "maintenanceType": "NoMaintenance",
+            "perfProfile": "Default",
+            "softwareVersionInfo": .string(Self.release),
+            "links": ObjectType.sds.links(
+                id: id, parents: [("protectionDomainId", .protectionDomain, server.domain.description)]),
+        ]
+    }
+
+    func device(_ device: Device) -> JSONValue {
+        let id = device.id.description
+        let capacity = Self.kibibytes(units: UInt64(device.capacityUnits))
+        return [
+            "id": .string(id),
+            "name": .string(String(device.path.split(separator: "/").last ?? "")),
+            "sdsId": .string(device.sds.description),
+            "storagePoolId": .string(device.pool.description),
+            "deviceCurrentPathName": .string(device.path),
+            "deviceOriginalPathName": .string(device.path),
+            "deviceState": "Normal",
+            "errorState": device.status == .normal ? "None" : "Error",
+            "capacityLimitInKb": .integer(capacity),
+            "maxCapacityInKb": .integer(capacity),
+            "capacity": .integer(capacity),
+            "mediaType": "HDD",
+            "deviceType": "Unknown",
+            "ledSetting": "Off",
+            "links": ObjectType.device.links(
+                id: id,
+                parents: [
+                    ("sdsId", .sds, device.sds.description), ("storagePoolId", .storagePool, device.pool.description),
+                ]),
+        ]
+    }
+
+    func client(_ client: Sdc) -> JSONValue {
+        let id = client.id.description
+        return [
+            "id": .string(id),
+            "name": client.name.isEmpty ? .null : .string(client.name),
+            "systemId": .string(state.system.id.description),
+            "sdcIp": .string(client.ip),
+            "sdcIps": [.string(client.ip)],
+            "sdcGuid": .string(client.guid),
+            "sdcApproved": true,
+            "mdmConnectionState": state.connectedClients.contains(client.id) ? "Connected" : "Disconnected",
+            "onVmWare": false,
+            "osType": "Linux",
+            "versionInfo": .string(Self.release),
+            "softwareVersionInfo": .string(Self.release),
+            "installedSoftwareVersionInfo": .string(Self.release),
+            "perfProfile": "Default",
+            "kernelVersion": nil,
+            "memoryAllocationFailure": nil,
+            "socketAllocationFailure": nil,
+            "sdcApprovedIps": nil,
+            "sdcType": "AppSdc",
+            "hostType": "SdcHost",
+            "links": ObjectType.sdc.links(id: id, parents: [("systemId", .system, state.system.id.description)]),
+        ]
+    }
+
+    private static let userID = "0000000000000001"
+
+    private var userObject: JSONValue {
+        [
+            "id": .string(Self.userID),
+            "name": .string(user),
+            "userRole": "SuperUser",
+            "systemId": .string(state.system.id.description),
+            "passwordChangeRequired": false,
+            "links": ObjectType.user.links(
+                id: Self.userID, parents: [("systemId", .system, state.system.id.description)]),
+        ]
+    }
+
+    /// A volume without snapshots is the only one of its tree: the tree's id is made of the volume's, reversibly.
+    private static let treeMask: UInt64 = 0x7654_7265_0000_0000
+    static func treeID(_ volume: Volume) -> String { (volume.id.rawValue ^ treeMask).hex }
+    func volume(ofTree id: String) -> Volume? {
+        guard let tree = UInt64(id, radix: 16), id.utf8.count == 16 else { return nil }
+        return state.volumes[VolumeID(rawValue: tree ^ Self.treeMask)]
+    }
+
+    static func kibibytes(units: UInt64) -> Int64 {
+        Int64(clamping: units) * Int64(Geometry.unitBytes / 1024)
+    }
+
+    static func hostAndPort(_ address: String) -> (host: String, port: Int) {
+        guard let colon = address.lastIndex(of: ":"), let port = Int(address[address.index(after: colon)...]) else {
+            return (address, 7072)
+        }
+        return (String(address[..<colon]), port)
+    }
+}

@@ -1,0 +1,168 @@
+import Base
+import BlockCore
+import OrderedCollections
+
+/// Capacities and counts of a part of the system. Capacities are in KiB and raw: both copies count, as in the original.
+struct Statistics {
+    private let state: SystemState
+
+    init(state: SystemState) { self.state = state }
+
+    /// The statistics of one object; an unknown id is the caller's mistake and answered before.
+    func of(_ type: ObjectType, id: String) -> JSONValue {
+        switch type {
+        case .system:
+            return pools(
+                state.pools.values,
+                more: [
+                    "numOfProtectionDomains": .integer(Int64(state.domains.count)),
+                    "numOfStoragePools": .integer(Int64(state.pools.count)),
+                    "numOfSds": .integer(Int64(state.servers.count)),
+                    "numOfSdc": .integer(Int64(state.clients.count)),
+                    "numOfScsiInitiators": 0, "numOfFaultSets": 0,
+                ])
+        case .protectionDomain:
+            let pools = state.pools.values.filter { $0.domain.description == id }
+            return self.pools(
+                pools,
+                more: [
+                    "numOfStoragePools": .integer(Int64(pools.count)),
+                    "numOfSds": .integer(Int64(state.servers.values.count { $0.domain.description == id })),
+                    "numOfFaultSets": 0,
+                ])
+        case .storagePool: return pools(state.pools.values.filter { $0.id.description == id }, more: [:])
+        case .volume, .vtree:
+            let volume = type == .volume ? VolumeID(id).flatMap { state.volumes[$0] } : tree(id)
+            return mapped(volume)
+        case .sds:
+            let devices = state.devices.values.filter { $0.sds.description == id }
+            return capacity(devices, more: ["numOfDevices": .integer(Int64(devices.count))])
+        case .device: return capacity(state.devices.values.filter { $0.id.description == id }, more: [:])
+        case .sdc:
+            let volumes = SdcID(id).map { state.volumes(mappedTo: $0) } ?? []
+            return ["numOfMappedVolumes": .integer(Int64(volumes.count))]
+        case .user: return [:]
+        }
+    }
+
+    /// The chosen properties of several objects by id; for the System one flat object. Unknown properties are 0.
+    func selected(_ type: ObjectType, ids: [String], properties: [String]) -> JSONValue {
+        var result: JSONValue = [:]
+        for id in ids {
+            let all = of(type, id: id)
+            var chosen: JSONValue = [:]
+            for property in properties { chosen[property] = all[property] ?? 0 }
+            if type == .system { return chosen }
+            result[id] = chosen
+        }
+        return result
+    }
+
+    private func tree(_ id: String) -> Volume? {
+        ObjectViews(state: state, user: "", now: 0).volume(ofTree: id)
+    }
+
+    private func mapped(_ volume: Volume?) -> JSONValue {
+        [
+            "numOfMappedSdcs": .integer(Int64(volume?.mappings.count ?? 0)),
+            "mappedSdcIds": .array(volume?.mappings.map { .string($0.sdc.description) } ?? []),
+            "numOfChildVolumes": 0, "numOfDescendantVolumes": 0, "numOfMappedScsiInitiators": 0,
+            "numOfVolumes": 1,
+        ]
+    }
+
+    private func capacity(_ devices: [Device], more: JSONValue.Object) -> JSONValue {
+        let total = devices.reduce(0) { $0 + UInt64($1.capacityUnits) }
+        let used = devices.reduce(0) { $0 + UInt64(state.usedUnits[$1.id] ?? 0) }
+        var json: JSONValue = [
+            "maxCapacityInKb": .integer(ObjectViews.kibibytes(units: total)),
+            "capacityLimitInKb": .integer(ObjectViews.kibibytes(units: total)),
+            "capacityInUseInKb": .integer(ObjectViews.kibibytes(units: used)),
+            "unusedCapacityInKb": .integer(ObjectViews.kibibytes(units: total - min(total, used))),
+            "thinCapacityInUseInKb": .integer(ObjectViews.kibibytes(units: used)),
+        ]
+        for (key, value) in more { json[key] = value }
+        return json
+    }
+
+    private func pools(_ pools: [StoragePool], more: JSONValue.Object) -> JSONValue {
+        var sum: [String: Int64] = [:]
+        for pool in pools {
+            for (name, value) in numbers(pool) { sum[name, default: 0] += value }
+        }
+        var json: JSONValue = [:]
+        for (name, value) in sum.sorted(by: { $0.key < $1.key }) { json[name] = .integer(value) }
+        for (key, value) in more { json[key] = value }
+        return json
+    }
+
+    private func numbers(_ pool: StoragePool) -> [String: Int64] {
+        let devices = state.devices(in: pool.id)
+        let volumes = state.volumes(in: pool.id)
+        let unit = ObjectViews.kibibytes(units: 1)
+        let total = devices.reduce(0) { $0 + Int64($1.capacityUnits) } * unit
+        let used = min(total, devices.reduce(0) { $0 + Int64(state.usedUnits[$1.id] ?? 0) } * unit)
+        let spare = total / 100 * Int64(pool.sparePercentage)
+        func size(_ provisioning: Volume.Provisioning) -> Int64 {
+            volumes.filter { $0.provisioning == provisioning }.reduce(0) { $0 + Int64($1.sizeUnits) } * unit
+        }
+        let free = max(0, total - spare - used)
+        let grain = VolumeSize.grainKibibytes
+        let health = state.health(of: pool.id)
+        let placed = Int64(max(1, pool.combs.count - health.unplaced))
+        /// The part of `capacity` that lies in `combs` of the placed combs.
+        func share(_ capacity: Int64, _ combs: Int) -> Int64 { capacity / placed * Int64(combs) }
+        return [
+            "maxCapacityInKb": total,
+            "capacityLimitInKb": total,
+            "capacityInUseInKb": used,
+            "unusedCapacityInKb": total - used,
+            "spareCapacityInKb": spare,
+            "thickCapacityInUseInKb": 2 * size(.thick),
+            "thinCapacityInUseInKb": used,
+            "thinCapacityAllocatedInKb": 2 * size(.thin),
+            "thinCapacityAllocatedInKm": 2 * size(.thin),
+            "snapCapacityInUseInKb": 0,
+            "snapCapacityInUseOccupiedInKb": 0,
+            "snapshotCapacityInKb": 0,
+            "netCapacityInUseInKb": used / 2,
+            "netUnusedCapacityInKb": free / 2,
+            "capacityAvailableForVolumeAllocationInKb": free / 2 / grain * grain,
+            "protectedCapacityInKb": share(used, health.normal),
+            "degradedHealthyCapacityInKb": share(used, health.degraded + health.rebuilding),
+            "degradedFailedCapacityInKb": share(used, health.degraded + health.rebuilding),
+            "failedCapacityInKb": share(used, health.unavailable),
+            "unreachableUnusedCapacityInKb": 0,
+            "activeFwdRebuildCapacityInKb": share(used, health.rebuilding),
+            "pendingFwdRebuildCapacityInKb": share(used, health.degraded),
+            "activeMovingRebalanceCapacityInKb": 0,
+            "atRestCapacityInKb": used,
+            "movingCapacityInKb": 0,
+            "numOfVolumes": Int64(volumes.count),
+            "numOfUnmappedVolumes": Int64(volumes.count { $0.mappings.isEmpty }),
+            "numOfMappedToAllVolumes": 0,
+            "numOfVolumesInDeletion": 0,
+            "numOfSnapshots": 0,
+            "numOfVtrees": Int64(volumes.count),
+            "numOfThinBaseVolumes": Int64(volumes.count { $0.provisioning == .thin }),
+            "numOfThickBaseVolumes": Int64(volumes.count { $0.provisioning == .thick }),
+            "numOfDevices": Int64(devices.count),
+        ]
+    }
+}
+
+/// The sizes that volumes may have.
+enum VolumeSize {
+    /// 8 GiB.
+    static let grainKibibytes: Int64 = 8 << 20
+    /// 1 PiB.
+    static let maxKibibytes: UInt64 = 1 << 40
+
+    /// `kibibytes` rounded up to the grain, in units of 1 MiB.
+    static func unitsRoundedUp(kibibytes: UInt64) throws(GatewayError) -> UInt32 {
+        guard kibibytes > 0 else { throw .outOfRange }
+        guard kibibytes <= maxKibibytes else { throw .tooLarge }
+        let grain = UInt64(grainKibibytes)
+        return UInt32((kibibytes + grain - 1) / grain * grain / 1024)
+    }
+}
