@@ -1,5 +1,6 @@
 import Base
 import BlockCore
+import Logging
 import OrderedCollections
 
 /// What clients ask to have done. Every answer has a JSON body, `{}` where there is nothing to say: clients parse it blindly.
@@ -36,7 +37,8 @@ extension Gateway {
         throw .communication
     }
 
-    func typeAction(_ type: ObjectType, _ name: String, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
+    func typeAction(_ type: ObjectType, _ name: String, _ fields: RequestFields) async throws(GatewayError) -> JSONValue
+    {
         let views = try await views()
         switch name {
         case "queryIdByKey": return .string(try Lookup(state: views.state).id(type, fields))

@@ -1,8 +1,8 @@
-public import Base
+import Base
 public import BlockCore
 public import HTTPKit
 import HTTPTypes
-import Hummingbird
+public import Hummingbird
 public import Logging
 import OrderedCollections
 
@@ -64,14 +64,16 @@ public struct Gateway: Sendable {
             logger.debug(
                 "Refused a request",
                 metadata: [
-                    "http.path": "\(request.uri.path)", "error.code": "\(error.code)", "error.message": "\(error.message)",
+                    "http.path": "\(request.uri.path)", "error.code": "\(error.code)",
+                    "error.message": "\(error.message)",
                 ])
             throw error.failure
         }
     }
 
     /// One request in, one JSON document out.
-    func answer(method: HTTPRequest.Method, path: String, authorization: String?, body: [UInt8]) async throws(GatewayError)
+    func answer(method: HTTPRequest.Method, path: String, authorization: String?, body: [UInt8])
+        async throws(GatewayError)
         -> JSONValue
     {
         let credentials = basicCredentials(authorization)
@@ -92,7 +94,8 @@ public struct Gateway: Sendable {
             if method == .get, let answer = try await extra(path) { return answer }
             throw .unknownPath(path)
         }
-        return method == .get ? try await read(named, path: path, token: token) : try await write(named, path: path, body)
+        return method == .get
+            ? try await read(named, path: path, token: token) : try await write(named, path: path, body)
     }
 
     private func read(_ named: GatewayPath, path: String, token: String) async throws(GatewayError) -> JSONValue {
@@ -155,7 +158,8 @@ public struct Gateway: Sendable {
     }
 
     /// Hands a command to the manager; `type` is what the command is about, for the words of a refusal.
-    func submit(_ command: ManagerCommand, about type: ObjectType = .volume) async throws(GatewayError) -> ManagerReply {
+    func submit(_ command: ManagerCommand, about type: ObjectType = .volume) async throws(GatewayError) -> ManagerReply
+    {
         do {
             return try await manager.submit(command)
         } catch {

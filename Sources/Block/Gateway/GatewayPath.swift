@@ -3,7 +3,6 @@ enum GatewayPath: Equatable {
     case login
     case logout
     case version
-    case configuration
     /// Every object of every type.
     case everything
     case list(type: String)
@@ -28,7 +27,6 @@ enum GatewayPath: Equatable {
         case "login": self = .login
         case "logout": self = .logout
         case "version": self = .version
-        case "Configuration": self = .configuration
         case "types":
             self.init(types: segments)
             return

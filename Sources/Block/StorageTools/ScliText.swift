@@ -13,7 +13,7 @@ enum ScliText {
             divisor *= 1024
         }
         guard unit > 0 else { return "\(kibibytes) KB (\(kibibytes * 1024) Bytes)" }
-        let tenths = (kibibytes * 10 + divisor / 2) / divisor
+        let tenths = kibibytes / divisor * 10 + (kibibytes % divisor * 10 + divisor / 2) / divisor
         return "\(tenths / 10).\(tenths % 10) \(units[unit]) (\(kibibytes / (divisor / 1024)) \(units[unit - 1]))"
     }
 
