@@ -103,7 +103,7 @@ extension ByteWriter {
         put(place)
     }
 
-    private mutating func put(_ place: CopyPlace) {
+    mutating func put(_ place: CopyPlace) {
         put(place.sds)
         put(place.device)
     }
@@ -152,18 +152,20 @@ extension ByteWriter {
             writer.put(volume.name)
             writer.put(volume.sizeUnits)
             writer.put(volume.attachEpoch)
-            writer.put(list: volume.mappings) { writer, mapping in
-                writer.put(mapping.sdc)
-                writer.put(UInt8(AccessMode.allCases.firstIndex(of: mapping.mode) ?? 0))
-                writer.put(mapping.epoch)
-                writer.put(mapping.limitIops)
-                writer.put(mapping.limitKibibytesPerSecond)
-            }
+            writer.put(list: volume.mappings) { $0.put($1) }
         }
         put(list: update.removedVolumes) { $0.put($1) }
     }
 
-    private mutating func put(_ comb: Comb) {
+    mutating func put(_ mapping: VolumeMapping) {
+        put(mapping.sdc)
+        put(UInt8(AccessMode.allCases.firstIndex(of: mapping.mode) ?? 0))
+        put(mapping.epoch)
+        put(mapping.limitIops)
+        put(mapping.limitKibibytesPerSecond)
+    }
+
+    mutating func put(_ comb: Comb) {
         put(comb.epoch)
         put(comb.revision)
         put(comb.primary)
@@ -268,18 +270,19 @@ extension ByteReader {
         VolumeRecord(
             id: try id(VolumeID.self), pool: try id(StoragePoolID.self), name: try text(),
             sizeUnits: try number(UInt32.self), attachEpoch: try number(UInt64.self),
-            mappings: try list(minimumSize: 25) { reader throws(WireError) in
-                let sdc = try reader.id(SdcID.self)
-                let mode = Int(try reader.number(UInt8.self))
-                guard mode < AccessMode.allCases.count else { throw WireError(description: "access mode \(mode)") }
-                return VolumeMapping(
-                    sdc: sdc, mode: AccessMode.allCases[mode], epoch: try reader.number(UInt64.self),
-                    limitIops: try reader.number(UInt32.self),
-                    limitKibibytesPerSecond: try reader.number(UInt32.self))
-            })
+            mappings: try list(minimumSize: 25) { reader throws(WireError) in try reader.mapping() })
     }
 
-    private mutating func comb() throws(WireError) -> Comb {
+    mutating func mapping() throws(WireError) -> VolumeMapping {
+        let sdc = try id(SdcID.self)
+        let mode = Int(try number(UInt8.self))
+        guard mode < AccessMode.allCases.count else { throw WireError(description: "access mode \(mode)") }
+        return VolumeMapping(
+            sdc: sdc, mode: AccessMode.allCases[mode], epoch: try number(UInt64.self),
+            limitIops: try number(UInt32.self), limitKibibytesPerSecond: try number(UInt32.self))
+    }
+
+    mutating func comb() throws(WireError) -> Comb {
         let epoch = try number(UInt64.self)
         let revision = try number(UInt64.self)
         let primary = try place()

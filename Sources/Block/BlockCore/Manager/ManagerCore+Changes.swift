@@ -1,0 +1,312 @@
+import Base
+
+extension ManagerCore {
+    mutating func perform(
+        _ change: Change, in batch: inout Batch, _ now: Instant, _ rng: inout some RandomNumberGenerator
+    ) {
+        switch change {
+        case .command(let ticket, let command, let arrived):
+            let before = batch.draft
+            do throws(ManagerError) {
+                switch try batch.draft.execute(command, &rng) {
+                case .reply(let reply): batch.replies.append((ticket, .success(reply)))
+                case .whenFenced(let volume): batch.waiters.append((volume, ticket, arrived))
+                }
+            } catch {
+                batch.draft = before
+                batch.replies.append((ticket, .failure(error)))
+            }
+        case .serverHello(let link, let hello): admit(hello, link, &batch, &rng)
+        case .clientHello(let link, let hello): admit(hello, link, &batch, &rng)
+        case .serverDown(let id, let reason):
+            guard var server = batch.draft.state.servers[id], server.status == .up, !isHeard(id, now) else { return }
+            server.status = .down
+            server.downRevision = batch.draft.revision
+            batch.draft.put(server)
+            batch.draft.withdraw { $0.sds == id }
+            batch.draft.notices.append(.serverDown(id, reason: reason))
+        case .report(let server, let message): report(message, from: server, &batch, now)
+        case .raiseFence(let volume, let epoch): batch.draft.raiseFence(volume, through: epoch)
+        case .planRebuilds: break
+        }
+    }
+
+    /// A verdict may have waited for a commit while the server spoke again.
+    private func isHeard(_ id: SdsID, _ now: Instant) -> Bool {
+        guard let presence = presence[id], presence.link != nil else { return false }
+        return now - presence.lastHeard < configuration.serverTimeout
+    }
+
+    private mutating func admit(
+        _ hello: ServerHello, _ link: LinkID, _ batch: inout Batch, _ rng: inout some RandomNumberGenerator
+    ) {
+        let before = batch.draft
+        do throws(ManagerError) {
+            let server = try admit(hello, &batch.draft, &rng)
+            let message = MessageFromManager.welcomeServer(
+                system: state.system.id, sds: server.id, generation: server.generation)
+            batch.welcomes.append((link, .server(server.id), .success(message)))
+        } catch {
+            batch.draft = before
+            batch.welcomes.append((link, .introducing, .failure(error)))
+        }
+    }
+
+    private func admit(
+        _ hello: ServerHello, _ draft: inout ManagerDraft, _ rng: inout some RandomNumberGenerator
+    ) throws(ManagerError) -> Sds {
+        if let system = hello.system, system != state.system.id {
+            throw ManagerError(.identityConflict, "the devices belong to system \(system)")
+        }
+        guard hello.sds.rawValue != 0, hello.incarnation != 0, !hello.address.isEmpty else {
+            throw ManagerError(.invalidArgument, "an introduction names an id, an incarnation and an address")
+        }
+        let domain = try domain(named: hello.domainName, &draft, &rng)
+        var server: Sds
+        var isRestarted = true
+        if let known = draft.state.servers[hello.sds] {
+            guard known.domain == domain else {
+                throw ManagerError(.identityConflict, "SDS \(hello.sds) belongs to another protection domain")
+            }
+            server = known
+            isRestarted = known.incarnation != hello.incarnation
+        } else {
+            let taken = draft.state.server(named: hello.name) != nil
+            let name = taken ? hello.name + "-" + hello.sds.description.suffix(4) : hello.name
+            server = Sds(
+                id: hello.sds, domain: domain, name: name, address: hello.address, status: .up, incarnation: 0,
+                generation: 0, downRevision: 0)
+            draft.notices.append(.serverRegistered(server.id))
+        }
+        let wasUp = server.status == .up
+        if isRestarted { server.generation += 1 }
+        server.status = .up
+        server.incarnation = hello.incarnation
+        server.address = hello.address
+        if server != draft.state.servers[server.id] { draft.put(server) }
+        if isRestarted, wasUp, draft.rules.contains(.restartedCopyIsSuspect) {
+            draft.withdraw { $0.sds == server.id }
+        }
+        try admitDevices(hello, of: server, &draft, &rng)
+        draft.reinstate()
+        if !wasUp { draft.notices.append(.serverUp(server.id)) }
+        return server
+    }
+
+    private func admitDevices(
+        _ hello: ServerHello, of server: Sds, _ draft: inout ManagerDraft, _ rng: inout some RandomNumberGenerator
+    ) throws(ManagerError) {
+        for offer in hello.devices {
+            var pool = draft.state.pool(named: offer.poolName, in: server.domain)?.id
+            if pool == nil, configuration.createsNamedPools {
+                pool = try draft.createPool(server.domain, offer.poolName, configuration.combCount, &rng)
+            }
+            guard let pool else { throw ManagerError(.poolNotFound, "no storage pool named \(offer.poolName)") }
+            var device = Device(
+                id: offer.id, sds: server.id, pool: pool, path: offer.path, capacityUnits: offer.capacityUnits,
+                status: .normal, mountCounter: offer.mountCounter)
+            if let known = draft.state.devices[offer.id] {
+                guard known.sds == server.id, known.pool == pool else {
+                    throw ManagerError(.identityConflict, "device \(offer.id) belongs elsewhere")
+                }
+                if offer.mountCounter < known.mountCounter {
+                    // Somebody put an old image back: whatever it holds is not what was acknowledged.
+                    device.status = .failed
+                    device.mountCounter = known.mountCounter
+                }
+            }
+            if device != draft.state.devices[offer.id] { draft.put(device) }
+        }
+        for device in draft.state.devices.values where device.sds == server.id && device.status == .normal {
+            if hello.devices.contains(where: { $0.id == device.id }) { continue }
+            var missing = device
+            missing.status = .failed
+            draft.put(missing)
+            draft.notices.append(.deviceFailed(device.id))
+        }
+        let state = draft.state
+        draft.withdraw { $0.sds == server.id && !state.isUsable($0) }
+    }
+
+    private func domain(
+        named name: String, _ draft: inout ManagerDraft, _ rng: inout some RandomNumberGenerator
+    ) throws(ManagerError) -> ProtectionDomainID {
+        if let domain = draft.state.domain(named: name) { return domain.id }
+        guard configuration.createsNamedPools else {
+            throw ManagerError(.domainNotFound, "no protection domain named \(name)")
+        }
+        return try draft.createDomain(name, &rng)
+    }
+
+    private mutating func admit(
+        _ hello: ClientHello, _ link: LinkID, _ batch: inout Batch, _ rng: inout some RandomNumberGenerator
+    ) {
+        guard !hello.guid.isEmpty, hello.guid.utf8.count <= 64, hello.incarnation != 0 else {
+            let error = ManagerError(.invalidArgument, "an introduction names a GUID and an incarnation")
+            batch.welcomes.append((link, .introducing, .failure(error)))
+            return
+        }
+        var client =
+            batch.draft.state.client(guid: hello.guid)
+            ?? Sdc(
+                id: batch.draft.unusedID(&rng) { batch.draft.state.clients[$0] != nil }, guid: hello.guid,
+                name: hello.name, ip: hello.ip, generation: 0, incarnation: 0)
+        if batch.draft.state.clients[client.id] == nil { batch.draft.notices.append(.clientRegistered(client.id)) }
+        if client.incarnation != hello.incarnation { client.generation += 1 }
+        client.incarnation = hello.incarnation
+        client.ip = hello.ip
+        if client.name.isEmpty { client.name = hello.name }
+        if client != batch.draft.state.clients[client.id] { batch.draft.put(client) }
+        let message = MessageFromManager.welcomeClient(
+            system: state.system.id, sdc: client.id, generation: client.generation)
+        batch.welcomes.append((link, .client(client.id), .success(message)))
+    }
+
+    /// A server's report is true only of the configuration it names.
+    private mutating func report(
+        _ message: MessageToManager, from server: SdsID, _ batch: inout Batch, _ now: Instant
+    ) {
+        switch message {
+        case .removeSecondary(let key, let epoch, let place), .rebuildFailed(let key, let epoch, let place):
+            guard let comb = comb(key, epoch, reportedBy: server, batch.draft.state),
+                comb.secondary == place || comb.target == place
+            else { return }
+            batch.draft.reconfigure(key, primary: comb.primary, state: .degraded)
+            holdBacks[key] = (now + .seconds(1), place.sds, now + .seconds(5))
+        case .rebuildDone(let key, let epoch, let place):
+            guard let comb = comb(key, epoch, reportedBy: server, batch.draft.state), comb.target == place,
+                batch.draft.state.isUsable(place)
+            else { return }
+            batch.draft.reconfigure(key, primary: comb.primary, state: .normal(secondary: place))
+            holdBacks[key] = nil
+            if batch.draft.state.pools[key.pool]?.combs.allSatisfy({ $0.secondary != nil }) == true {
+                batch.draft.notices.append(.rebuildFinished(key.pool))
+            }
+        case .deviceFailed(let id):
+            guard var device = batch.draft.state.devices[id], device.sds == server, device.status == .normal else {
+                return
+            }
+            device.status = .failed
+            batch.draft.put(device)
+            batch.draft.withdraw { $0.device == id }
+            batch.draft.notices.append(.deviceFailed(id))
+        case .serverHello, .clientHello, .keepAlive, .acknowledge, .requestMap:
+            preconditionFailure("not a report")
+        }
+    }
+
+    private func comb(
+        _ key: CombKey, _ epoch: UInt64, reportedBy server: SdsID, _ state: SystemState
+    ) -> Comb? {
+        guard let pool = state.pools[key.pool], Int(key.index) < pool.combs.count else { return nil }
+        let comb = pool.combs[Int(key.index)]
+        return comb.epoch == epoch && comb.primary.sds == server ? comb : nil
+    }
+
+    mutating func planRebuilds(in batch: inout Batch, _ now: Instant) {
+        let presence = presence
+        let holdBacks = holdBacks
+        batch.draft.planRebuilds(
+            limit: configuration.rebuildsPerDevice,
+            isEligible: { presence[$0.sds]?.link != nil },
+            isHeldBack: { key, place in
+                guard let held = holdBacks[key] else { return false }
+                guard let place else { return now < held.until }
+                return place.sds == held.avoid && now < held.avoidUntil
+            })
+    }
+
+    // MARK: Fencing
+
+    mutating func awaitFence(_ volume: Volume, _ now: Instant) {
+        let combs = state.pools[volume.pool]?.combs ?? []
+        fences[volume.id, default: Fence(startedAt: now, since: 0, epoch: 0, pending: [])].since = volume.revision
+        fences[volume.id]?.epoch = volume.attachEpoch
+        fences[volume.id]?.isRaising = false
+        fences[volume.id]?.pending = combs.indices.filter { combs[$0].isPlaced }.map { UInt32($0) }
+    }
+
+    /// Crosses off the combs that are proven now; asks for the commit that ends a fence when none is left.
+    mutating func evaluateFences() {
+        for id in fences.keys.sorted() {
+            guard var fence = fences[id], !fence.isRaising, let volume = state.volumes[id],
+                let pool = state.pools[volume.pool]
+            else { continue }
+            fence.pending.removeAll { index in
+                let comb = pool.combs[Int(index)]
+                let needed = max(fence.since, comb.revision)
+                return comb.inSync.allSatisfy { place in
+                    presence[place.sds].map { $0.link != nil && $0.acknowledged >= needed } ?? false
+                }
+            }
+            if fence.pending.isEmpty, volume.attachEpoch == fence.epoch {
+                fence.isRaising = true
+                queue.append(.raiseFence(id, epoch: fence.epoch))
+            }
+            fences[id] = fence
+        }
+    }
+
+    /// The committed volume needs no proof any more: whoever waited for it is answered.
+    mutating func satisfyFence(_ volume: Volume, _ now: Instant, _ actions: inout [ManagerAction]) {
+        guard let fence = fences.removeValue(forKey: volume.id) else { return }
+        for waiter in fence.waiters {
+            let proof = proof(volume, since: fence.since, arrived: waiter.arrived, now)
+            actions.append(.reply(waiter.ticket, .success(.fenced(proof))))
+        }
+        actions.append(.notice(.fenced(proof(volume, since: fence.since, arrived: fence.startedAt, now))))
+    }
+
+    mutating func attend(
+        _ volume: VolumeID, _ ticket: Ticket, _ arrived: Instant, _ now: Instant, _ actions: inout [ManagerAction]
+    ) {
+        if fences[volume] != nil {
+            fences[volume]?.waiters.append((ticket, arrived))
+        } else if let volume = state.volumes[volume] {
+            let proof = FencingProof(
+                volume: volume.id, attachEpoch: volume.attachEpoch, entries: [], elapsed: now - arrived)
+            actions.append(.reply(ticket, .success(.fenced(proof))))
+        } else {
+            actions.append(
+                .reply(ticket, .failure(ManagerError(.volumeNotFound, "volume \(volume) was removed"))))
+        }
+    }
+
+    private func proof(_ volume: Volume, since: UInt64, arrived: Instant, _ now: Instant) -> FencingProof {
+        var holders: Set<SdsID> = []
+        for comb in state.pools[volume.pool]?.combs ?? [] { holders.formUnion(comb.inSync.map(\.sds)) }
+        let domain = state.pools[volume.pool]?.domain
+        let entries = state.servers.values.filter { $0.domain == domain }.map { server in
+            if let acknowledged = presence[server.id]?.acknowledged, server.status == .up, acknowledged >= since {
+                return FencingProof.Entry(sds: server.id, evidence: .acknowledged(revision: acknowledged))
+            }
+            if !holders.contains(server.id), server.downRevision > 0 {
+                return FencingProof.Entry(sds: server.id, evidence: .removed(revision: server.downRevision))
+            }
+            return FencingProof.Entry(sds: server.id, evidence: .holdsNothing)
+        }
+        return FencingProof(
+            volume: volume.id, attachEpoch: volume.attachEpoch, entries: entries, elapsed: now - arrived)
+    }
+
+    mutating func expireWaiters(_ now: Instant, _ actions: inout [ManagerAction]) {
+        for id in fences.keys.sorted() {
+            guard let fence = fences[id] else { continue }
+            let expired = fence.waiters.filter { now - $0.arrived >= configuration.fencingDeadline }
+            if expired.isEmpty { continue }
+            fences[id]?.waiters.removeAll { now - $0.arrived >= configuration.fencingDeadline }
+            let combs = state.volumes[id].flatMap { state.pools[$0.pool]?.combs } ?? []
+            var missing: Set<SdsID> = []
+            for index in fence.pending {
+                for place in combs[Int(index)].inSync {
+                    let needed = max(fence.since, combs[Int(index)].revision)
+                    if presence[place.sds]?.acknowledged ?? 0 < needed { missing.insert(place.sds) }
+                }
+            }
+            let names = missing.sorted().map { state.servers[$0]?.name ?? $0.description }.joined(separator: ", ")
+            let error = ManagerError(
+                .fencingUnproven, "the older rights may still be served by \(names); the mapping waits for its proof")
+            for waiter in expired { actions.append(.reply(waiter.ticket, .failure(error))) }
+        }
+    }
+}

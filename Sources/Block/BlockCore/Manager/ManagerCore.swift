@@ -1,0 +1,325 @@
+public import Base
+
+/// The manager: a function from commands, connections and time to committed changes of the objects.
+///
+/// Invariants:
+/// - `state` is what is stored. Pushes, answers and proofs go out only after the commit they speak of.
+/// - At most one commit is in progress; what arrives meanwhile waits and becomes one batch.
+/// - A copy is promoted only if the committed comb says that it is in sync.
+/// - A mapping is shown to its client only after every older right is proven refused: each in-sync copy of each comb
+///   of the pool lies on a server that has confirmed both the new rights and the comb's present epoch.
+public struct ManagerCore: Sendable {
+    enum Change {
+        case command(Ticket, ManagerCommand, arrived: Instant)
+        case serverHello(LinkID, ServerHello)
+        case clientHello(LinkID, ClientHello)
+        case serverDown(SdsID, reason: String)
+        case report(SdsID, MessageToManager)
+        case raiseFence(VolumeID, epoch: UInt64)
+        case planRebuilds
+    }
+
+    enum Role: Equatable {
+        case introducing
+        case server(SdsID)
+        case client(SdcID)
+    }
+
+    struct Link {
+        var role: Role
+        var lastHeard: Instant
+    }
+
+    /// What is known of a server beyond the stored objects.
+    struct Presence {
+        var link: LinkID?
+        var lastHeard: Instant
+        var acknowledged: UInt64 = 0
+        var linkLostAt: Instant?
+    }
+
+    /// A volume whose withdrawn rights await their proof.
+    struct Fence {
+        var startedAt: Instant
+        /// The commit that withdrew them.
+        var since: UInt64
+        var epoch: UInt64
+        /// Combs of the pool not yet proven.
+        var pending: [UInt32]
+        var isRaising = false
+        var waiters: [(ticket: Ticket, arrived: Instant)] = []
+    }
+
+    struct Batch {
+        var draft: ManagerDraft
+        var replies: [(Ticket, Result<ManagerReply, ManagerError>)] = []
+        var waiters: [(VolumeID, Ticket, Instant)] = []
+        var welcomes: [(LinkID, Role, Result<MessageFromManager, ManagerError>)] = []
+    }
+
+    public internal(set) var state: SystemState
+    let configuration: ManagerConfiguration
+    var queue: [Change] = []
+    var batch: Batch?
+    var links: [LinkID: Link] = [:]
+    var presence: [SdsID: Presence] = [:]
+    var fences: [VolumeID: Fence] = [:]
+    /// Combs whose last rebuild or secondary failed: no new one before, and not on this server for longer.
+    var holdBacks: [CombKey: (until: Instant, avoid: SdsID, avoidUntil: Instant)] = [:]
+    let startedAt: Instant
+    var lastKeepAlive: Instant
+    var isFinished = false
+    var needsFirstCommit: Bool
+
+    /// A new system: the first event yields the commit that creates it.
+    public init(system: System, configuration: ManagerConfiguration, now: Instant) {
+        self.init(state: SystemState(system: system), configuration: configuration, now: now)
+        needsFirstCommit = true
+    }
+
+    /// A leader that takes over what is stored; nil if nothing is.
+    public init?(
+        records: [(key: String, value: [UInt8])], configuration: ManagerConfiguration, now: Instant
+    ) throws(ManagerError) {
+        guard let state = try SystemState.decode(records) else { return nil }
+        self.init(state: state, configuration: configuration, now: now)
+        for volume in state.volumes.values where volume.isFencePending { awaitFence(volume, now) }
+    }
+
+    private init(state: SystemState, configuration: ManagerConfiguration, now: Instant) {
+        self.state = state
+        self.configuration = configuration
+        startedAt = now
+        lastKeepAlive = now
+        needsFirstCommit = false
+        for server in state.servers.values { presence[server.id] = Presence(lastHeard: now) }
+    }
+
+    public mutating func apply(
+        _ event: ManagerEvent, now: Instant, rng: inout some RandomNumberGenerator
+    ) -> [ManagerAction] {
+        if isFinished { return [] }
+        var actions: [ManagerAction] = []
+        switch event {
+        case .submit(let ticket, let command):
+            if queue.count >= configuration.queueDepthMax {
+                return [.reply(ticket, .failure(ManagerError(.overloaded, "too many commands are waiting")))]
+            }
+            queue.append(.command(ticket, command, arrived: now))
+        case .message(let link, let message): receive(message, on: link, now, &actions)
+        case .linkClosed(let link): lose(link, now)
+        case .committed: finishBatch(now, &actions)
+        case .commitFailed: abandon(&actions)
+        case .tick: tick(now, &actions)
+        }
+        startBatch(now, &rng, &actions)
+        return actions
+    }
+
+    // MARK: Connections
+
+    private mutating func receive(
+        _ message: MessageToManager, on link: LinkID, _ now: Instant, _ actions: inout [ManagerAction]
+    ) {
+        guard let known = links[link] else {
+            links[link] = Link(role: .introducing, lastHeard: now)
+            switch message {
+            case .serverHello(let hello): queue.append(.serverHello(link, hello))
+            case .clientHello(let hello): queue.append(.clientHello(link, hello))
+            case .keepAlive, .acknowledge, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed, .requestMap:
+                links[link] = nil
+                actions.append(.close(link))
+            }
+            return
+        }
+        links[link]?.lastHeard = now
+        switch known.role {
+        case .introducing: break
+        case .client(let client):
+            switch message {
+            case .requestMap: actions.append(.send(link, .update(state.fullUpdate(for: client))))
+            case .keepAlive, .acknowledge: break
+            case .serverHello, .clientHello, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed:
+                drop(link, now, &actions)
+            }
+        case .server(let server):
+            presence[server]?.lastHeard = now
+            switch message {
+            case .keepAlive(let usage):
+                for usage in usage where state.devices[usage.device]?.sds == server {
+                    state.usedUnits[usage.device] = usage.usedUnits
+                }
+            case .acknowledge(let revision):
+                if let before = presence[server]?.acknowledged, before < revision {
+                    presence[server]?.acknowledged = revision
+                    evaluateFences()
+                }
+            case .requestMap: actions.append(.send(link, .update(state.fullUpdate(for: nil))))
+            case .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed:
+                if queue.count < configuration.queueDepthMax * 4 { queue.append(.report(server, message)) }
+            case .serverHello, .clientHello: drop(link, now, &actions)
+            }
+        }
+    }
+
+    private mutating func drop(_ link: LinkID, _ now: Instant, _ actions: inout [ManagerAction]) {
+        lose(link, now)
+        actions.append(.close(link))
+    }
+
+    private mutating func lose(_ link: LinkID, _ now: Instant) {
+        guard let lost = links.removeValue(forKey: link) else { return }
+        switch lost.role {
+        case .introducing: break
+        case .server(let server):
+            if presence[server]?.link == link {
+                presence[server]?.link = nil
+                presence[server]?.linkLostAt = now
+            }
+        case .client(let client):
+            if !links.values.contains(where: { $0.role == .client(client) }) { state.connectedClients.remove(client) }
+        }
+    }
+
+    // MARK: Time
+
+    private mutating func tick(_ now: Instant, _ actions: inout [ManagerAction]) {
+        for server in state.servers.values where server.status == .up {
+            guard let presence = presence[server.id] else { continue }
+            let silent = now - presence.lastHeard >= configuration.serverTimeout
+            let gone = presence.linkLostAt.map { now - $0 >= configuration.reconnectGrace } ?? false
+            if silent || (gone && presence.link == nil) {
+                let reason = silent ? "no keep-alive" : "its connection broke"
+                queue.append(.serverDown(server.id, reason: reason))
+            }
+        }
+        for link in links.keys.sorted() {
+            guard let known = links[link], now - known.lastHeard >= configuration.serverTimeout + .seconds(3) else {
+                continue
+            }
+            drop(link, now, &actions)
+        }
+        if now - lastKeepAlive >= configuration.keepAliveInterval {
+            lastKeepAlive = now
+            for link in links.keys.sorted() where links[link]?.role != .introducing {
+                actions.append(.send(link, .keepAlive))
+            }
+        }
+        expireWaiters(now, &actions)
+        if state.pools.values.contains(where: { $0.combs.contains { $0.state == .degraded } }) {
+            queue.append(.planRebuilds)
+        }
+    }
+
+    // MARK: Batches
+
+    private mutating func startBatch(
+        _ now: Instant, _ rng: inout some RandomNumberGenerator, _ actions: inout [ManagerAction]
+    ) {
+        guard batch == nil, !isFinished, !queue.isEmpty || needsFirstCommit else { return }
+        var next = Batch(draft: ManagerDraft(state, rules: configuration.rules))
+        let changes = queue
+        queue = []
+        for change in changes { perform(change, in: &next, now, &rng) }
+        planRebuilds(in: &next, now)
+        batch = next
+        if next.draft.isEmpty && !needsFirstCommit {
+            finishBatch(now, &actions)
+        } else {
+            needsFirstCommit = false
+            actions.append(.commit(next.draft.mutations()))
+        }
+    }
+
+    private mutating func finishBatch(_ now: Instant, _ actions: inout [ManagerAction]) {
+        guard let done = batch else { return }
+        batch = nil
+        if !done.draft.isEmpty { publish(done.draft, now, &actions) }
+        for (link, role, result) in done.welcomes { welcome(link, role, result, now, &actions) }
+        for (ticket, result) in done.replies { actions.append(.reply(ticket, result)) }
+        for (volume, ticket, arrived) in done.waiters { attend(volume, ticket, arrived, now, &actions) }
+        for notice in done.draft.notices { actions.append(.notice(notice)) }
+        evaluateFences()
+    }
+
+    /// The committed batch becomes the state, and everybody connected hears of it.
+    private mutating func publish(_ draft: ManagerDraft, _ now: Instant, _ actions: inout [ManagerAction]) {
+        let before = state
+        state = draft.state
+        state.usedUnits = before.usedUnits
+        state.connectedClients = before.connectedClients
+        let forServers = draft.update(for: nil)
+        for link in links.keys.sorted() {
+            switch links[link]?.role {
+            case .server: actions.append(.send(link, .update(forServers)))
+            case .client(let client): actions.append(.send(link, .update(draft.update(for: client))))
+            case .introducing, nil: break
+            }
+        }
+        for volume in state.volumes.values where volume.revision == state.revision {
+            if volume.isFencePending { awaitFence(volume, now) } else { satisfyFence(volume, now, &actions) }
+        }
+        for volume in fences.keys.sorted() where state.volumes[volume] == nil {
+            for waiter in fences[volume]?.waiters ?? [] {
+                actions.append(
+                    .reply(waiter.ticket, .failure(ManagerError(.volumeNotFound, "volume \(volume) was removed"))))
+            }
+            fences[volume] = nil
+        }
+    }
+
+    private mutating func welcome(
+        _ link: LinkID, _ role: Role, _ result: Result<MessageFromManager, ManagerError>, _ now: Instant,
+        _ actions: inout [ManagerAction]
+    ) {
+        switch result {
+        case .failure(let error):
+            actions.append(.notice(.connectionRefused(link, error)))
+            if links.removeValue(forKey: link) != nil {
+                actions.append(.send(link, .refused(code: error.code.rawValue, message: error.message)))
+                actions.append(.close(link))
+            }
+        case .success(let message):
+            guard links[link] != nil else {
+                if case .server(let server) = role, presence[server] == nil {
+                    presence[server] = Presence(lastHeard: now, linkLostAt: now)
+                }
+                return
+            }
+            links[link]?.role = role
+            switch role {
+            case .introducing: break
+            case .server(let server):
+                if let old = presence[server]?.link, links.removeValue(forKey: old) != nil {
+                    actions.append(.close(old))
+                }
+                presence[server] = Presence(link: link, lastHeard: now)
+                actions.append(.send(link, message))
+                actions.append(.send(link, .update(state.fullUpdate(for: nil))))
+            case .client(let client):
+                state.connectedClients.insert(client)
+                actions.append(.send(link, message))
+                actions.append(.send(link, .update(state.fullUpdate(for: client))))
+            }
+        }
+    }
+
+    /// The store did not take the batch: nobody may hear of it, and nothing more is decided here.
+    private mutating func abandon(_ actions: inout [ManagerAction]) {
+        isFinished = true
+        let error = ManagerError(.storeFailed, "the change could not be stored; whether it happened is unknown")
+        for (ticket, _) in batch?.replies ?? [] { actions.append(.reply(ticket, .failure(error))) }
+        for (_, ticket, _) in batch?.waiters ?? [] { actions.append(.reply(ticket, .failure(error))) }
+        for case .command(let ticket, _, _) in queue {
+            actions.append(.reply(ticket, .failure(ManagerError(.notLeader, "this manager no longer leads"))))
+        }
+        for volume in fences.keys.sorted() {
+            for waiter in fences[volume]?.waiters ?? [] { actions.append(.reply(waiter.ticket, .failure(error))) }
+        }
+        for link in links.keys.sorted() { actions.append(.close(link)) }
+        batch = nil
+        queue = []
+        fences = [:]
+        links = [:]
+    }
+}

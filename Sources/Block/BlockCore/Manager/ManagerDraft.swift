@@ -1,0 +1,226 @@
+/// A batch of changes on the way to one commit: the next state, and what has to be stored and told because of it.
+struct ManagerDraft {
+    private(set) var state: SystemState
+    private var dirty: Set<RecordKey> = []
+    private var changedCombs: Set<CombKey> = []
+    private var changedVolumes: Set<VolumeID> = []
+    private var removedVolumes: Set<VolumeID> = []
+    private var addressesChanged = false
+    var notices: [ManagerNotice] = []
+    let rules: ProtocolRules
+
+    init(_ state: SystemState, rules: ProtocolRules) {
+        self.state = state
+        self.state.revision += 1
+        self.rules = rules
+    }
+
+    var isEmpty: Bool { dirty.isEmpty }
+    var revision: UInt64 { state.revision }
+
+    /// In an order that does not depend on hashing.
+    func mutations() -> [StoreMutation] {
+        var changes = dirty.map { (path: $0.path, key: $0) }
+        changes.append((RecordKey.system.path, .system))
+        changes.sort { $0.path < $1.path }
+        return changes.enumerated().filter { $0.offset == 0 || changes[$0.offset - 1].path != $0.element.path }.map {
+            let (path, key) = $0.element
+            if let bytes = state.encode(key) { return .put(key: path, value: bytes) }
+            return .delete(key: path)
+        }
+    }
+
+    /// The batch as a server hears it, or as a client that may see `visible` volumes.
+    func update(for client: SdcID?) -> MapUpdate {
+        var update = MapUpdate(revision: revision, isFull: false)
+        if addressesChanged { update.servers = state.serverAddresses }
+        for pool in state.pools.values {
+            let entries = changedCombs.filter { $0.pool == pool.id }.map(\.index).sorted()
+            if entries.isEmpty { continue }
+            update.pools.append(
+                PoolUpdate(
+                    pool: pool.id, combCount: pool.combCount,
+                    entries: entries.map { PoolUpdate.Entry(index: $0, comb: pool.combs[Int($0)]) }))
+        }
+        for id in changedVolumes.sorted() {
+            guard let volume = state.volumes[id] else { continue }
+            if let record = volume.record(for: client) {
+                update.volumes.append(record)
+            } else {
+                update.removedVolumes.append(id)
+            }
+        }
+        update.removedVolumes += removedVolumes.sorted()
+        return update
+    }
+
+    // MARK: Changing objects
+
+    mutating func put(_ domain: ProtectionDomain) {
+        state.domains[domain.id] = domain
+        dirty.insert(.domain(domain.id))
+    }
+
+    mutating func put(_ pool: StoragePool) {
+        state.pools[pool.id] = pool
+        dirty.insert(.pool(pool.id))
+        for chunk in 0..<(pool.combCount + Geometry.combsPerChunk - 1) / Geometry.combsPerChunk {
+            dirty.insert(.combs(pool.id, chunk: chunk))
+        }
+        for index in 0..<pool.combCount { changedCombs.insert(CombKey(pool: pool.id, index: index)) }
+    }
+
+    mutating func put(_ server: Sds) {
+        if state.servers[server.id]?.address != server.address { addressesChanged = true }
+        state.servers[server.id] = server
+        dirty.insert(.server(server.id))
+    }
+
+    mutating func put(_ device: Device) {
+        state.devices[device.id] = device
+        dirty.insert(.device(device.id))
+    }
+
+    mutating func put(_ client: Sdc) {
+        state.clients[client.id] = client
+        dirty.insert(.client(client.id))
+    }
+
+    mutating func put(_ volume: Volume) {
+        var volume = volume
+        volume.revision = revision
+        state.volumes[volume.id] = volume
+        dirty.insert(.volume(volume.id))
+        changedVolumes.insert(volume.id)
+    }
+
+    mutating func remove(_ volume: VolumeID) {
+        state.volumes[volume] = nil
+        dirty.insert(.volume(volume))
+        changedVolumes.remove(volume)
+        removedVolumes.insert(volume)
+    }
+
+    mutating func remove(_ client: SdcID) {
+        state.clients[client] = nil
+        dirty.insert(.client(client))
+    }
+
+    mutating func remove(_ server: SdsID) {
+        for device in state.devices.values where device.sds == server {
+            state.devices[device.id] = nil
+            dirty.insert(.device(device.id))
+        }
+        state.servers[server] = nil
+        dirty.insert(.server(server))
+    }
+
+    /// Gives the comb a new configuration under the next epoch.
+    mutating func reconfigure(_ key: CombKey, primary: CopyPlace, state newState: Comb.State) {
+        let revision = revision
+        let known = state.pools.modify(key.pool) { pool -> Bool in
+            guard Int(key.index) < pool.combs.count else { return false }
+            let epoch = pool.combs[Int(key.index)].epoch + 1
+            pool.combs[Int(key.index)] = Comb(epoch: epoch, primary: primary, state: newState, revision: revision)
+            return true
+        }
+        precondition(known == true, "a comb that exists")
+        dirty.insert(.combs(key.pool, chunk: key.index / Geometry.combsPerChunk))
+        changedCombs.insert(key)
+    }
+
+    /// An id that no object of this kind has.
+    func unusedID<ID: BlockStoreID>(
+        _ generator: inout some RandomNumberGenerator, _ isUsed: (ID) -> Bool
+    ) -> ID {
+        while true {
+            let id = ID(rawValue: generator.next())
+            if id.rawValue != 0, !isUsed(id) { return id }
+        }
+    }
+
+    // MARK: Copies that come and go
+
+    /// Takes every copy for which `isLost` says so out of its comb, promoting the other copy where there is one.
+    mutating func withdraw(_ isLost: (CopyPlace) -> Bool) {
+        for pool in state.pools.values {
+            var degraded = 0
+            var unavailable = 0
+            for (index, comb) in pool.combs.enumerated() {
+                let key = CombKey(pool: pool.id, index: UInt32(index))
+                switch comb.state {
+                case .unplaced, .unavailable: break
+                case .normal(let secondary):
+                    if isLost(comb.primary) {
+                        let usable = state.isUsable(secondary) && !isLost(secondary)
+                        reconfigure(key, primary: secondary, state: usable ? .degraded : .unavailable)
+                        if usable { degraded += 1 } else { unavailable += 1 }
+                    } else if isLost(secondary) {
+                        reconfigure(key, primary: comb.primary, state: .degraded)
+                        degraded += 1
+                    }
+                case .degraded:
+                    if isLost(comb.primary) {
+                        reconfigure(key, primary: comb.primary, state: .unavailable)
+                        unavailable += 1
+                    }
+                case .rebuilding(let target):
+                    if isLost(comb.primary) {
+                        if rules.contains(.neverPromoteStale) || isLost(target) {
+                            reconfigure(key, primary: comb.primary, state: .unavailable)
+                            unavailable += 1
+                        } else {
+                            reconfigure(key, primary: target, state: .degraded)
+                        }
+                    } else if isLost(target) {
+                        reconfigure(key, primary: comb.primary, state: .degraded)
+                    }
+                }
+            }
+            if degraded > 0 { notices.append(.combsDegraded(count: degraded, pool: pool.id)) }
+            if unavailable > 0 { notices.append(.combsUnavailable(count: unavailable, pool: pool.id)) }
+        }
+    }
+
+    /// Combs whose only copy has become usable again are served again, under a new epoch.
+    mutating func reinstate() {
+        for pool in state.pools.values {
+            for (index, comb) in pool.combs.enumerated()
+            where comb.state == .unavailable && state.isUsable(comb.primary) {
+                reconfigure(CombKey(pool: pool.id, index: UInt32(index)), primary: comb.primary, state: .degraded)
+            }
+        }
+    }
+}
+
+extension SystemState {
+    var serverAddresses: [ServerAddress] {
+        servers.values.map { ServerAddress(sds: $0.id, address: $0.address) }
+    }
+
+    /// Everything, as a server (nil) or a client needs it.
+    func fullUpdate(for client: SdcID?) -> MapUpdate {
+        var update = MapUpdate(revision: revision, isFull: true)
+        update.servers = serverAddresses
+        update.pools = pools.values.map { pool in
+            PoolUpdate(
+                pool: pool.id, combCount: pool.combCount,
+                entries: pool.combs.enumerated().map { PoolUpdate.Entry(index: UInt32($0.offset), comb: $0.element) })
+        }
+        update.volumes = volumes.values.compactMap { $0.record(for: client) }
+        return update
+    }
+}
+
+extension Volume {
+    /// What a server (nil) or a client is told; nil if the client may not see it.
+    func record(for client: SdcID?) -> VolumeRecord? {
+        var shown = mappings
+        if let client {
+            shown = usableMappings.filter { $0.sdc == client }
+            if shown.isEmpty { return nil }
+        }
+        return VolumeRecord(
+            id: id, pool: pool, name: name, sizeUnits: sizeUnits, attachEpoch: attachEpoch, mappings: shown)
+    }
+}

@@ -1,0 +1,223 @@
+/// Names one stored record. The paths and the records' layout are described in docs/formats/manager-store.md.
+enum RecordKey: Hashable {
+    case system
+    case domain(ProtectionDomainID)
+    case pool(StoragePoolID)
+    case combs(StoragePoolID, chunk: UInt32)
+    case server(SdsID)
+    case device(DeviceID)
+    case client(SdcID)
+    case volume(VolumeID)
+
+    var path: String {
+        switch self {
+        case .system: "system"
+        case .domain(let id): "domain/\(id)"
+        case .pool(let id): "pool/\(id)"
+        case .combs(let id, let chunk):
+            "combs/\(id)/" + String(repeating: "0", count: max(0, 4 - String(chunk).count)) + String(chunk)
+        case .server(let id): "sds/\(id)"
+        case .device(let id): "device/\(id)"
+        case .client(let id): "sdc/\(id)"
+        case .volume(let id): "volume/\(id)"
+        }
+    }
+}
+
+/// Every record begins with this number; a reader refuses others.
+private let recordVersion: UInt8 = 1
+
+extension SystemState {
+    /// The record's bytes, or nil if the object is gone.
+    func encode(_ key: RecordKey) -> [UInt8]? {
+        var writer = ByteWriter()
+        writer.put(recordVersion)
+        switch key {
+        case .system:
+            writer.put(system.id)
+            writer.put(system.name)
+            writer.put(system.createdAt)
+            writer.put(revision)
+        case .domain(let id):
+            guard let domain = domains[id] else { return nil }
+            writer.put(domain.id)
+            writer.put(domain.name)
+        case .pool(let id):
+            guard let pool = pools[id] else { return nil }
+            writer.put(pool.id)
+            writer.put(pool.domain)
+            writer.put(pool.name)
+            writer.put(pool.combCount)
+            writer.put(pool.sparePercentage)
+        case .combs(let id, let chunk):
+            guard let pool = pools[id] else { return nil }
+            let first = Int(chunk * Geometry.combsPerChunk)
+            let combs = Array(pool.combs[first..<min(first + Int(Geometry.combsPerChunk), pool.combs.count)])
+            writer.put(pool.id)
+            writer.put(UInt32(first))
+            writer.put(list: combs) { $0.put($1) }
+        case .server(let id):
+            guard let server = servers[id] else { return nil }
+            writer.put(server)
+        case .device(let id):
+            guard let device = devices[id] else { return nil }
+            writer.put(device)
+        case .client(let id):
+            guard let client = clients[id] else { return nil }
+            writer.put(client.id)
+            writer.put(client.guid)
+            writer.put(client.name)
+            writer.put(client.ip)
+            writer.put(client.generation)
+            writer.put(client.incarnation)
+        case .volume(let id):
+            guard let volume = volumes[id] else { return nil }
+            writer.put(volume)
+        }
+        return writer.bytes
+    }
+
+    /// Builds the state from everything that is stored; nil when nothing is.
+    static func decode(_ records: [(key: String, value: [UInt8])]) throws(ManagerError) -> SystemState? {
+        guard let stored = records.first(where: { $0.key == "system" }) else { return nil }
+        do {
+            var reader = try open(stored.value)
+            let system = System(
+                id: try reader.id(SystemID.self), name: try reader.text(), createdAt: try reader.number(UInt64.self))
+            var state = SystemState(system: system)
+            state.revision = try reader.number(UInt64.self)
+            for kind in ["domain", "pool", "combs", "sds", "device", "sdc", "volume"] {
+                for record in records where record.key.hasPrefix(kind + "/") {
+                    var reader = try open(record.value)
+                    try state.load(kind, &reader)
+                    try reader.finish()
+                }
+            }
+            return state
+        } catch {
+            throw ManagerError(.malformed, "a stored record of the manager cannot be read", cause: error)
+        }
+    }
+
+    private static func open(_ bytes: [UInt8]) throws(WireError) -> ByteReader {
+        var reader = ByteReader(bytes)
+        let version = try reader.number(UInt8.self)
+        guard version == recordVersion else { throw WireError(description: "record version \(version)") }
+        return reader
+    }
+
+    private mutating func load(_ kind: String, _ reader: inout ByteReader) throws(WireError) {
+        switch kind {
+        case "domain":
+            let id = try reader.id(ProtectionDomainID.self)
+            domains[id] = ProtectionDomain(id: id, name: try reader.text())
+        case "pool":
+            let id = try reader.id(StoragePoolID.self)
+            let domain = try reader.id(ProtectionDomainID.self)
+            let name = try reader.text()
+            let combCount = try reader.number(UInt32.self)
+            guard combCount > 0, combCount <= 1 << 16, combCount & (combCount - 1) == 0 else {
+                throw WireError(description: "a pool of \(combCount) combs")
+            }
+            pools[id] = StoragePool(
+                id: id, domain: domain, name: name, combs: Array(repeating: .unplaced, count: Int(combCount)),
+                sparePercentage: try reader.number(UInt32.self))
+        case "combs":
+            let id = try reader.id(StoragePoolID.self)
+            let first = Int(try reader.number(UInt32.self))
+            let combs = try reader.list(minimumSize: 33) { reader throws(WireError) in try reader.comb() }
+            guard let pool = pools[id], first + combs.count <= pool.combs.count else {
+                throw WireError(description: "combs of an unknown pool")
+            }
+            _ = pools.modify(id) { $0.combs.replaceSubrange(first..<first + combs.count, with: combs) }
+        case "sds":
+            let server = try reader.server()
+            servers[server.id] = server
+        case "device":
+            let device = try reader.device()
+            devices[device.id] = device
+        case "sdc":
+            let id = try reader.id(SdcID.self)
+            clients[id] = Sdc(
+                id: id, guid: try reader.text(), name: try reader.text(), ip: try reader.text(),
+                generation: try reader.number(UInt32.self), incarnation: try reader.number(UInt64.self))
+        default:
+            let volume = try reader.volume()
+            volumes[volume.id] = volume
+        }
+    }
+}
+
+extension ByteWriter {
+    fileprivate mutating func put(_ server: Sds) {
+        put(server.id)
+        put(server.domain)
+        put(server.name)
+        put(server.address)
+        put(server.status.rawValue)
+        put(server.incarnation)
+        put(server.generation)
+        put(server.downRevision)
+    }
+
+    fileprivate mutating func put(_ device: Device) {
+        put(device.id)
+        put(device.sds)
+        put(device.pool)
+        put(device.path)
+        put(device.capacityUnits)
+        put(device.status.rawValue)
+        put(device.mountCounter)
+    }
+
+    fileprivate mutating func put(_ volume: Volume) {
+        put(volume.id)
+        put(volume.pool)
+        put(volume.name)
+        put(volume.sizeUnits)
+        put(volume.provisioning.rawValue)
+        put(volume.createdAt)
+        put(volume.attachEpoch)
+        put(volume.fencedThrough)
+        put(volume.revision)
+        put(list: volume.mappings) { $0.put($1) }
+    }
+}
+
+extension ByteReader {
+    private mutating func enumeration<Value: RawRepresentable<String>>(_ type: Value.Type) throws(WireError) -> Value {
+        let text = try text()
+        guard let value = Value(rawValue: text) else { throw WireError(description: "unknown value \(text)") }
+        return value
+    }
+
+    fileprivate mutating func server() throws(WireError) -> Sds {
+        Sds(
+            id: try id(SdsID.self), domain: try id(ProtectionDomainID.self), name: try text(), address: try text(),
+            status: try enumeration(Sds.Status.self), incarnation: try number(UInt64.self),
+            generation: try number(UInt32.self), downRevision: try number(UInt64.self))
+    }
+
+    fileprivate mutating func device() throws(WireError) -> Device {
+        Device(
+            id: try id(DeviceID.self), sds: try id(SdsID.self), pool: try id(StoragePoolID.self), path: try text(),
+            capacityUnits: try number(UInt32.self), status: try enumeration(Device.Status.self),
+            mountCounter: try number(UInt64.self))
+    }
+
+    fileprivate mutating func volume() throws(WireError) -> Volume {
+        let id = try id(VolumeID.self)
+        let pool = try self.id(StoragePoolID.self)
+        let name = try text()
+        let sizeUnits = try number(UInt32.self)
+        let provisioning = try enumeration(Volume.Provisioning.self)
+        let createdAt = try number(UInt64.self)
+        let attachEpoch = try number(UInt64.self)
+        let fencedThrough = try number(UInt64.self)
+        let revision = try number(UInt64.self)
+        return Volume(
+            id: id, pool: pool, name: name, sizeUnits: sizeUnits, provisioning: provisioning, createdAt: createdAt,
+            mappings: try list(minimumSize: 25) { reader throws(WireError) in try reader.mapping() },
+            attachEpoch: attachEpoch, fencedThrough: fencedThrough, revision: revision)
+    }
+}
