@@ -55,7 +55,7 @@ let ground: [Target] = [
 ]
 
 let cluster: [Target] = [
-    room("MesosAPI", in: "Cluster", ["Base", protobuf], exclude: ["Protos"]),
+    room("MesosAPI", in: "Cluster", ["Base", protobuf, orderedCollections], exclude: ["Protos"]),
     room("Resources", in: "Cluster", ["Base", "MesosAPI"]),
     room("Allocator", in: "Cluster", ["Base", "MesosAPI", "Resources"]),
     room("MasterCore", in: "Cluster", ["Base", "MesosAPI", "Resources", "Allocator"]),
@@ -74,7 +74,9 @@ let cluster: [Target] = [
             "AgentCore", "Containerizer", "Base", "MesosAPI", "Resources", "Telemetry", "HTTPKit", "LinuxOS",
             hummingbird, httpTypes, lifecycle, logging,
         ]),
-    room("MesosClient", in: "Cluster", ["Base", "MesosAPI", "Resources", "HTTPKit", logging]),
+    room(
+        "MesosClient", in: "Cluster",
+        ["Base", "MesosAPI", "Resources", "HTTPKit", httpClient, nio, nioHTTP1, logging]),
 ]
 
 let schedulers: [Target] = [
