@@ -70,6 +70,11 @@ extension JSONValue {
         return array[index]
     }
 
+    /// An object of these members in their order; of members with one name the last counts.
+    public static func object(members: some Sequence<(String, JSONValue)>) -> JSONValue {
+        .object(Object(members, uniquingKeysWith: { _, last in last }))
+    }
+
     /// `string` as a JSON string, nil as null.
     public static func optional(_ string: String?) -> JSONValue { string.map(JSONValue.string) ?? .null }
 }
