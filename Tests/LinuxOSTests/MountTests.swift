@@ -34,7 +34,7 @@ import Testing
         let image = directory.file("image")
         try writeFile(image, "")
         #expect(truncate(image, 32 << 20) == 0)
-        try await runChecked(["mkfs.ext4", "-q", "-F", image])
+        try await runChecked(["mkfs.ext4", "-q", "-F", "-b", "4096", image])
         #expect(try sizeOfFile(image) == 32 << 20)
 
         let target = try directory.directory("mount")
