@@ -63,12 +63,14 @@ struct ClusterView: Sendable {
 
     private func storage(_ path: String) async throws -> JSONValue {
         let login = try await caller.call(
-            .GET, gateway, "/api/login", headers: ["authorization": "Basic " + base64("admin:\(password)")])
+            .GET, gateway, "/api/login",
+            headers: ["authorization": basicAuthorization(user: "admin", password: password)])
         guard login.isSuccess, let token = try login.json().string else {
             throw ScenarioFailure("the gateway answered \(login.status): \(login.text)")
         }
         let reply = try await caller.call(
-            .GET, gateway, path, headers: ["authorization": "Basic " + base64(":\(token)")], deadline: .seconds(3))
+            .GET, gateway, path, headers: ["authorization": basicAuthorization(user: "", password: token)],
+            deadline: .seconds(3))
         guard reply.isSuccess else { throw ScenarioFailure("the gateway answered \(reply.status): \(reply.text)") }
         return try reply.json()
     }
@@ -93,18 +95,4 @@ struct ClusterView: Sendable {
         (try await storage("/api/types/Sds/instances").array ?? [])
             .filter { $0["mdmConnectionState"]?.string == "Connected" }.compactMap { $0["name"]?.string }
     }
-}
-
-private func base64(_ text: String) -> String {
-    let alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
-    var result = ""
-    let bytes = Array(text.utf8)
-    for start in stride(from: 0, to: bytes.count, by: 3) {
-        let group = bytes[start..<min(start + 3, bytes.count)]
-        let value = group.reduce(0) { $0 << 8 | Int($1) } << (8 * (3 - group.count))
-        for digit in 0..<4 {
-            result.append(digit <= group.count ? alphabet[(value >> (18 - 6 * digit)) & 63] : "=")
-        }
-    }
-    return result
 }
