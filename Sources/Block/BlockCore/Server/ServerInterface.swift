@@ -5,6 +5,10 @@ public struct ServerConfiguration: Sendable {
     public var address: String
     /// Random, non-zero, chosen at process start.
     public var incarnation: UInt64
+    /// The storage pool of each device, by name; "default" where not given.
+    public var poolNames: [DeviceID: String] = [:]
+    /// For display.
+    public var devicePaths: [DeviceID: String] = [:]
     public var keepAliveInterval: Duration = .milliseconds(250)
     /// A secondary that has not answered for so long is reported to the manager.
     public var replicaTimeout: Duration = .milliseconds(1500)

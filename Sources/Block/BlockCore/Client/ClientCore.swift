@@ -1,0 +1,395 @@
+import Base
+
+/// A storage client: takes I/O of attached volumes to the right server, again and again until it is answered, fenced,
+/// or has been held for too long.
+///
+/// Invariants:
+/// - A request is sent again only over a newer session of the same server, which ends the older one before it accepts
+///   anything, or to another server under a higher comb epoch, which makes the older server unable to finish it.
+/// - An attachment that was refused as fenced, or that the manager no longer grants, never comes back to life.
+public struct ClientCore: Sendable {
+    struct IO {
+        var attachment: Attachment
+        var kind: ClientIOKind
+        var deadline: Instant
+        var piecesLeft: Int
+    }
+
+    /// The part of an I/O that lies in one unit.
+    struct Piece {
+        enum State: Equatable {
+            case waiting(notBefore: Instant)
+            case sent(SdsID, request: UInt64, at: Instant)
+        }
+
+        var io: ClientIO
+        var volume: VolumeID
+        var unit: UInt32
+        var range: BlockRange
+        /// Where the piece begins in the I/O's memory.
+        var ioOffset: UInt32
+        var state: State
+    }
+
+    struct Server {
+        enum State: Equatable {
+            case closed(retryAt: Instant)
+            case connecting(since: Instant)
+            case greeting(LinkID, since: Instant)
+            case open(LinkID)
+        }
+
+        var state: State
+        var session: UInt64 = 0
+        var nextRequest: UInt64 = 1
+        var outstanding: [UInt64: UInt64] = [:]
+
+        var link: LinkID? {
+            switch state {
+            case .closed, .connecting: nil
+            case .greeting(let link, _), .open(let link): link
+            }
+        }
+    }
+
+    struct Attached {
+        var volume: AttachedVolume
+        var isDead = false
+    }
+
+    public let configuration: ClientConfiguration
+    public private(set) var sdc: SdcID?
+    var generation: UInt32?
+    var map = ClusterMap()
+    var attached: [VolumeID: Attached] = [:]
+    var ios: [ClientIO: IO] = [:]
+    var pieces: [UInt64: Piece] = [:]
+    var nextPiece: UInt64 = 1
+    var servers: [SdsID: Server] = [:]
+    var isManagerConnected = false
+    var lastKeepAlive = Instant.zero
+    var mapAskedAt = Instant.zero
+
+    public init(configuration: ClientConfiguration) { self.configuration = configuration }
+
+    /// I/Os accepted and not completed.
+    public var inFlight: Int { ios.count }
+    /// Every live attachment, in order of the volume ids.
+    public var attachments: [AttachedVolume] {
+        attached.keys.sorted().compactMap { attached[$0] }.filter { !$0.isDead }.map(\.volume)
+    }
+
+    public mutating func apply(_ event: ClientEvent, now: Instant, into actions: inout [ClientAction]) {
+        switch event {
+        case .managerConnected:
+            isManagerConnected = true
+            let hello = ClientHello(
+                guid: configuration.guid, name: configuration.name, ip: configuration.ip,
+                incarnation: configuration.incarnation)
+            actions.append(.sendManager(.clientHello(hello)))
+        case .managerClosed: isManagerConnected = false
+        case .manager(let message): receive(message, now, &actions)
+        case .submit(let io, let attachment, let kind, let offset, let length):
+            submit(io, attachment, kind, offset, length, now, &actions)
+        case .serverConnected(let server, let link): connected(server, link, now, &actions)
+        case .serverClosed(let server): disconnected(server, now)
+        case .answer(let link, let header, let payload): answered(header, payload, on: link, now, &actions)
+        case .tick: tick(now, &actions)
+        }
+    }
+
+    // MARK: Manager
+
+    private mutating func receive(
+        _ message: MessageFromManager, _ now: Instant, _ actions: inout [ClientAction]
+    ) {
+        switch message {
+        case .welcomeClient(let system, let sdc, let generation):
+            self.sdc = sdc
+            self.generation = generation
+            actions.append(.welcomed(system, sdc))
+        case .refused(let code, let message): actions.append(.refused(code: code, message: message))
+        case .update(let update):
+            guard map.apply(update) != nil else { return }
+            reviseAttachments(now, &actions)
+            revisePieces(now, &actions)
+            actions.append(.sendManager(.acknowledge(revision: update.revision)))
+        case .keepAlive, .welcomeServer: break
+        }
+    }
+
+    private mutating func reviseAttachments(_ now: Instant, _ actions: inout [ClientAction]) {
+        for id in attached.keys.sorted() {
+            guard let known = attached[id] else { continue }
+            if let granted = granted(id), granted.attachment == known.volume.attachment {
+                if granted != known.volume, !known.isDead {
+                    attached[id]?.volume = granted
+                    actions.append(.changed(granted))
+                }
+                continue
+            }
+            detach(id, .fenced, &actions)
+            attached[id] = nil
+        }
+        for id in map.volumes.keys.sorted() where attached[id] == nil {
+            guard let granted = granted(id) else { continue }
+            attached[id] = Attached(volume: granted)
+            actions.append(.attached(granted))
+        }
+    }
+
+    private func granted(_ id: VolumeID) -> AttachedVolume? {
+        guard let record = map.volumes[id], let mapping = record.mappings.first, mapping.mode != .noAccess else {
+            return nil
+        }
+        return AttachedVolume(
+            attachment: Attachment(volume: id, epoch: mapping.epoch), name: record.name,
+            sizeBytes: UInt64(record.sizeUnits) * UInt64(Geometry.unitBytes), mode: mapping.mode)
+    }
+
+    /// The attachment is dead: everything under way on it fails.
+    private mutating func detach(_ id: VolumeID, _ result: ClientIOResult, _ actions: inout [ClientAction]) {
+        guard let known = attached[id], !known.isDead else { return }
+        attached[id]?.isDead = true
+        for io in ios.keys.sorted(by: { $0.rawValue < $1.rawValue })
+        where ios[io]?.attachment == known.volume.attachment {
+            complete(io, result, &actions)
+        }
+        actions.append(.detached(known.volume.attachment))
+    }
+
+    /// Pieces sent to a server that no longer leads their comb go to the one that does.
+    private mutating func revisePieces(_ now: Instant, _ actions: inout [ClientAction]) {
+        for id in pieces.keys.sorted() {
+            guard let piece = pieces[id] else { continue }
+            if case .sent(let server, let request, _) = piece.state {
+                guard let key = map.combKey(of: UnitKey(volume: piece.volume, index: piece.unit)),
+                    let comb = map.comb(key), comb.primary.sds != server
+                else { continue }
+                servers[server]?.outstanding[request] = nil
+            }
+            pieces[id]?.state = .waiting(notBefore: now)
+            send(id, now, &actions)
+        }
+    }
+
+    // MARK: I/O
+
+    private mutating func submit(
+        _ io: ClientIO, _ attachment: Attachment, _ kind: ClientIOKind, _ offset: UInt64, _ length: UInt32,
+        _ now: Instant, _ actions: inout [ClientAction]
+    ) {
+        func end(_ result: ClientIOResult) {
+            actions.append(.complete(io, result))
+            if case .write(let payload) = kind { actions.append(.release(payload)) }
+        }
+        guard let known = attached[attachment.volume], known.volume.attachment == attachment, !known.isDead else {
+            return end(.fenced)
+        }
+        if kind == .flush { return end(.ok) }
+        let block = UInt64(Geometry.blockBytes)
+        guard offset % block == 0, UInt64(length) % block == 0, length > 0, length <= 64 << 20,
+            offset <= known.volume.sizeBytes, UInt64(length) <= known.volume.sizeBytes - offset
+        else { return end(.invalid) }
+        if kind != .read, known.volume.mode == .readOnly { return end(.readOnly) }
+        guard ios.count < configuration.requestsMax else { return end(.overloaded) }
+        let first = nextPiece
+        var done: UInt32 = 0
+        while done < length {
+            let position = offset + UInt64(done)
+            let inside = UInt32(position % UInt64(Geometry.unitBytes))
+            let part = min(length - done, Geometry.unitBytes - inside)
+            guard let range = BlockRange(offset: inside, length: part) else { preconditionFailure("whole blocks") }
+            pieces[nextPiece] = Piece(
+                io: io, volume: attachment.volume, unit: UInt32(position / UInt64(Geometry.unitBytes)), range: range,
+                ioOffset: done, state: .waiting(notBefore: now))
+            nextPiece += 1
+            done += part
+        }
+        ios[io] = IO(
+            attachment: attachment, kind: kind, deadline: now + configuration.holdTime,
+            piecesLeft: Int(nextPiece - first))
+        for id in first..<nextPiece { send(id, now, &actions) }
+    }
+
+    private mutating func send(_ id: UInt64, _ now: Instant, _ actions: inout [ClientAction]) {
+        guard let piece = pieces[id], case .waiting(let moment) = piece.state, now >= moment, let io = ios[piece.io],
+            let key = map.combKey(of: UnitKey(volume: piece.volume, index: piece.unit)), let comb = map.comb(key),
+            comb.isPlaced, comb.state != .unavailable,
+            let link = openLink(comb.primary.sds, now, &actions), let server = servers[comb.primary.sds]
+        else { return }
+        var header = DataHeader(opcode: .read)
+        var slice: PayloadSlice?
+        switch io.kind {
+        case .read: break
+        case .write(let payload):
+            header.opcode = .write
+            header.flags = .payload
+            slice = PayloadSlice(payload: payload, offset: piece.ioOffset, length: piece.range.length)
+        case .writeZeroes: header.opcode = .writeZeroes
+        case .flush: preconditionFailure("a flush has no pieces")
+        }
+        header.request = server.nextRequest
+        header.session = server.session
+        header.volume = piece.volume.rawValue
+        header.unit = piece.unit
+        header.offset = piece.range.offset
+        header.length = piece.range.length
+        header.combEpoch = comb.epoch
+        header.attachEpoch = io.attachment.epoch
+        servers[comb.primary.sds]?.nextRequest += 1
+        servers[comb.primary.sds]?.outstanding[header.request] = id
+        pieces[id]?.state = .sent(comb.primary.sds, request: header.request, at: now)
+        actions.append(.send(link, header, slice))
+    }
+
+    private mutating func complete(_ io: ClientIO, _ result: ClientIOResult, _ actions: inout [ClientAction]) {
+        guard let ended = ios.removeValue(forKey: io) else { return }
+        if ended.piecesLeft > 0 {
+            for id in pieces.keys.sorted() where pieces[id]?.io == io { forget(id) }
+        }
+        actions.append(.complete(io, result))
+        if case .write(let payload) = ended.kind { actions.append(.release(payload)) }
+    }
+
+    private mutating func forget(_ id: UInt64) {
+        if case .sent(let server, let request, _) = pieces[id]?.state {
+            servers[server]?.outstanding[request] = nil
+        }
+        pieces[id] = nil
+    }
+
+    private mutating func answered(
+        _ header: DataHeader, _ payload: PayloadID?, on link: LinkID, _ now: Instant,
+        _ actions: inout [ClientAction]
+    ) {
+        var payload = payload
+        defer { if let payload { actions.append(.release(payload)) } }
+        guard let server = servers.keys.sorted().first(where: { servers[$0]?.link == link }), header.isReply,
+            header.session == servers[server]?.session
+        else { return }
+        if header.opcode == .hello {
+            guard case .greeting = servers[server]?.state else { return }
+            if header.status == .ok {
+                servers[server]?.state = .open(link)
+                sendWaiting(now, &actions)
+            } else {
+                reconnect(server, now, &actions)
+            }
+            return
+        }
+        guard let id = servers[server]?.outstanding.removeValue(forKey: header.request), let piece = pieces[id] else {
+            return
+        }
+        switch header.status {
+        case .ok:
+            if case .read = ios[piece.io]?.kind {
+                guard header.length == piece.range.length, payload != nil || header.flags.contains(.zeros) else {
+                    pieces[id]?.state = .waiting(notBefore: now)
+                    return reconnect(server, now, &actions)
+                }
+                actions.append(
+                    .deliver(piece.io, offset: piece.ioOffset, length: piece.range.length, payload))
+                payload = nil
+            }
+            pieces[id] = nil
+            ios[piece.io]?.piecesLeft -= 1
+            if ios[piece.io]?.piecesLeft == 0 { complete(piece.io, .ok, &actions) }
+        case .staleComb:
+            pieces[id]?.state = .waiting(notBefore: now + .milliseconds(10))
+            askForMap(now, &actions)
+        case .notReady, .overloaded: pieces[id]?.state = .waiting(notBefore: now + .milliseconds(10))
+        case .staleSession:
+            pieces[id]?.state = .waiting(notBefore: now)
+            reconnect(server, now, &actions)
+        case .fenced: detach(piece.volume, .fenced, &actions)
+        case .readOnly: complete(piece.io, .readOnly, &actions)
+        case .invalid: complete(piece.io, .invalid, &actions)
+        case .noSpace: complete(piece.io, .noSpace, &actions)
+        case .mediaError: complete(piece.io, .mediaError, &actions)
+        }
+    }
+
+    /// Updates are pushed; a lost one is noticed here.
+    private mutating func askForMap(_ now: Instant, _ actions: inout [ClientAction]) {
+        guard isManagerConnected, now - mapAskedAt >= .milliseconds(500) else { return }
+        mapAskedAt = now
+        actions.append(.sendManager(.requestMap))
+    }
+
+    // MARK: Servers
+
+    private mutating func openLink(_ id: SdsID, _ now: Instant, _ actions: inout [ClientAction]) -> LinkID? {
+        switch servers[id]?.state {
+        case .open(let link): return link
+        case .connecting, .greeting: return nil
+        case .closed(let retryAt) where now < retryAt: return nil
+        case .closed, nil:
+            guard generation != nil, let address = map.addresses[id] else { return nil }
+            servers[id, default: Server(state: .connecting(since: now))].state = .connecting(since: now)
+            actions.append(.connect(id, address: address))
+            return nil
+        }
+    }
+
+    private mutating func connected(
+        _ id: SdsID, _ link: LinkID, _ now: Instant, _ actions: inout [ClientAction]
+    ) {
+        guard case .connecting = servers[id]?.state, let generation, let sdc else {
+            actions.append(.close(link))
+            return
+        }
+        let number = (servers[id]?.session ?? 0) & 0xFFFF_FFFF
+        servers[id]?.session = UInt64(generation) << 32 | (number + 1)
+        servers[id]?.nextRequest = 1
+        servers[id]?.state = .greeting(link, since: now)
+        var hello = DataHeader(opcode: .hello)
+        hello.volume = sdc.rawValue
+        hello.offset = PeerKind.client.rawValue
+        hello.session = servers[id]?.session ?? 0
+        actions.append(.send(link, hello, nil))
+    }
+
+    private mutating func disconnected(_ id: SdsID, _ now: Instant) {
+        guard let outstanding = servers[id]?.outstanding else { return }
+        servers[id]?.outstanding = [:]
+        servers[id]?.state = .closed(retryAt: now + .milliseconds(50))
+        for piece in outstanding.values { pieces[piece]?.state = .waiting(notBefore: now) }
+    }
+
+    private mutating func reconnect(_ id: SdsID, _ now: Instant, _ actions: inout [ClientAction]) {
+        if let link = servers[id]?.link { actions.append(.close(link)) }
+        disconnected(id, now)
+    }
+
+    private mutating func sendWaiting(_ now: Instant, _ actions: inout [ClientAction]) {
+        for id in pieces.keys.sorted() {
+            if case .waiting = pieces[id]?.state { send(id, now, &actions) }
+        }
+    }
+
+    private mutating func tick(_ now: Instant, _ actions: inout [ClientAction]) {
+        if isManagerConnected, generation != nil, now - lastKeepAlive >= configuration.keepAliveInterval {
+            lastKeepAlive = now
+            actions.append(.sendManager(.keepAlive([])))
+        }
+        for id in servers.keys.sorted() {
+            switch servers[id]?.state {
+            case .connecting(let since) where now - since > configuration.requestTimeout:
+                servers[id]?.state = .closed(retryAt: now)
+            case .greeting(_, let since) where now - since > configuration.requestTimeout:
+                reconnect(id, now, &actions)
+            case .open, .closed, .connecting, .greeting, nil: break
+            }
+        }
+        for id in pieces.keys.sorted() {
+            if case .sent(let server, _, let at) = pieces[id]?.state, now - at > configuration.requestTimeout {
+                reconnect(server, now, &actions)
+            }
+        }
+        for io in ios.keys.sorted(by: { $0.rawValue < $1.rawValue }) {
+            if let deadline = ios[io]?.deadline, now >= deadline { complete(io, .timedOut, &actions) }
+        }
+        sendWaiting(now, &actions)
+    }
+}

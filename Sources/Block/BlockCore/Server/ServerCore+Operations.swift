@@ -1,0 +1,282 @@
+import Base
+
+extension ServerCore {
+    /// Something that holds, or waits for, blocks of one unit.
+    struct Operation {
+        enum Kind {
+            case clientRead, clientWrite, clientZeroes
+            case replicaWrite, replicaZeroes
+            /// The source's side of rebuilding one unit.
+            case copyUnit
+        }
+
+        /// The second copy's part in a write.
+        enum Remote: Equatable {
+            case notNeeded
+            /// To be sent, or sent again, not before this moment.
+            case due(Instant)
+            case sent(request: UInt64, combEpoch: UInt64)
+            /// It answered that it cannot: only its removal ends the wait.
+            case impossible
+        }
+
+        var kind: Kind
+        var link: LinkID?
+        var header: DataHeader
+        var payload: PayloadID?
+        var unit: UnitKey
+        var range: BlockRange
+        var comb: CombKey
+        var store: Int
+        var isStarted = false
+        var isLocalPending = false
+        var remote = Remote.notNeeded
+        var remotePlace: CopyPlace?
+        /// Since when the second copy is awaited.
+        var remoteSince = Instant.zero
+        /// Set when the request is lost for its sender; the operation only waits for what it has begun.
+        var failure: DataStatus?
+        /// Of a copy: what remains, and whether a run is being read.
+        var runs: [BlockRange] = []
+
+        var excludesReads: Bool {
+            switch kind {
+            case .clientRead, .copyUnit: false
+            case .clientWrite, .clientZeroes, .replicaWrite, .replicaZeroes: true
+            }
+        }
+        var isClients: Bool {
+            switch kind {
+            case .clientRead, .clientWrite, .clientZeroes: true
+            case .replicaWrite, .replicaZeroes, .copyUnit: false
+            }
+        }
+    }
+
+    // MARK: Range locks
+
+    mutating func enqueue(_ operation: Operation, _ now: Instant, _ actions: inout [ServerAction]) {
+        let id = nextOperation
+        nextOperation += 1
+        operations[id] = operation
+        queues[operation.unit, default: []].append(id)
+        startReady(operation.unit, now, &actions)
+    }
+
+    /// Starts whatever no earlier overlapping operation stands in the way of.
+    func isBlocked(_ position: Int, in queue: [UInt64]) -> Bool {
+        guard let operation = operations[queue[position]] else { return true }
+        for earlier in queue[..<position] {
+            guard let other = operations[earlier], other.range.overlaps(operation.range),
+                other.excludesReads || operation.excludesReads
+            else { continue }
+            if operation.kind == .clientRead {
+                if rules.contains(.noDirtyReads) { return true }
+            } else if rules.contains(.rangeLocks) {
+                return true
+            }
+        }
+        return false
+    }
+
+    mutating func startReady(_ unit: UnitKey, _ now: Instant, _ actions: inout [ServerAction]) {
+        var position = 0
+        while let queue = queues[unit], position < queue.count {
+            let id = queue[position]
+            if let operation = operations[id], !operation.isStarted, !isBlocked(position, in: queue) {
+                operations[id]?.isStarted = true
+                start(id, now, &actions)
+                // It may have ended at once and opened the way for others.
+                if operations[id] == nil {
+                    position = 0
+                    continue
+                }
+            }
+            position += 1
+        }
+    }
+
+    /// Ends an operation: gives up its blocks and buffer, and lets the next ones start.
+    mutating func remove(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let operation = operations.removeValue(forKey: id) else { return }
+        if let payload = operation.payload { actions.append(.release(payload)) }
+        if case .sent(let request, _) = operation.remote, let place = operation.remotePlace {
+            peers[place.sds]?.outstanding[request] = nil
+        }
+        for index in barriers.indices { barriers[index].open.remove(id) }
+        queues[operation.unit]?.removeAll { $0 == id }
+        if queues[operation.unit]?.isEmpty == true { queues[operation.unit] = nil }
+        if operation.isStarted { startReady(operation.unit, now, &actions) }
+    }
+
+    mutating func reject(_ id: UInt64, _ status: DataStatus, _ now: Instant, _ actions: inout [ServerAction]) {
+        if let operation = operations[id], operation.failure == nil, let link = operation.link {
+            actions.append(.send(link, operation.header.reply(status), nil))
+        }
+        remove(id, now, &actions)
+    }
+
+    // MARK: Starting
+
+    private mutating func start(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let operation = operations[id] else { return }
+        switch operation.kind {
+        case .clientRead, .clientWrite, .clientZeroes:
+            if let status = refusal(of: operation) { return reject(id, status, now, &actions) }
+        case .replicaWrite, .replicaZeroes:
+            if let status = replicaRefusal(operation.header, operation.comb, from: nil) {
+                return reject(id, status, now, &actions)
+            }
+        case .copyUnit: return startCopy(id, now, &actions)
+        }
+        var requests: UnitStore.Requests = []
+        let started: UnitStore.Start
+        switch operation.kind {
+        case .clientRead:
+            started = stores[operation.store].read(id, operation.unit, operation.range, &requests)
+        case .clientZeroes, .replicaZeroes:
+            started = stores[operation.store].writeZeroes(id, operation.unit, operation.range, &requests)
+        case .clientWrite, .replicaWrite, .copyUnit:
+            guard let payload = operation.payload else { preconditionFailure("a write has its bytes") }
+            let slice = PayloadSlice(payload: payload, offset: 0, length: operation.range.length)
+            let epoch = map.comb(operation.comb)?.epoch ?? 0
+            started = stores[operation.store].write(
+                id, operation.unit, operation.range, slice, combEpoch: epoch, &requests)
+        }
+        issue(requests, operation.store, &actions)
+        switch started {
+        case .started: operations[id]?.isLocalPending = true
+        case .nothingThere: break
+        case .noSpace: return reject(id, .noSpace, now, &actions)
+        case .busy: return reject(id, .notReady, now, &actions)
+        case .stopped: return reject(id, operation.isClients ? .notReady : .mediaError, now, &actions)
+        }
+        if operation.kind == .clientWrite || operation.kind == .clientZeroes,
+            let place = forwardPlace(operation.unit, operation.comb)
+        {
+            operations[id]?.remotePlace = place
+            operations[id]?.remote = .due(now)
+            operations[id]?.remoteSince = now
+            forward(id, now, &actions)
+        }
+        if started == .nothingThere, operation.kind == .clientRead {
+            var answer = operation.header.reply(.ok)
+            answer.flags.insert(.zeros)
+            if let link = operation.link { actions.append(.send(link, answer, nil)) }
+            return remove(id, now, &actions)
+        }
+        endIfDone(id, now, &actions)
+    }
+
+    /// Why a client's request may not go on; checked when it arrives and again when it starts.
+    func refusal(of operation: Operation) -> DataStatus? {
+        refusal(of: operation.header, operation.link, operation.comb, isWrite: operation.kind != .clientRead)
+    }
+
+    func refusal(of header: DataHeader, _ link: LinkID?, _ key: CombKey, isWrite: Bool) -> DataStatus? {
+        guard let volume = map.volumes[VolumeID(rawValue: header.volume)] else { return .notReady }
+        guard let link, let peer = inbound[link] else { return .staleSession }
+        guard case .client(let client) = peer.peer else { return .invalid }
+        if header.attachEpoch > volume.attachEpoch { return .notReady }
+        guard let mapping = volume.mappings.first(where: { $0.sdc == client && $0.epoch == header.attachEpoch }) else {
+            return .fenced
+        }
+        if mapping.mode == .noAccess || (isWrite && mapping.mode == .readOnly) { return .readOnly }
+        guard header.unit < volume.sizeUnits else { return .invalid }
+        guard let comb = map.comb(key), comb.isPlaced else { return .notReady }
+        guard comb.primary.sds == sds else { return comb.epoch < header.combEpoch ? .notReady : .staleComb }
+        if comb.state == .unavailable { return .notReady }
+        return nil
+    }
+
+    // MARK: Ending
+
+    mutating func localFinished(
+        _ id: UInt64, _ outcome: DiskOutcome, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        guard let operation = operations[id] else { return }
+        operations[id]?.isLocalPending = false
+        switch (operation.kind, outcome) {
+        case (.copyUnit, _): return copyRead(id, outcome, now, &actions)
+        case (.clientRead, .read(let payload)):
+            if let status = operation.failure ?? refusal(of: operation) {
+                actions.append(.release(payload))
+                return reject(id, status, now, &actions)
+            }
+            var answer = operation.header.reply(.ok)
+            answer.flags.insert(.payload)
+            let slice = PayloadSlice(payload: payload, offset: 0, length: operation.range.length)
+            if let link = operation.link { actions.append(.send(link, answer, slice)) }
+            actions.append(.release(payload))
+            return remove(id, now, &actions)
+        case (_, .failed):
+            // The device has stopped and the manager will move the comb; whoever asked asks again.
+            return reject(id, operation.isClients ? .notReady : .mediaError, now, &actions)
+        case (_, .read(let payload)): actions.append(.release(payload))
+        case (_, .done): break
+        }
+        endIfDone(id, now, &actions)
+    }
+
+    /// Answers and ends a write whose parts are all done.
+    mutating func endIfDone(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let operation = operations[id], operation.isStarted, !operation.isLocalPending,
+            operation.remote == .notNeeded, operation.kind != .copyUnit, operation.kind != .clientRead
+        else { return }
+        if operation.failure == nil, let link = operation.link {
+            actions.append(.send(link, operation.header.reply(.ok), nil))
+        }
+        remove(id, now, &actions)
+    }
+
+    // MARK: Map revisions
+
+    /// Confirms revisions in order, once nothing of before is under way.
+    mutating func confirm(_ actions: inout [ServerAction]) {
+        var confirmed: UInt64?
+        while let first = barriers.first, first.open.isEmpty {
+            confirmed = first.revision
+            barriers.removeFirst()
+        }
+        if let confirmed, isManagerConnected {
+            actions.append(.sendManager(.acknowledge(revision: confirmed)))
+        }
+    }
+
+    mutating func apply(_ update: MapUpdate, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let changes = map.apply(update) else { return }
+        let combs = Set(changes.combs.map(\.key))
+        var open: Set<UInt64> = []
+        for id in operations.keys.sorted() {
+            guard let operation = operations[id],
+                combs.contains(operation.comb) || changes.volumes.contains(operation.unit.volume)
+            else { continue }
+            revise(id, now, &actions)
+            if operations[id]?.isStarted == true, operations[id]?.kind != .copyUnit { open.insert(id) }
+        }
+        // What ended while others were revised holds nothing up.
+        open = open.filter { operations[$0] != nil }
+        barriers.append((update.revision, open))
+        for (key, _) in changes.combs { combChanged(key, now, &actions) }
+        if !changes.volumes.isEmpty || !changes.combs.isEmpty || update.isFull { needsSweep = true }
+    }
+
+    /// Judges one operation by the new rules.
+    private mutating func revise(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let operation = operations[id] else { return }
+        switch operation.kind {
+        case .clientRead, .clientWrite, .clientZeroes:
+            if !operation.isStarted {
+                if let status = refusal(of: operation) { reject(id, status, now, &actions) }
+                return
+            }
+            guard operation.kind != .clientRead else { return }
+            reviseRemote(id, operation, now, &actions)
+        case .replicaWrite, .replicaZeroes:
+            if !operation.isStarted, let status = replicaRefusal(operation.header, operation.comb, from: nil) {
+                reject(id, status, now, &actions)
+            }
+        case .copyUnit: break
+        }
+    }
+}

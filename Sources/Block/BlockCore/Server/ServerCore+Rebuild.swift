@@ -1,0 +1,263 @@
+import Base
+
+extension ServerCore {
+    /// A comb that this server copies, as its primary, to a new second place.
+    struct Rebuild {
+        enum Phase { case beginning, copying, finishing, aborted }
+
+        var epoch: UInt64
+        var target: CopyPlace
+        var phase = Phase.beginning
+        /// Units to be copied yet: writes to them need not go to the target. Every other unit's do.
+        var remaining: Set<UnitKey> = []
+        /// The same, last one first.
+        var order: [UnitKey] = []
+        var isAsking = false
+        var nextTry: Instant
+        var progressAt: Instant
+    }
+
+    /// Units being forgotten.
+    struct Drop {
+        /// As a target: what to answer when it is stable.
+        var answer: (key: CombKey, epoch: UInt64, link: LinkID, header: DataHeader)?
+    }
+
+    mutating func combChanged(_ key: CombKey, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let comb = map.comb(key) else { return }
+        removalAsked[key] = nil
+        if readyTargets[key] != comb.epoch { readyTargets[key] = nil }
+        if let rebuild = rebuilds[key], rebuild.epoch != comb.epoch {
+            rebuilds[key] = nil
+            endCopies(of: key, now, &actions)
+        }
+        if comb.primary.sds == sds, let target = comb.target, rebuilds[key] == nil {
+            rebuilds[key] = Rebuild(epoch: comb.epoch, target: target, nextTry: now, progressAt: now)
+            askToBegin(key, now, &actions)
+        }
+    }
+
+    private mutating func endCopies(of key: CombKey, _ now: Instant, _ actions: inout [ServerAction]) {
+        for id in operations.keys.sorted() where operations[id]?.kind == .copyUnit && operations[id]?.comb == key {
+            remove(id, now, &actions)
+        }
+    }
+
+    // MARK: Source
+
+    private mutating func askToBegin(_ key: CombKey, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let rebuild = rebuilds[key], rebuild.phase == .beginning, !rebuild.isAsking, now >= rebuild.nextTry
+        else { return }
+        var header = DataHeader(opcode: .beginCopy)
+        header.volume = key.pool.rawValue
+        header.unit = key.index
+        header.combEpoch = rebuild.epoch
+        if ask(rebuild.target.sds, .begin(key, epoch: rebuild.epoch), header, nil, now, &actions) != nil {
+            rebuilds[key]?.isAsking = true
+        }
+    }
+
+    mutating func beginAnswered(
+        _ key: CombKey, _ epoch: UInt64, _ status: DataStatus, _ peer: SdsID, _ now: Instant,
+        _ actions: inout [ServerAction]
+    ) {
+        guard let rebuild = rebuilds[key], rebuild.epoch == epoch, rebuild.phase == .beginning else { return }
+        rebuilds[key]?.isAsking = false
+        guard status == .ok else {
+            rebuilds[key]?.nextTry = now + .milliseconds(20)
+            return
+        }
+        guard let primary = map.comb(key)?.primary, let store = storeIndex(primary.device) else { return }
+        let units = stores[store].units { map.combKey(of: $0) == key }
+        rebuilds[key]?.phase = .copying
+        rebuilds[key]?.progressAt = now
+        rebuilds[key]?.remaining = Set(units)
+        rebuilds[key]?.order = units.reversed()
+        copyNext(key, store, now, &actions)
+    }
+
+    private mutating func copyNext(
+        _ key: CombKey, _ store: Int, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        guard let rebuild = rebuilds[key], rebuild.phase == .copying else { return }
+        rebuilds[key]?.progressAt = now
+        guard let unit = rebuilds[key]?.order.popLast() else {
+            rebuilds[key]?.phase = .finishing
+            rebuilds[key]?.nextTry = now
+            tellDone(key, now, &actions)
+            return
+        }
+        enqueue(
+            Operation(
+                kind: .copyUnit, link: nil, header: DataHeader(opcode: .copy), payload: nil, unit: unit,
+                range: .wholeUnit, comb: key, store: store), now, &actions)
+    }
+
+    private mutating func tellDone(_ key: CombKey, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let rebuild = rebuilds[key], isManagerConnected else { return }
+        actions.append(.sendManager(.rebuildDone(key, epoch: rebuild.epoch, target: rebuild.target)))
+        rebuilds[key]?.nextTry = now + .milliseconds(500)
+    }
+
+    /// The unit is locked: from here on every write to it goes to the target too.
+    mutating func startCopy(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let operation = operations[id], rebuilds[operation.comb]?.phase == .copying else {
+            return remove(id, now, &actions)
+        }
+        rebuilds[operation.comb]?.remaining.remove(operation.unit)
+        operations[id]?.runs = stores[operation.store].map(of: operation.unit).runs()
+        copyRun(id, now, &actions)
+    }
+
+    private mutating func copyRun(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let operation = operations[id] else { return }
+        guard let run = operation.runs.first else {
+            remove(id, now, &actions)
+            return copyNext(operation.comb, operation.store, now, &actions)
+        }
+        var requests: UnitStore.Requests = []
+        let started = stores[operation.store].read(id, operation.unit, run, &requests)
+        issue(requests, operation.store, &actions)
+        switch started {
+        case .started: operations[id]?.isLocalPending = true
+        case .nothingThere, .noSpace, .busy, .stopped: abort(operation.comb, now, &actions)
+        }
+    }
+
+    mutating func copyRead(
+        _ id: UInt64, _ outcome: DiskOutcome, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        guard let operation = operations[id] else { return }
+        guard case .read(let payload) = outcome, let rebuild = rebuilds[operation.comb] else {
+            return abort(operation.comb, now, &actions)
+        }
+        operations[id]?.payload = payload
+        operations[id]?.remotePlace = rebuild.target
+        operations[id]?.remote = .due(now)
+        operations[id]?.remoteSince = now
+        forward(id, now, &actions)
+    }
+
+    mutating func runCopied(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let operation = operations[id] else { return }
+        if let payload = operation.payload { actions.append(.release(payload)) }
+        operations[id]?.payload = nil
+        operations[id]?.runs.removeFirst()
+        rebuilds[operation.comb]?.progressAt = now
+        copyRun(id, now, &actions)
+    }
+
+    /// Leaves a target that does not count as a copy yet.
+    mutating func abort(_ key: CombKey, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let rebuild = rebuilds[key], rebuild.phase != .finishing, rebuild.phase != .aborted else { return }
+        rebuilds[key]?.phase = .aborted
+        rebuilds[key]?.nextTry = now
+        endCopies(of: key, now, &actions)
+        for id in operations.keys.sorted() {
+            guard let operation = operations[id], operation.comb == key, operation.remotePlace == rebuild.target,
+                operation.remote != .notNeeded
+            else { continue }
+            forgetRemote(id)
+            endIfDone(id, now, &actions)
+        }
+        tellFailed(key, now, &actions)
+    }
+
+    private mutating func tellFailed(_ key: CombKey, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let rebuild = rebuilds[key], isManagerConnected else { return }
+        actions.append(.sendManager(.rebuildFailed(key, epoch: rebuild.epoch, target: rebuild.target)))
+        rebuilds[key]?.nextTry = now + .milliseconds(500)
+    }
+
+    mutating func tickRebuilds(_ now: Instant, _ actions: inout [ServerAction]) {
+        for key in rebuilds.keys.sorted() {
+            guard let rebuild = rebuilds[key] else { continue }
+            switch rebuild.phase {
+            case .beginning, .copying:
+                if now - rebuild.progressAt > configuration.replicaTimeout * 3 {
+                    abort(key, now, &actions)
+                } else {
+                    askToBegin(key, now, &actions)
+                }
+            case .finishing: if now >= rebuild.nextTry { tellDone(key, now, &actions) }
+            case .aborted: if now >= rebuild.nextTry { tellFailed(key, now, &actions) }
+            }
+        }
+    }
+
+    // MARK: Target
+
+    /// A primary wants to fill this server with a comb: whatever is here of it is old and goes first.
+    mutating func beginCopy(
+        _ header: DataHeader, from sender: SdsID, on link: LinkID, _ actions: inout [ServerAction]
+    ) {
+        let key = CombKey(pool: StoragePoolID(rawValue: header.volume), index: header.unit)
+        func answer(_ status: DataStatus) { actions.append(.send(link, header.reply(status), nil)) }
+        guard let comb = map.comb(key), header.combEpoch <= comb.epoch else { return answer(.notReady) }
+        guard comb.epoch == header.combEpoch, comb.primary.sds == sender, let target = comb.target,
+            target.sds == sds
+        else { return answer(.staleComb) }
+        if readyTargets[key] == comb.epoch { return answer(.ok) }
+        guard let store = storeIndex(target.device), stores[store].stopReason == nil else {
+            return answer(.mediaError)
+        }
+        let isBusy =
+            operations.values.contains { $0.comb == key } || drops.values.contains { $0.answer?.key == key }
+        if isBusy { return answer(.notReady) }
+        let units = stores[store].units { map.combKey(of: $0) == key }
+        let id = nextOperation
+        nextOperation += 1
+        let drop = Drop(answer: (key, comb.epoch, link, header))
+        var requests: UnitStore.Requests = []
+        switch stores[store].drop(id, units, &requests) {
+        case .started: drops[id] = drop
+        case .nothingThere: dropped(drop, .done, &actions)
+        case .noSpace, .busy, .stopped: answer(.mediaError)
+        }
+        issue(requests, store, &actions)
+    }
+
+    mutating func dropped(_ drop: Drop, _ outcome: DiskOutcome, _ actions: inout [ServerAction]) {
+        guard let (key, epoch, link, header) = drop.answer else { return }
+        guard outcome == .done, map.comb(key)?.epoch == epoch else {
+            actions.append(.send(link, header.reply(.notReady), nil))
+            return
+        }
+        readyTargets[key] = epoch
+        actions.append(.send(link, header.reply(.ok), nil))
+    }
+
+    // MARK: Stale units
+
+    /// Frees units of volumes that are gone, and of combs that have two copies elsewhere.
+    mutating func sweep(_ actions: inout [ServerAction]) {
+        guard generation != nil, map.revision > 0 else { return }
+        needsSweep = false
+        for index in stores.indices {
+            let device = stores[index].device
+            var isHeldUp = false
+            let stale = stores[index].units { unit in
+                if let key = map.combKey(of: unit), let comb = map.comb(key) {
+                    let places = comb.inSync + [comb.target].compactMap { $0 }
+                    if !comb.isPlaced || places.contains(where: { $0.device == device }) { return false }
+                    if comb.secondary == nil {
+                        isHeldUp = true
+                        return false
+                    }
+                }
+                if queues[unit] != nil {
+                    isHeldUp = true
+                    return false
+                }
+                return true
+            }
+            if isHeldUp { needsSweep = true }
+            if stale.isEmpty { continue }
+            let id = nextOperation
+            nextOperation += 1
+            var requests: UnitStore.Requests = []
+            if stores[index].drop(id, stale, &requests) == .started { drops[id] = Drop() }
+            issue(requests, index, &actions)
+        }
+    }
+}

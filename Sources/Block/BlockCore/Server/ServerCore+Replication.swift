@@ -1,0 +1,280 @@
+import Base
+
+extension ServerCore {
+    /// Our own connection to another server.
+    struct Peer {
+        enum State: Equatable {
+            case closed(retryAt: Instant)
+            case connecting(since: Instant)
+            case greeting(LinkID, since: Instant)
+            case open(LinkID)
+        }
+        enum Question {
+            case operation(UInt64)
+            case begin(CombKey, epoch: UInt64)
+        }
+        struct Outstanding {
+            var question: Question
+            var sentAt: Instant
+        }
+
+        var state: State
+        var session: UInt64 = 0
+        var nextRequest: UInt64 = 1
+        var outstanding: [UInt64: Outstanding] = [:]
+
+        var link: LinkID? {
+            switch state {
+            case .closed, .connecting: nil
+            case .greeting(let link, _), .open(let link): link
+            }
+        }
+    }
+
+    // MARK: Connections
+
+    /// The open connection to a server; begins to open one if there is none.
+    private mutating func openLink(_ peer: SdsID, _ now: Instant, _ actions: inout [ServerAction]) -> LinkID? {
+        switch peers[peer]?.state {
+        case .open(let link): return link
+        case .connecting, .greeting: return nil
+        case .closed(let retryAt) where now < retryAt: return nil
+        case .closed, nil:
+            guard generation != nil, let address = map.addresses[peer] else { return nil }
+            peers[peer, default: Peer(state: .connecting(since: now))].state = .connecting(since: now)
+            actions.append(.connectPeer(peer, address: address))
+            return nil
+        }
+    }
+
+    mutating func connected(_ peer: SdsID, _ link: LinkID, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard case .connecting = peers[peer]?.state, let generation else {
+            actions.append(.close(link))
+            return
+        }
+        let number = (peers[peer]?.session ?? 0) & 0xFFFF_FFFF
+        peers[peer]?.session = UInt64(generation) << 32 | (number + 1)
+        peers[peer]?.state = .greeting(link, since: now)
+        peers[peer]?.nextRequest = 1
+        var hello = DataHeader(opcode: .hello)
+        hello.volume = sds.rawValue
+        hello.offset = PeerKind.server.rawValue
+        hello.session = peers[peer]?.session ?? 0
+        actions.append(.send(link, hello, nil))
+    }
+
+    /// The connection is gone: what was sent over it has to be sent again over another.
+    mutating func disconnected(_ peer: SdsID, _ now: Instant) {
+        guard let outstanding = peers[peer]?.outstanding else { return }
+        peers[peer]?.outstanding = [:]
+        peers[peer]?.state = .closed(retryAt: now + .milliseconds(50))
+        for request in outstanding.keys.sorted() {
+            switch outstanding[request]?.question {
+            case .operation(let id): operations[id]?.remote = .due(now)
+            case .begin(let key, _): rebuilds[key]?.isAsking = false
+            case nil: break
+            }
+        }
+    }
+
+    private mutating func reconnect(_ peer: SdsID, _ now: Instant, _ actions: inout [ServerAction]) {
+        if let link = peers[peer]?.link { actions.append(.close(link)) }
+        disconnected(peer, now)
+    }
+
+    mutating func tickPeers(_ now: Instant, _ actions: inout [ServerAction]) {
+        let patience = configuration.replicaTimeout / 2
+        for id in peers.keys.sorted() {
+            guard let peer = peers[id] else { continue }
+            switch peer.state {
+            case .closed: break
+            case .connecting(let since):
+                if now - since > patience { peers[id]?.state = .closed(retryAt: now) }
+            case .greeting(_, let since): if now - since > patience { reconnect(id, now, &actions) }
+            case .open:
+                if peer.outstanding.values.contains(where: { now - $0.sentAt > patience }) {
+                    reconnect(id, now, &actions)
+                }
+            }
+        }
+    }
+
+    /// Sends a question over the peer's open session; false if there is none.
+    mutating func ask(
+        _ peer: SdsID, _ question: Peer.Question, _ header: DataHeader, _ slice: PayloadSlice?, _ now: Instant,
+        _ actions: inout [ServerAction]
+    ) -> UInt64? {
+        guard let link = openLink(peer, now, &actions), let known = peers[peer] else { return nil }
+        var header = header
+        header.request = known.nextRequest
+        header.session = known.session
+        peers[peer]?.nextRequest += 1
+        peers[peer]?.outstanding[header.request] = Peer.Outstanding(question: question, sentAt: now)
+        actions.append(.send(link, header, slice))
+        return header.request
+    }
+
+    mutating func answered(
+        _ header: DataHeader, on link: LinkID, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        guard let peer = peers.keys.sorted().first(where: { peers[$0]?.link == link }), header.isReply else { return }
+        if header.opcode == .hello {
+            guard case .greeting = peers[peer]?.state, header.session == peers[peer]?.session else { return }
+            if header.status == .ok {
+                peers[peer]?.state = .open(link)
+                tickForwards(now, &actions)
+                tickRebuilds(now, &actions)
+            } else {
+                reconnect(peer, now, &actions)
+            }
+            return
+        }
+        guard header.session == peers[peer]?.session,
+            let outstanding = peers[peer]?.outstanding.removeValue(forKey: header.request)
+        else { return }
+        switch outstanding.question {
+        case .operation(let id): forwardAnswered(id, header, peer, now, &actions)
+        case .begin(let key, let epoch): beginAnswered(key, epoch, header.status, peer, now, &actions)
+        }
+        if header.status == .staleSession { reconnect(peer, now, &actions) }
+    }
+
+    // MARK: Forwarding writes
+
+    /// Where a write that starts now has to go besides the own device.
+    func forwardPlace(_ unit: UnitKey, _ key: CombKey) -> CopyPlace? {
+        guard let comb = map.comb(key) else { return nil }
+        if let secondary = comb.secondary { return secondary }
+        guard let target = comb.target, let rebuild = rebuilds[key], rebuild.epoch == comb.epoch else { return nil }
+        switch rebuild.phase {
+        case .beginning, .aborted: return nil
+        case .copying: return rebuild.remaining.contains(unit) ? nil : target
+        case .finishing: return target
+        }
+    }
+
+    mutating func forward(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let operation = operations[id], let place = operation.remotePlace,
+            let comb = map.comb(operation.comb)
+        else { return }
+        var header = DataHeader(opcode: .replicate)
+        header.volume = operation.unit.volume.rawValue
+        header.unit = operation.unit.index
+        header.combEpoch = comb.epoch
+        header.attachEpoch = operation.header.attachEpoch
+        var range = operation.range
+        switch operation.kind {
+        case .clientWrite: header.flags = .payload
+        case .clientZeroes: header.opcode = .replicateZeroes
+        case .copyUnit:
+            header.opcode = .copy
+            header.flags = .payload
+            guard let run = operation.runs.first else { return }
+            range = run
+        case .clientRead, .replicaWrite, .replicaZeroes: preconditionFailure("only writes have a second copy")
+        }
+        header.offset = range.offset
+        header.length = range.length
+        var slice: PayloadSlice?
+        if header.flags.contains(.payload), let payload = operation.payload {
+            slice = PayloadSlice(payload: payload, offset: 0, length: range.length)
+        }
+        if let request = ask(place.sds, .operation(id), header, slice, now, &actions) {
+            operations[id]?.remote = .sent(request: request, combEpoch: comb.epoch)
+        }
+    }
+
+    private mutating func forwardAnswered(
+        _ id: UInt64, _ header: DataHeader, _ peer: SdsID, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        guard let operation = operations[id], case .sent(let request, let epoch) = operation.remote,
+            request == header.request
+        else { return }
+        switch header.status {
+        case .ok:
+            operations[id]?.remote = .notNeeded
+            if operation.kind == .copyUnit {
+                runCopied(id, now, &actions)
+            } else {
+                endIfDone(id, now, &actions)
+            }
+        case .staleComb:
+            let isNewer = (map.comb(operation.comb)?.epoch ?? 0) > epoch
+            operations[id]?.remote = .due(isNewer ? now : now + .milliseconds(20))
+            if isNewer { forward(id, now, &actions) }
+        case .notReady, .staleSession, .overloaded: operations[id]?.remote = .due(now + .milliseconds(10))
+        case .fenced, .readOnly, .invalid, .noSpace, .mediaError:
+            operations[id]?.remote = .impossible
+            if let place = operation.remotePlace { giveUp(on: place, operation.comb, now, &actions) }
+        }
+    }
+
+    mutating func tickForwards(_ now: Instant, _ actions: inout [ServerAction]) {
+        var overdue: Set<SdsID> = []
+        for id in operations.keys.sorted() {
+            guard let operation = operations[id], operation.remote != .notNeeded, let place = operation.remotePlace
+            else { continue }
+            if case .due(let moment) = operation.remote, now >= moment { forward(id, now, &actions) }
+            guard operation.remote == .impossible || now - operation.remoteSince >= configuration.replicaTimeout else {
+                continue
+            }
+            if operation.remote != .impossible, overdue.insert(place.sds).inserted {
+                actions.append(.notice(.peerUnanswering(place.sds)))
+            }
+            giveUp(on: place, operation.comb, now, &actions)
+            if !rules.contains(.removalBeforeLoneAcknowledgement), operation.kind != .copyUnit {
+                operations[id]?.remote = .notNeeded
+                endIfDone(id, now, &actions)
+            }
+        }
+    }
+
+    /// The second copy cannot follow. A target that is not in sync yet is simply left; a secondary, or a target that
+    /// was already reported complete, counts until the manager has committed its removal.
+    private mutating func giveUp(
+        on place: CopyPlace, _ key: CombKey, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        guard let comb = map.comb(key), comb.secondary == place || comb.target == place else { return }
+        if comb.target == place, let rebuild = rebuilds[key], rebuild.phase != .finishing {
+            abort(key, now, &actions)
+            return
+        }
+        if let asked = removalAsked[key], now - asked < .milliseconds(300) { return }
+        removalAsked[key] = now
+        if isManagerConnected {
+            actions.append(.sendManager(.removeSecondary(key, epoch: comb.epoch, secondary: place)))
+        }
+    }
+
+    /// A write in progress under a changed map.
+    mutating func reviseRemote(
+        _ id: UInt64, _ operation: Operation, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        let comb = map.comb(operation.comb)
+        let isPrimary = comb?.primary.sds == sds && comb?.state != .unavailable
+        let exists = map.volumes[operation.unit.volume] != nil
+        if let comb, isPrimary, exists {
+            guard operation.remote != .notNeeded, let place = operation.remotePlace,
+                comb.secondary != place, comb.target != place
+            else { return }
+            forgetRemote(id)
+        } else {
+            if operation.failure == nil, let link = operation.link {
+                let status: DataStatus = exists ? .staleComb : .notReady
+                actions.append(.send(link, operation.header.reply(status), nil))
+            }
+            operations[id]?.failure = .staleComb
+            forgetRemote(id)
+        }
+        endIfDone(id, now, &actions)
+    }
+
+    /// Stops waiting for the second copy.
+    mutating func forgetRemote(_ id: UInt64) {
+        guard let operation = operations[id] else { return }
+        if case .sent(let request, _) = operation.remote, let place = operation.remotePlace {
+            peers[place.sds]?.outstanding[request] = nil
+        }
+        operations[id]?.remote = .notNeeded
+    }
+}

@@ -1,0 +1,169 @@
+public import Base
+
+/// A storage server: sessions, both epochs, replicated writes in one order on both copies, and rebuilding.
+///
+/// Invariants:
+/// - An acknowledged write is stable on every in-sync copy of the committed comb.
+/// - Operations on overlapping blocks are applied one after the other, in the order of their arrival at the primary.
+/// - A map revision is confirmed to the manager only when everything accepted under older rules has ended.
+/// - Nothing is served for a comb before the manager has said what this server is for it; a restarted server knows none.
+public struct ServerCore: Sendable {
+    enum PeerKey: Hashable {
+        case client(SdcID)
+        case server(SdsID)
+    }
+
+    /// A data connection that somebody opened to us.
+    struct Inbound {
+        var peer: PeerKey
+        var session: UInt64
+        var lastRequest: UInt64 = 0
+    }
+
+    public let configuration: ServerConfiguration
+    public let sds: SdsID
+    public internal(set) var system: SystemID?
+    var generation: UInt32?
+    var stores: [UnitStore]
+    var map = ClusterMap()
+    var inbound: [LinkID: Inbound] = [:]
+    var sessions: [PeerKey: UInt64] = [:]
+    var peers: [SdsID: Peer] = [:]
+    var operations: [UInt64: Operation] = [:]
+    var nextOperation: UInt64 = 1
+    /// Per unit, operations in the order of arrival: the range locks.
+    var queues: [UnitKey: [UInt64]] = [:]
+    var rebuilds: [CombKey: Rebuild] = [:]
+    /// Combs that this server is ready to receive, by the epoch for which it forgot its old units.
+    var readyTargets: [CombKey: UInt64] = [:]
+    /// Drops of stale units that are not stable yet: as a target (to be answered), or in the background.
+    var drops: [UInt64: Drop] = [:]
+    /// Revisions not confirmed yet, and the operations that must end before.
+    var barriers: [(revision: UInt64, open: Set<UInt64>)] = []
+    var removalAsked: [CombKey: Instant] = [:]
+    var isManagerConnected = false
+    var needsSweep = false
+    var lastKeepAlive = Instant.zero
+    var lastSweep = Instant.zero
+    var stoppedTold: Set<DeviceID> = []
+    var rules: ProtocolRules { configuration.rules }
+
+    /// `stores` are opened devices of this server whose opening writes are stable. `system` is what their labels say.
+    public init(configuration: ServerConfiguration, sds: SdsID, system: SystemID?, stores: [UnitStore]) {
+        self.configuration = configuration
+        self.sds = sds
+        self.system = system
+        self.stores = stores
+    }
+
+    /// To be called once before any event: starts the devices' housekeeping.
+    public mutating func begin(into actions: inout [ServerAction]) {
+        for index in stores.indices {
+            var requests: UnitStore.Requests = []
+            stores[index].begin(&requests)
+            issue(requests, index, &actions)
+        }
+    }
+
+    public mutating func apply(_ event: ServerEvent, now: Instant, into actions: inout [ServerAction]) {
+        switch event {
+        case .managerConnected:
+            isManagerConnected = true
+            introduce(&actions)
+        case .managerClosed: isManagerConnected = false
+        case .manager(let message): receive(message, now, &actions)
+        case .request(let link, let header, let payload): receive(header, payload, on: link, now, &actions)
+        case .linkClosed(let link): inbound[link] = nil
+        case .peerConnected(let peer, let link): connected(peer, link, now, &actions)
+        case .peerClosed(let peer): disconnected(peer, now)
+        case .answer(let link, let header): answered(header, on: link, now, &actions)
+        case .disk(let device, let id, let outcome): finish(device, id, outcome, now, &actions)
+        case .tick: tick(now, &actions)
+        }
+        confirm(&actions)
+    }
+
+    // MARK: Manager
+
+    private func introduce(_ actions: inout [ServerAction]) {
+        let hello = ServerHello(
+            system: system, sds: sds, name: configuration.name, domainName: configuration.domainName,
+            address: configuration.address, incarnation: configuration.incarnation,
+            devices: stores.filter { $0.stopReason == nil }.map { store in
+                DeviceOffer(
+                    id: store.device, poolName: configuration.poolNames[store.device] ?? "default",
+                    path: configuration.devicePaths[store.device] ?? "", capacityUnits: store.label.capacityUnits,
+                    mountCounter: store.label.mountCounter)
+            })
+        actions.append(.sendManager(.serverHello(hello)))
+    }
+
+    private mutating func receive(
+        _ message: MessageFromManager, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        switch message {
+        case .welcomeServer(let system, _, let generation):
+            self.system = system
+            self.generation = generation
+            for index in stores.indices {
+                var requests: UnitStore.Requests = []
+                stores[index].adopt(system, &requests)
+                issue(requests, index, &actions)
+            }
+            stoppedTold = []
+            actions.append(.notice(.welcomed(system)))
+        case .refused(let code, let message): actions.append(.notice(.refused(code: code, message: message)))
+        case .update(let update): apply(update, now, &actions)
+        case .keepAlive, .welcomeClient: break
+        }
+    }
+
+    private mutating func tick(_ now: Instant, _ actions: inout [ServerAction]) {
+        if isManagerConnected, generation != nil, now - lastKeepAlive >= configuration.keepAliveInterval {
+            lastKeepAlive = now
+            let usage = stores.map { DeviceUsage(device: $0.device, usedUnits: $0.usedUnits) }
+            actions.append(.sendManager(.keepAlive(usage)))
+            for store in stores where store.stopReason != nil {
+                actions.append(.sendManager(.deviceFailed(store.device)))
+            }
+        }
+        tickPeers(now, &actions)
+        tickForwards(now, &actions)
+        tickRebuilds(now, &actions)
+        if needsSweep, now - lastSweep >= .milliseconds(500) {
+            lastSweep = now
+            sweep(&actions)
+        }
+    }
+
+    // MARK: Devices
+
+    func storeIndex(_ device: DeviceID) -> Int? { stores.firstIndex { $0.device == device } }
+
+    func issue(_ requests: UnitStore.Requests, _ index: Int, _ actions: inout [ServerAction]) {
+        for (id, request) in requests { actions.append(.disk(stores[index].device, id, request)) }
+    }
+
+    private mutating func finish(
+        _ device: DeviceID, _ id: DiskOperationID, _ outcome: DiskOutcome, _ now: Instant,
+        _ actions: inout [ServerAction]
+    ) {
+        guard let index = storeIndex(device) else { return }
+        var requests: UnitStore.Requests = []
+        let completions = stores[index].finish(id, outcome, &requests)
+        issue(requests, index, &actions)
+        if let reason = stores[index].stopReason, stoppedTold.insert(device).inserted {
+            actions.append(.notice(.deviceStopped(device, reason: reason)))
+            if isManagerConnected { actions.append(.sendManager(.deviceFailed(device))) }
+        }
+        for completion in completions {
+            if let drop = drops.removeValue(forKey: completion.operation) {
+                dropped(drop, completion.outcome, &actions)
+            } else if operations[completion.operation] != nil {
+                localFinished(completion.operation, completion.outcome, now, &actions)
+            } else if case .read(let payload) = completion.outcome {
+                actions.append(.release(payload))
+            }
+        }
+    }
+}

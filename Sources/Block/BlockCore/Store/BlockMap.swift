@@ -1,0 +1,52 @@
+/// Which of a unit's 256 blocks hold data; all others read as zeros.
+public struct BlockMap: Equatable, Sendable {
+    var words: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
+
+    public init() {}
+
+    public static func == (left: BlockMap, right: BlockMap) -> Bool { left.words == right.words }
+
+    public subscript(block: UInt16) -> Bool {
+        let bit = UInt64(1) << UInt64(block & 63)
+        switch block >> 6 {
+        case 0: return words.0 & bit != 0
+        case 1: return words.1 & bit != 0
+        case 2: return words.2 & bit != 0
+        default: return words.3 & bit != 0
+        }
+    }
+
+    /// Marks the range as holding data; true if that changes anything.
+    public mutating func insert(_ range: BlockRange) -> Bool {
+        let before = self
+        for block in range.start..<range.end {
+            let bit = UInt64(1) << UInt64(block & 63)
+            switch block >> 6 {
+            case 0: words.0 |= bit
+            case 1: words.1 |= bit
+            case 2: words.2 |= bit
+            default: words.3 |= bit
+            }
+        }
+        return self != before
+    }
+
+    public var isEmpty: Bool { words == (0, 0, 0, 0) }
+
+    /// The parts of `range` whose blocks all hold data, in order.
+    public func runs(in range: BlockRange = .wholeUnit) -> [BlockRange] { parts(of: range, holdingData: true) }
+    /// The parts of `range` that hold none.
+    public func holes(in range: BlockRange) -> [BlockRange] { parts(of: range, holdingData: false) }
+
+    private func parts(of range: BlockRange, holdingData: Bool) -> [BlockRange] {
+        var parts: [BlockRange] = []
+        var block = range.start
+        while block < range.end {
+            let first = block
+            while block < range.end, self[block] == holdingData { block += 1 }
+            if block > first { parts.append(BlockRange(start: first, count: block - first)) }
+            while block < range.end, self[block] != holdingData { block += 1 }
+        }
+        return parts
+    }
+}

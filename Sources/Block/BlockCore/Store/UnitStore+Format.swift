@@ -1,0 +1,205 @@
+extension UnitStore {
+    private static let tableMagic: UInt32 = 0x4855_5442
+    private static let logMagic: UInt32 = 0x4855_4C47
+    private static let formatVersion: UInt16 = 1
+
+    var nextTableOffset: UInt64 { layout.tables[Int((tableGeneration + 1) & 1)] }
+
+    /// What a new device has to contain, as writes in order with a flush after each. Everything else must read as zeros.
+    public static func format(_ label: DeviceLabel) -> [(offset: UInt64, bytes: [UInt8])] {
+        var store = UnitStore(empty: label, acknowledgesUnflushed: false)
+        store.tableGeneration = 0
+        return [(store.nextTableOffset, store.encodeTable())]
+            + DeviceLabel.copyOffsets.map { ($0, label.encoded()) }
+    }
+
+    /// Reads a device: `metadata` are its first `label.layout.data` bytes. Also gives what must be written (in order,
+    /// with a flush after each) before the device is used: the label with its next mount counter.
+    public static func open(
+        _ label: DeviceLabel, metadata: [UInt8], rules: ProtocolRules = .all
+    ) throws(DeviceError) -> (store: UnitStore, writes: [(offset: UInt64, bytes: [UInt8])]) {
+        guard metadata.count >= Int(label.layout.data) else {
+            throw DeviceError(code: .tooSmall, message: "the device is smaller than its label says")
+        }
+        var store = UnitStore(
+            empty: label, acknowledgesUnflushed: !rules.contains(.flushBeforeAcknowledgement))
+        try store.loadTable(metadata)
+        store.replayLog(metadata)
+        for (index, slot) in store.slots.enumerated() {
+            guard let slot else { continue }
+            store.bySlotKey[slot.key] = UInt32(index)
+            store.generation = max(store.generation, slot.generation)
+        }
+        store.label.mountCounter += 1
+        return (store, DeviceLabel.copyOffsets.map { ($0, store.label.encoded()) })
+    }
+
+    /// Zeroes every slot that is not bound: a crash may have left bytes there. They become usable as this ends.
+    public mutating func begin(_ requests: inout Requests) {
+        punch(slots.indices.filter { slots[$0] == nil }.map { UInt32($0) }, &requests)
+    }
+
+    private init(empty label: DeviceLabel, acknowledgesUnflushed: Bool) {
+        self.label = label
+        layout = label.layout
+        slots = Array(repeating: nil, count: Int(label.capacityUnits))
+        tableGeneration = 0
+        logSequence = 0
+        logUsed = 0
+        self.acknowledgesUnflushed = acknowledgesUnflushed
+    }
+
+    // MARK: Table
+
+    /// The whole table as its next generation: one header block, then the bound slots' records.
+    func encodeTable() -> [UInt8] {
+        var records = ByteWriter()
+        var count: UInt32 = 0
+        for (index, slot) in slots.enumerated() {
+            guard let slot else { continue }
+            records.put(slot, number: UInt32(index), isBound: true)
+            count += 1
+        }
+        let padding = (4096 - records.bytes.count % 4096) % 4096
+        records.bytes.append(contentsOf: repeatElement(0, count: padding))
+        var header = ByteWriter()
+        header.put(UnitStore.tableMagic)
+        header.put(UnitStore.formatVersion)
+        header.put(UInt16(0))
+        header.put(tableGeneration + 1)
+        header.put(count)
+        header.put(CRC32C.checksum(records.bytes))
+        return header.sealedBlocks(1) + records.bytes
+    }
+
+    private mutating func loadTable(_ metadata: [UInt8]) throws(DeviceError) {
+        var best: (generation: UInt64, slots: [(UInt32, Slot)])?
+        for offset in layout.tables {
+            let area = Array(metadata[Int(offset)..<Int(offset + layout.tableBytes)])
+            guard let table = UnitStore.table(area, capacity: label.capacityUnits) else { continue }
+            if best.map({ $0.generation < table.generation }) ?? true { best = table }
+        }
+        guard let best else {
+            throw DeviceError(code: .corrupt, message: "both copies of the unit table are corrupt")
+        }
+        tableGeneration = best.generation
+        for (number, slot) in best.slots { slots[Int(number)] = slot }
+    }
+
+    private static func table(
+        _ area: [UInt8], capacity: UInt32
+    ) -> (generation: UInt64, slots: [(UInt32, Slot)])? {
+        let header = Array(area.prefix(4096))
+        guard ByteReader.isSealed(header) else { return nil }
+        var reader = ByteReader(header)
+        guard (try? reader.number(UInt32.self)) == tableMagic, (try? reader.number(UInt16.self)) == formatVersion,
+            (try? reader.number(UInt16.self)) != nil, let generation = try? reader.number(UInt64.self),
+            let count = try? reader.number(UInt32.self), let checksum = try? reader.number(UInt32.self),
+            count <= capacity
+        else { return nil }
+        let size = (Int(count) * DeviceLayout.recordBytes + 4095) / 4096 * 4096
+        let records = Array(area[4096..<4096 + size])
+        guard CRC32C.checksum(records) == checksum else { return nil }
+        var body = ByteReader(records)
+        var slots: [(UInt32, Slot)] = []
+        for _ in 0..<count {
+            guard let record = body.record(), record.number < capacity, record.isBound else { return nil }
+            slots.append((record.number, record.slot))
+        }
+        return (generation, slots)
+    }
+
+    // MARK: Log
+
+    /// The records of everything that changed, as whole log blocks.
+    mutating func encodeLog() -> [UInt8] {
+        var entries: [(UInt32, Slot?)] = released.map { ($0, nil) }
+        for number in changed { if let slot = slots[Int(number)] { entries.append((number, slot)) } }
+        var bytes: [UInt8] = []
+        var next = 0
+        while next < entries.count {
+            let chunk = entries[next..<min(next + DeviceLayout.recordsPerLogBlock, entries.count)]
+            next += chunk.count
+            var block = ByteWriter()
+            block.put(UnitStore.logMagic)
+            block.put(UnitStore.formatVersion)
+            block.put(UInt16(chunk.count))
+            block.put(tableGeneration)
+            block.put(logSequence)
+            logSequence += 1
+            for (number, slot) in chunk {
+                let empty = Slot(
+                    key: UnitKey(volume: VolumeID(rawValue: 0), index: 0), generation: 0, combEpoch: 0)
+                block.put(slot ?? empty, number: number, isBound: slot != nil)
+            }
+            bytes += block.sealedBlocks(1)
+        }
+        return bytes
+    }
+
+    /// Applies the log up to its first block that is not of this table's generation and in sequence: what follows was
+    /// never acknowledged.
+    private mutating func replayLog(_ metadata: [UInt8]) {
+        while logUsed < label.logBlocks {
+            let offset = Int(layout.log) + Int(logUsed) * 4096
+            let block = Array(metadata[offset..<offset + 4096])
+            var reader = ByteReader(block)
+            guard ByteReader.isSealed(block), (try? reader.number(UInt32.self)) == UnitStore.logMagic,
+                (try? reader.number(UInt16.self)) == UnitStore.formatVersion,
+                let count = try? reader.number(UInt16.self), (try? reader.number(UInt64.self)) == tableGeneration,
+                (try? reader.number(UInt64.self)) == logSequence
+            else { return }
+            for _ in 0..<count {
+                guard let record = reader.record(), record.number < label.capacityUnits else { return }
+                slots[Int(record.number)] = record.isBound ? record.slot : nil
+            }
+            logSequence += 1
+            logUsed += 1
+        }
+    }
+}
+
+extension ByteWriter {
+    fileprivate mutating func put(_ slot: UnitStore.Slot, number: UInt32, isBound: Bool) {
+        let start = bytes.count
+        put(number)
+        put(slot.key.index)
+        put(slot.key.volume)
+        put(slot.generation)
+        put(slot.combEpoch)
+        put(slot.map.words.0)
+        put(slot.map.words.1)
+        put(slot.map.words.2)
+        put(slot.map.words.3)
+        put(UInt32(isBound ? 1 : 0))
+        put(UInt64(0))
+        put(CRC32C.checksum(Array(bytes[start...])))
+    }
+}
+
+extension ByteReader {
+    /// One 80-byte record, nil if its checksum differs.
+    fileprivate mutating func record() -> (number: UInt32, slot: UnitStore.Slot, isBound: Bool)? {
+        let start = position
+        do throws(WireError) {
+            let number = try number(UInt32.self)
+            let index = try self.number(UInt32.self)
+            let volume = try id(VolumeID.self)
+            let generation = try self.number(UInt64.self)
+            var slot = UnitStore.Slot(
+                key: UnitKey(volume: volume, index: index), generation: generation,
+                combEpoch: try self.number(UInt64.self))
+            slot.map.words = (
+                try self.number(UInt64.self), try self.number(UInt64.self), try self.number(UInt64.self),
+                try self.number(UInt64.self)
+            )
+            let flags = try self.number(UInt32.self)
+            _ = try self.number(UInt64.self)
+            let covered = CRC32C.checksum(Array(bytes[start..<position]))
+            guard try self.number(UInt32.self) == covered else { return nil }
+            return (number, slot, flags & 1 == 1)
+        } catch {
+            return nil
+        }
+    }
+}

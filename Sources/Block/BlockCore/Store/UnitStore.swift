@@ -1,0 +1,301 @@
+/// The units of one device: which volume's data lies where, and what of it is stable.
+///
+/// Invariants:
+/// - An operation is reported done only after a flush that began when its data, and the metadata record that makes it
+///   visible, were written (group commit: one flush serves everything that waits).
+/// - A record names a block only after the block's data was written, so after a crash it shows nothing older than what
+///   was written or acknowledged there.
+/// - A freed slot is bound again only after its release was flushed, then zeroed, then flushed once more.
+/// - The first failed write or flush stops the device for good.
+public struct UnitStore: Sendable {
+    struct Slot {
+        var key: UnitKey
+        var generation: UInt64
+        var combEpoch: UInt64
+        var map = BlockMap()
+    }
+
+    enum Pending {
+        case data(operation: UInt64, slot: UInt32, BlockRange, combEpoch: UInt64)
+        case zeroes(operation: UInt64)
+        case read(operation: UInt64)
+        /// The log or the table is being written; a flush follows.
+        case metadata
+        case flush
+        case punch([UInt32])
+        case label(copiesLeft: Int)
+    }
+
+    enum CommitStep { case idle, writing, flushing }
+
+    public internal(set) var label: DeviceLabel
+    let layout: DeviceLayout
+    var slots: [Slot?]
+    var bySlotKey: [UnitKey: UInt32] = [:]
+    /// Clean slots, last freed first.
+    var free: [UInt32] = []
+    var generation: UInt64 = 0
+
+    var tableGeneration: UInt64
+    var logSequence: UInt64
+    var logUsed: UInt32
+
+    var pending: [UInt64: Pending] = [:]
+    var nextOperation: UInt64 = 1
+    var step = CommitStep.idle
+    /// Done with their data, waiting for the next flush.
+    var waiting: [UInt64] = []
+    /// Served by the flush in progress.
+    var committing: [UInt64] = []
+    /// Slots whose record changed, and slots released, since the last record was written.
+    var changed: [UInt32] = []
+    var released: [UInt32] = []
+    var releasing: [UInt32] = []
+    /// Zeroed, waiting for a flush before they are free.
+    var zeroed: [UInt32] = []
+    var freeing: [UInt32] = []
+    var isCheckpointing = false
+    public internal(set) var stopReason: String?
+    let acknowledgesUnflushed: Bool
+
+    public enum Start: Equatable, Sendable {
+        case started
+        /// Done without touching the device: the range reads as zeros, or there was nothing to zero.
+        case nothingThere
+        case noSpace
+        /// No clean slot now, but some are being zeroed: try again soon.
+        case busy
+        case stopped
+    }
+
+    public struct Completion: Equatable, Sendable {
+        public var operation: UInt64
+        public var outcome: DiskOutcome
+    }
+
+    public typealias Requests = [(id: DiskOperationID, request: DiskRequest)]
+
+    public var device: DeviceID { label.device }
+    public var usedUnits: UInt32 { UInt32(bySlotKey.count) }
+
+    /// Every unit for which `isWanted` says so, in order.
+    public func units(where isWanted: (UnitKey) -> Bool) -> [UnitKey] { bySlotKey.keys.filter(isWanted).sorted() }
+    public func map(of key: UnitKey) -> BlockMap {
+        bySlotKey[key].flatMap { slots[Int($0)]?.map } ?? BlockMap()
+    }
+
+    // MARK: Operations
+
+    /// Stores a payload; done when stable. The caller keeps overlapping operations apart.
+    public mutating func write(
+        _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, _ payload: PayloadSlice, combEpoch: UInt64,
+        _ requests: inout Requests
+    ) -> Start {
+        if stopReason != nil { return .stopped }
+        guard let slot = bind(key, combEpoch) else { return isCleaning ? .busy : .noSpace }
+        let id = issue(.data(operation: operation, slot: slot, range, combEpoch: combEpoch))
+        requests.append((id, .write(at: layout.offset(ofSlot: slot) + UInt64(range.offset), payload)))
+        return .started
+    }
+
+    /// Makes the range read as zeros; done when stable.
+    public mutating func writeZeroes(
+        _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, _ requests: inout Requests
+    ) -> Start {
+        if stopReason != nil { return .stopped }
+        guard let slot = bySlotKey[key], let runs = slots[Int(slot)]?.map.runs(in: range), let first = runs.first,
+            let last = runs.last
+        else { return .nothingThere }
+        let id = issue(.zeroes(operation: operation))
+        requests.append(
+            (
+                id,
+                .writeZeros(
+                    at: layout.offset(ofSlot: slot) + UInt64(first.offset),
+                    length: last.offset + last.length - first.offset)
+            ))
+        return .started
+    }
+
+    public mutating func read(
+        _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, _ requests: inout Requests
+    ) -> Start {
+        if stopReason != nil { return .stopped }
+        guard let slot = bySlotKey[key], let map = slots[Int(slot)]?.map, !map.runs(in: range).isEmpty else {
+            return .nothingThere
+        }
+        let holes = map.holes(in: range).map {
+            $0.offset - range.offset..<$0.offset - range.offset + $0.length
+        }
+        let id = issue(.read(operation: operation))
+        requests.append(
+            (id, .read(at: layout.offset(ofSlot: slot) + UInt64(range.offset), length: range.length, holes: holes)))
+        return .started
+    }
+
+    /// Forgets units: they read as zeros from now on. Done when that is stable.
+    public mutating func drop(_ operation: UInt64, _ keys: [UnitKey], _ requests: inout Requests) -> Start {
+        if stopReason != nil { return .stopped }
+        var isAny = false
+        for key in keys {
+            guard let slot = bySlotKey.removeValue(forKey: key) else { continue }
+            slots[Int(slot)] = nil
+            changed.removeAll { $0 == slot }
+            released.append(slot)
+            isAny = true
+        }
+        guard isAny else { return .nothingThere }
+        waiting.append(operation)
+        commit(&requests)
+        return .started
+    }
+
+    /// Stamps the label with the system that took the server in.
+    public mutating func adopt(_ system: SystemID, _ requests: inout Requests) {
+        guard label.system != system.rawValue, stopReason == nil else { return }
+        label.system = system.rawValue
+        let id = issue(.label(copiesLeft: 1))
+        requests.append((id, .writeBytes(at: DeviceLabel.copyOffsets[0], label.encoded())))
+    }
+
+    /// Takes the outcome of a request; returns the operations that ended by it.
+    public mutating func finish(
+        _ id: DiskOperationID, _ outcome: DiskOutcome, _ requests: inout Requests
+    ) -> [Completion] {
+        guard let kind = pending.removeValue(forKey: id.rawValue) else { return [] }
+        if case .failed(let reason) = outcome { return stop(reason, failing: kind) }
+        if stopReason != nil {
+            if case .read(let operation) = kind { return [Completion(operation: operation, outcome: outcome)] }
+            return []
+        }
+        var completions: [Completion] = []
+        switch kind {
+        case .read(let operation): return [Completion(operation: operation, outcome: outcome)]
+        case .data(let operation, let slot, let range, let combEpoch):
+            if slots[Int(slot)]?.map.insert(range) == true {
+                slots[Int(slot)]?.combEpoch = combEpoch
+                if !changed.contains(slot) { changed.append(slot) }
+            }
+            accept(operation, &completions)
+        case .zeroes(let operation): accept(operation, &completions)
+        case .metadata:
+            step = .flushing
+            requests.append((issue(.flush), .flush))
+        case .flush: endCommit(&completions, &requests)
+        case .punch(let cleaned): zeroed += cleaned
+        case .label(let copiesLeft):
+            if copiesLeft > 0 {
+                let next = issue(.label(copiesLeft: copiesLeft - 1))
+                requests.append((next, .writeBytes(at: DeviceLabel.copyOffsets[1], label.encoded())))
+            }
+        }
+        commit(&requests)
+        return completions
+    }
+
+    // MARK: Group commit
+
+    private mutating func accept(_ operation: UInt64, _ completions: inout [Completion]) {
+        if acknowledgesUnflushed {
+            completions.append(Completion(operation: operation, outcome: .done))
+        } else {
+            waiting.append(operation)
+        }
+    }
+
+    private mutating func commit(_ requests: inout Requests) {
+        guard step == .idle, stopReason == nil,
+            !waiting.isEmpty || !released.isEmpty || !zeroed.isEmpty || (acknowledgesUnflushed && !changed.isEmpty)
+        else { return }
+        committing = waiting
+        waiting = []
+        freeing = zeroed
+        zeroed = []
+        releasing = released
+        let records = changed.count + released.count
+        if records == 0 {
+            step = .flushing
+            requests.append((issue(.flush), .flush))
+            return
+        }
+        step = .writing
+        let blocks = UInt32((records + DeviceLayout.recordsPerLogBlock - 1) / DeviceLayout.recordsPerLogBlock)
+        if logUsed + blocks > label.logBlocks {
+            isCheckpointing = true
+            requests.append((issue(.metadata), .writeBytes(at: nextTableOffset, encodeTable())))
+        } else {
+            let bytes = encodeLog()
+            requests.append((issue(.metadata), .writeBytes(at: layout.log + UInt64(logUsed) * 4096, bytes)))
+            logUsed += UInt32(bytes.count / 4096)
+        }
+        changed = []
+        released = []
+    }
+
+    private mutating func endCommit(_ completions: inout [Completion], _ requests: inout Requests) {
+        step = .idle
+        if isCheckpointing {
+            isCheckpointing = false
+            tableGeneration += 1
+            logSequence = 0
+            logUsed = 0
+        }
+        for operation in committing { completions.append(Completion(operation: operation, outcome: .done)) }
+        committing = []
+        free += freeing.sorted(by: >)
+        freeing = []
+        if !releasing.isEmpty { punch(releasing, &requests) }
+        releasing = []
+    }
+
+    /// Zeroes slots, neighbours together.
+    mutating func punch(_ dirty: [UInt32], _ requests: inout Requests) {
+        let ordered = dirty.sorted()
+        var first = 0
+        while first < ordered.count {
+            var last = first
+            while last + 1 < ordered.count, ordered[last + 1] == ordered[last] + 1, last - first < 1023 { last += 1 }
+            let run = Array(ordered[first...last])
+            let length = UInt32(run.count) * Geometry.unitBytes
+            requests.append((issue(.punch(run)), .punch(at: layout.offset(ofSlot: run[0]), length: length)))
+            first = last + 1
+        }
+    }
+
+    private mutating func stop(_ reason: String, failing kind: Pending) -> [Completion] {
+        var ended: [UInt64] = committing + waiting
+        let outstanding = [kind] + pending.keys.sorted().compactMap { pending[$0] }
+        for kind in outstanding {
+            switch kind {
+            case .data(let operation, _, _, _), .zeroes(let operation), .read(let operation): ended.append(operation)
+            case .metadata, .flush, .punch, .label: break
+            }
+        }
+        stopReason = reason
+        committing = []
+        waiting = []
+        pending = [:]
+        return ended.map { Completion(operation: $0, outcome: .failed(reason: reason)) }
+    }
+
+    private mutating func bind(_ key: UnitKey, _ combEpoch: UInt64) -> UInt32? {
+        if let slot = bySlotKey[key] { return slot }
+        guard let slot = free.popLast() else { return nil }
+        generation += 1
+        slots[Int(slot)] = Slot(key: key, generation: generation, combEpoch: combEpoch)
+        bySlotKey[key] = slot
+        return slot
+    }
+
+    private var isCleaning: Bool {
+        if !(released.isEmpty && releasing.isEmpty && zeroed.isEmpty && freeing.isEmpty) { return true }
+        return pending.values.contains { if case .punch = $0 { true } else { false } }
+    }
+
+    private mutating func issue(_ kind: Pending) -> DiskOperationID {
+        let id = nextOperation
+        nextOperation += 1
+        pending[id] = kind
+        return DiskOperationID(rawValue: id)
+    }
+}
