@@ -1,4 +1,4 @@
-import Base
+public import Base
 
 /// A storage client: takes I/O of attached volumes to the right server, again and again until it is answered, fenced,
 /// or has been held for too long.
