@@ -108,10 +108,12 @@ let block: [Target] = [
         "BlockManager", in: "Block",
         ["BlockCore", "BlockIO", "Base", "Coordination", "Telemetry", lifecycle, logging]),
     room(
-        "BlockServer", in: "Block", ["BlockCore", "BlockIO", "CBlockIO", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging],
+        "BlockServer", in: "Block",
+        ["BlockCore", "BlockIO", "CBlockIO", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging],
         optimised: true),
     room(
-        "BlockClient", in: "Block", ["BlockCore", "BlockIO", "CBlockIO", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging],
+        "BlockClient", in: "Block",
+        ["BlockCore", "BlockIO", "CBlockIO", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging],
         optimised: true),
     room(
         "Gateway", in: "Block",
@@ -167,12 +169,15 @@ let testing: [Target] = [
     tests("BlockIOTests", ["BlockIO", "Base", "TestKit", logging]),
     tests("BlockCoreTests", ["BlockCore", "Base"]),
     tests("BlockSimulationTests", ["SimKit", "BlockCore", "Base"]),
-    tests("BlockManagerTests", ["BlockManager", "BlockCore", "Base", "Coordination", "TestKit", logging, lifecycle]),
+    tests(
+        "BlockManagerTests",
+        ["BlockManager", "BlockCore", "BlockIO", "Base", "Coordination", "TestKit", logging, lifecycle]),
     tests("BlockServerTests", ["BlockServer", "BlockCore", "BlockIO", "Base", "TestKit", logging, lifecycle]),
     tests(
         "BlockClientTests",
         [
-            "BlockClient", "BlockServer", "BlockManager", "BlockCore", "BlockIO", "Coordination", "Base", "LinuxOS", "TestKit",
+            "BlockClient", "BlockServer", "BlockManager", "BlockCore", "BlockIO", "Coordination", "Base", "LinuxOS",
+            "TestKit",
             logging, lifecycle,
         ]),
     tests(

@@ -79,14 +79,17 @@ public final class Reactor: @unchecked Sendable {
     /// Whether the thread has ended (or never started).
     public var isDone: Bool { mailbox.withLock { $0.isDone || !$0.isStarted } }
 
-    /// Runs `body` on the reactor's thread, in order of the calls of each caller. Dropped when the reactor has stopped.
-    public func perform(_ body: @escaping @Sendable () -> Void) {
-        let wasEmpty = mailbox.withLock { mailbox in
-            guard !mailbox.isStopped else { return false }
+    /// Runs `body` on the reactor's thread, in order of the calls of each caller.
+    /// - Returns: false when the reactor has stopped: `body` will not run.
+    @discardableResult
+    public func perform(_ body: @escaping @Sendable () -> Void) -> Bool {
+        let (isTaken, wasEmpty) = mailbox.withLock { mailbox in
+            guard !mailbox.isStopped else { return (false, false) }
             mailbox.jobs.append(body)
-            return mailbox.jobs.count == 1
+            return (true, mailbox.jobs.count == 1)
         }
         if wasEmpty { ring() }
+        return isTaken
     }
 
     private func ring() {
@@ -231,7 +234,8 @@ public final class Reactor: @unchecked Sendable {
         var parent = 0
         while true {
             var least = parent
-            for child in [2 * parent + 1, 2 * parent + 2] where child < alarms.count && alarms[child].at < alarms[least].at {
+            for child in [2 * parent + 1, 2 * parent + 2]
+            where child < alarms.count && alarms[child].at < alarms[least].at {
                 least = child
             }
             if least == parent { return }

@@ -14,16 +14,20 @@ final class VolumeAttachment: Sendable {
     private let blockSize: Int
     private let logger: Logger
     private let worker: WorkerPool
+    private let links: WorkerPool
     private let loop = Mutex<LoopDevice?>(nil)
 
     /// - Parameters:
     ///   - file: the path of the volume's file in the FUSE mount.
     ///   - link: the symbolic link to make, such as `/dev/disk/by-id/emc-vol-<system>-<volume>`.
-    init(file: String, link: String, isReadOnly: Bool, blockSize: Int, logger: Logger) {
+    ///   - links: a serial queue for the making and removing of links, common to all volumes: a volume that is mapped again
+    ///     gets the link of its earlier device.
+    init(file: String, link: String, isReadOnly: Bool, blockSize: Int, links: WorkerPool, logger: Logger) {
         self.file = file
         self.link = link
         self.isReadOnly = isReadOnly
         self.blockSize = blockSize
+        self.links = links
         self.logger = logger
         worker = WorkerPool(name: "sdc-attach", threads: 1)
     }
@@ -31,17 +35,14 @@ final class VolumeAttachment: Sendable {
     /// The block device, once it is there.
     var devicePath: String? { loop.withLock { $0?.path } }
 
-    func attach(finished: @escaping @Sendable (Bool) -> Void) {
+    func attach() {
         worker.submit { [self] in
             do {
                 let device = try LoopDevice.attach(file, blockSize: UInt32(blockSize), readOnly: isReadOnly)
                 loop.withLock { $0 = device }
-                try makeLink(to: device.path)
-                logger.notice("volume attached", metadata: ["device.path": "\(device.path)", "device.link": "\(link)"])
-                finished(true)
+                links.submit { [self] in makeLink(to: device.path) }
             } catch {
                 logger.error("volume cannot be attached", metadata: ["error": "\(error)", "device.link": "\(link)"])
-                finished(false)
             }
         }
     }
@@ -51,33 +52,38 @@ final class VolumeAttachment: Sendable {
     }
 
     /// Removes link and device. The FUSE file must fail its requests already, or this could wait for them.
-    func detach(finished: @escaping @Sendable () -> Void) {
+    func detach() {
         worker.submit { [self] in
             let device = loop.withLock { loop in
                 defer { loop = nil }
                 return loop
             }
-            if let device {
+            guard let device else { return }
+            links.submit { [self] in
                 if linkTarget() == device.path { unlink(link) }
-                do {
-                    try device.detach()
-                } catch {
-                    logger.error("volume not detached", metadata: ["error": "\(error)"])
-                }
-                logger.notice("volume detached", metadata: ["device.path": "\(device.path)", "device.link": "\(link)"])
             }
-            finished()
+            do {
+                try device.detach()
+                logger.notice("volume detached", metadata: ["device.path": "\(device.path)"])
+            } catch {
+                logger.error("volume not detached", metadata: ["error": "\(error)"])
+            }
         }
         worker.stop()
     }
 
-    private func makeLink(to target: String) throws(BlockIOError) {
+    private func makeLink(to target: String) {
+        // Withdrawn meanwhile: the device is on its way out.
+        guard devicePath == target else { return }
         makeDirectories(String(link[..<(link.lastIndex(of: "/") ?? link.startIndex)]))
         let temporary = link + ".new"
         unlink(temporary)
         guard symlink(target, temporary) == 0, rename(temporary, link) == 0 else {
-            throw .system(errno, "make the link \(link)")
+            return logger.error(
+                "link not made",
+                metadata: ["device.link": "\(link)", "error": "\(String(cString: strerror(errno)))"])
         }
+        logger.notice("volume attached", metadata: ["device.path": "\(target)", "device.link": "\(link)"])
     }
 
     private func linkTarget() -> String? {

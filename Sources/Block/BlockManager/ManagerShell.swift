@@ -1,0 +1,170 @@
+import Base
+import BlockCore
+import BlockIO
+import Logging
+
+/// Performs the actions of one `ManagerCore` on a reactor: control connections and the tickets of commands. Commits go out
+/// through `commit` and come back as `committed`.
+///
+/// Everything here runs on the reactor's thread. Without a core (not leading) connections are closed and commands refused.
+final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
+    // SAFETY: made before the reactor starts; used on its thread only from then on.
+    typealias Reply = @Sendable (Result<ManagerReply, ManagerError>) -> Void
+
+    private let reactor: Reactor
+    private let logger: Logger
+    /// Stores the mutations of leadership number `generation`.
+    private let commit: (_ generation: UInt64, [StoreMutation]) -> Void
+    private var core: ManagerCore?
+    private(set) var generation: UInt64 = 0
+    private var random = SystemRandomNumberGenerator()
+    private var listener: Listener?
+    private var links: [LinkID: ControlLink] = [:]
+    private var nextLink: UInt64 = 1
+    private var tickets: [Ticket: Reply] = [:]
+    private var nextTicket: UInt64 = 1
+    private var events: [ManagerEvent] = []
+    private var isHandling = false
+    private var isStopped = false
+
+    init(on reactor: Reactor, logger: Logger, commit: @escaping (UInt64, [StoreMutation]) -> Void) {
+        self.reactor = reactor
+        self.logger = logger
+        self.commit = commit
+    }
+
+    func start(listening descriptor: Int32, at address: SocketAddress) throws(BlockIOError) {
+        listener = try Listener(descriptor, address: address, on: reactor) { [weak self] connection, peer in
+            self?.accept(connection, peer: peer)
+        }
+        reactor.every(.milliseconds(50)) { [weak self] in
+            guard let self, !self.isStopped else { return false }
+            self.handle(.tick)
+            return true
+        }
+    }
+
+    func stop() {
+        listener?.close()
+        depose(ManagerError(.unavailable, "the manager is stopping"))
+        isStopped = true
+    }
+
+    /// Leads from now on with what is stored; answers the number of this leadership.
+    func lead(_ core: ManagerCore) {
+        depose(ManagerError(.notLeader, "the manager starts anew"))
+        generation += 1
+        self.core = core
+        handle(.tick)
+    }
+
+    /// Leads no longer: whoever waits is told, and all connections are closed so that their owners look for the new leader.
+    func depose(_ error: ManagerError) {
+        core = nil
+        for link in links.values { link.close(reason: error.message) }
+        links = [:]
+        let waiting = tickets.sorted { $0.key < $1.key }
+        tickets = [:]
+        for (_, reply) in waiting { reply(.failure(error)) }
+    }
+
+    func state() -> Result<SystemState, ManagerError> {
+        guard let core else { return .failure(ManagerError(.notLeader, "this manager does not lead")) }
+        return .success(core.state)
+    }
+
+    func submit(_ command: ManagerCommand, _ reply: @escaping Reply) {
+        guard core != nil else { return reply(.failure(ManagerError(.notLeader, "this manager does not lead"))) }
+        let ticket = Ticket(rawValue: nextTicket)
+        nextTicket += 1
+        tickets[ticket] = reply
+        handle(.submit(ticket, command))
+    }
+
+    func committed(_ generation: UInt64, succeeded: Bool) {
+        guard generation == self.generation else { return }
+        handle(succeeded ? .committed : .commitFailed)
+    }
+
+    // MARK: Connections
+
+    private func accept(_ descriptor: Int32, peer: String) {
+        do {
+            let id = LinkID(rawValue: nextLink)
+            nextLink += 1
+            let link = try ControlLink(
+                accepted: descriptor, peer: peer, id: id, on: reactor, owner: self, logger: logger)
+            guard core != nil else { return link.close(reason: "this manager does not lead") }
+            links[id] = link
+        } catch {
+            logger.warning("control connection refused", metadata: ["peer": "\(peer)", "error": "\(error)"])
+        }
+    }
+
+    func connected(_ link: ControlLink) {}
+
+    func arrived(_ frame: [UInt8], on link: ControlLink) throws(WireError) {
+        handle(.message(link.id, try ControlFrame.decodeToManager(frame)))
+    }
+
+    func closed(_ link: ControlLink, reason: String) {
+        guard links.removeValue(forKey: link.id) != nil else { return }
+        logger.info("control connection closed", metadata: ["peer": "\(link.peer)", "reason": "\(reason)"])
+        handle(.linkClosed(link.id))
+    }
+
+    // MARK: The core
+
+    private func handle(_ event: ManagerEvent) {
+        guard !isStopped else { return }
+        events.append(event)
+        guard !isHandling else { return }
+        isHandling = true
+        var position = 0
+        while position < events.count {
+            let next = events[position]
+            position += 1
+            for action in core?.apply(next, now: reactor.now, rng: &random) ?? [] { perform(action) }
+        }
+        events.removeAll(keepingCapacity: true)
+        isHandling = false
+    }
+
+    private func perform(_ action: ManagerAction) {
+        switch action {
+        case .commit(let mutations): commit(generation, mutations)
+        case .reply(let ticket, let result): tickets.removeValue(forKey: ticket)?(result)
+        case .send(let id, let message): links[id]?.send(message)
+        case .close(let id): links[id]?.close(reason: "closed by the manager")
+        case .notice(let notice): tell(notice)
+        }
+    }
+
+    private func tell(_ notice: ManagerNotice) {
+        switch notice {
+        case .serverRegistered(let id): logger.notice("server registered", metadata: ["sds.id": "\(id)"])
+        case .serverUp(let id): logger.notice("server is up", metadata: ["sds.id": "\(id)"])
+        case .serverDown(let id, let reason):
+            logger.warning("server is down", metadata: ["sds.id": "\(id)", "reason": "\(reason)"])
+        case .clientRegistered(let id): logger.notice("client registered", metadata: ["sdc.id": "\(id)"])
+        case .deviceFailed(let id): logger.error("device failed", metadata: ["device.id": "\(id)"])
+        case .combsDegraded(let count, let pool):
+            logger.warning("combs degraded", metadata: ["count": "\(count)", "pool.id": "\(pool)"])
+        case .combsUnavailable(let count, let pool):
+            logger.error("combs unavailable", metadata: ["count": "\(count)", "pool.id": "\(pool)"])
+        case .rebuildFinished(let pool): logger.notice("rebuild finished", metadata: ["pool.id": "\(pool)"])
+        case .fenced(let proof):
+            let entries = proof.entries.map { "\($0.sds) \($0.evidence)" }.joined(separator: ", ")
+            logger.notice(
+                "older rights proven fenced",
+                metadata: [
+                    "volume.id": "\(proof.volume)", "attach.epoch": "\(proof.attachEpoch)", "proof": "\(entries)",
+                    "seconds": "\(proof.elapsed.inSeconds)",
+                ])
+        case .connectionRefused(let link, let error):
+            logger.warning(
+                "introduction refused",
+                metadata: ["peer": "\(links[link]?.peer ?? "closed")", "error": "\(error)"])
+        }
+    }
+}
