@@ -117,7 +117,7 @@ let block: [Target] = [
         optimised: true),
     room(
         "Gateway", in: "Block",
-        ["BlockManager", "BlockCore", "Base", "HTTPKit", "Telemetry", hummingbird, httpTypes, lifecycle, logging]),
+        ["BlockCore", "Base", "HTTPKit", "LinuxOS", "Telemetry", hummingbird, httpTypes, lifecycle, logging]),
     room("StorageTools", in: "Block", ["Base", "HTTPKit", nio, nioPosix, nioHTTP1]),
 ]
 
@@ -129,7 +129,7 @@ let top: [Target] = [
             "Base", "Telemetry", "HTTPKit", "Coordination", "LinuxOS",
             "MesosAPI", "Resources", "Master", "Agent", "MesosClient", "Marathon",
             "VolumeDriver", "ScaleIODriver", "VolumeService",
-            "BlockManager", "BlockServer", "BlockClient", "Gateway", "StorageTools", "Lab",
+            "BlockCore", "BlockManager", "BlockServer", "BlockClient", "Gateway", "StorageTools", "Lab",
             arguments, lifecycle, unixSignals, logging, yams,
         ]),
 ]
@@ -182,7 +182,10 @@ let testing: [Target] = [
         ]),
     tests(
         "GatewayTests",
-        ["Gateway", "StorageTools", "BlockManager", "BlockCore", "Base", "HTTPKit", "TestKit", logging, lifecycle]),
+        [
+            "Gateway", "StorageTools", "BlockCore", "Base", "HTTPKit", "LinuxOS", "TestKit", logging, lifecycle,
+            httpTypes,
+        ]),
     tests(
         "StorageToolsTests",
         ["StorageTools", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes, nio, nioPosix]),

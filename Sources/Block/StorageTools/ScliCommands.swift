@@ -35,6 +35,9 @@ enum ScliCommands {
             body: ScliQueries.server),
         "query_all_sdc": .init(options: [], summary: "Every storage client", body: ScliQueries.allClients),
         "query_cluster": .init(options: [], summary: "The managers", body: ScliQueries.cluster),
+        "query_fencing": .init(
+            options: volumeKeys, summary: "Who may write to a volume, and the proof that nobody else can",
+            body: ScliQueries.fencing),
         "query_properties": .init(
             options: ["object_type", "object_id", "all_objects", "properties"],
             summary: "Chosen properties of objects, for scripts", body: ScliProperties.query),

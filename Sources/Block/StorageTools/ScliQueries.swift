@@ -73,6 +73,33 @@ enum ScliQueries {
         return lines(text)
     }
 
+    /// Not in the original: the attach epochs of a volume with what each server did about them.
+    @Sendable static func fencing(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> String {
+        let id = try await ScliLookup.volume(arguments, &client).shown("id")
+        let epochs = try await client.get("/holdfast/v1/volumes/\(id)/epochs")
+        var text = [
+            "Volume ID: \(id) Name: \(epochs.shown("name")) Attach epoch: \(epochs.count("attachEpoch"))"
+                + (epochs["fencePending"]?.bool == true ? " (older rights not yet proven refused)" : "")
+        ]
+        for sdc in epochs["mappedSdcInfo"]?.array ?? [] {
+            text.append(
+                "    May write: SDC \(sdc.shown("sdcId")) IP: \(sdc.shown("sdcIp")) since epoch"
+                    + " \(sdc.count("attachEpoch"))")
+        }
+        for record in epochs["history"]?.array ?? [] {
+            let time = ScliText.time(milliseconds: record.count("timeMilliseconds"))
+            let seconds = record["elapsedSeconds"]?.double ?? 0
+            text.append(
+                "    Epoch \(record.count("attachEpoch")) by \(record.shown("change")), proven \(time) after"
+                    + " \(ScliText.seconds(seconds)) s:")
+            for server in record["servers"]?.array ?? [] {
+                let revision = server["revision"]?.integer.map { " at revision \($0)" } ?? ""
+                text.append("        SDS \(server.shown("sdsName")): \(server.shown("evidence"))\(revision)")
+            }
+        }
+        return lines(text)
+    }
+
     @Sendable static func allServers(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> String {
         let inventory = try await Inventory(&client)
         var text = ["Query-all-SDS returned \(inventory.servers.count) SDS nodes.", ""]

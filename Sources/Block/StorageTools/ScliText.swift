@@ -1,4 +1,5 @@
 import Base
+import FoundationEssentials
 
 /// How `scli` writes sizes and rates.
 enum ScliText {
@@ -15,6 +16,18 @@ enum ScliText {
         guard unit > 0 else { return "\(kibibytes) KB (\(kibibytes * 1024) Bytes)" }
         let tenths = kibibytes / divisor * 10 + (kibibytes % divisor * 10 + divisor / 2) / divisor
         return "\(tenths / 10).\(tenths % 10) \(units[unit]) (\(kibibytes / (divisor / 1024)) \(units[unit - 1]))"
+    }
+
+    /// Milliseconds since 1970 as ISO 8601 in UTC.
+    static func time(milliseconds: Int64) -> String {
+        Date(timeIntervalSince1970: Double(milliseconds) / 1000).formatted(.iso8601)
+    }
+
+    /// Seconds with three decimals.
+    static func seconds(_ seconds: Double) -> String {
+        let thousandths = Int64(min(max(seconds, 0), 1e12) * 1000)
+        let rest = String(thousandths % 1000)
+        return "\(thousandths / 1000)." + String(repeating: "0", count: 3 - rest.count) + rest
     }
 
     /// `name` padded to column 51, as the property tables have it.
