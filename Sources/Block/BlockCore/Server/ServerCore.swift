@@ -24,7 +24,7 @@ public struct ServerCore: Sendable {
     public let sds: SdsID
     public internal(set) var system: SystemID?
     var generation: UInt32?
-    var stores: [UnitStore]
+    public internal(set) var stores: [UnitStore]
     var map = ClusterMap()
     var inbound: [LinkID: Inbound] = [:]
     var sessions: [PeerKey: UInt64] = [:]

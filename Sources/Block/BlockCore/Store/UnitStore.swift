@@ -80,6 +80,15 @@ public struct UnitStore: Sendable {
 
     /// Every unit for which `isWanted` says so, in order.
     public func units(where isWanted: (UnitKey) -> Bool) -> [UnitKey] { bySlotKey.keys.filter(isWanted).sorted() }
+    /// Where the unit lies on the device, in bytes; nil if nothing was ever written to it.
+    public func location(of key: UnitKey) -> UInt64? { bySlotKey[key].map { layout.offset(ofSlot: $0) } }
+    /// Every slot is exactly one of bound, free, or on its way from bound to free; nil if so.
+    public func accountingError() -> String? {
+        var seen = bySlotKey.values.sorted() + free + released + releasing + zeroed + freeing
+        for id in pending.keys.sorted() { if case .punch(let run) = pending[id] { seen += run } }
+        return seen.sorted() == Array(0..<label.capacityUnits)
+            ? nil : "device \(device): \(seen.count) of \(label.capacityUnits) units accounted for"
+    }
     public func map(of key: UnitKey) -> BlockMap {
         bySlotKey[key].flatMap { slots[Int($0)]?.map } ?? BlockMap()
     }

@@ -1,0 +1,52 @@
+import Base
+import BlockCore
+
+extension Simulation {
+    /// Does one bad thing, and comes back for the next.
+    func adversary() {
+        if isHealed { return }
+        heap.add(.adversary, at: now + delay(100, 1500))
+        let everyone = [NodeID.manager] + serverIDs + clientIDs
+        let one = everyone.randomElement(using: &random) ?? .manager
+        let other = everyone.filter { $0 != one }.randomElement(using: &random) ?? .manager
+        let until = now + delay(300, 7000)
+        switch Int.random(in: 0..<10, using: &random) {
+        case 0, 1:
+            let victim = serverIDs.randomElement(using: &random) ?? one
+            crash(victim)
+            heap.add(.start(victim), at: now + delay(50, 6000))
+        case 2:
+            crash(one)
+            heap.add(.start(one), at: now + delay(50, 4000))
+        case 3, 4:
+            note("\(one) pauses until \(until)")
+            setPause(one, until: until)
+        case 5:
+            note("\(one) -> \(other) blocked until \(until)")
+            network.block(one, other, until: until)
+        case 6:
+            note("\(one) <-> \(other) blocked until \(until)")
+            network.block(one, other, until: until)
+            network.block(other, one, until: until)
+        case 7, 8:
+            note("\(one) -> \(other) clogged until \(until)")
+            network.clog(one, other, until: until)
+        default:
+            // The zombie: alive, connected to all other servers, but cut off from the manager.
+            note("\(one) cut off from the manager until \(until)")
+            network.block(one, .manager, until: until)
+            network.block(.manager, one, until: until)
+        }
+    }
+
+    /// Moves a volume to another client, as a scheduler does after it has given up on a host.
+    func remap() {
+        if isHealed { return }
+        heap.add(.remap, at: now + delay(500, 4000))
+        guard let state = manager.core?.state, let volume = volumes.randomElement(using: &random),
+            now >= manager.pausedUntil, let owner = state.volumes[volume]?.mappings.first?.sdc,
+            let heir = state.clients.keys.first(where: { $0 != owner })
+        else { return }
+        submit(.map(volume, heir, mode: .readWrite, allowMultiple: false, preempt: true), .map(volume))
+    }
+}

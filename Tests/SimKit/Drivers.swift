@@ -1,0 +1,253 @@
+import Base
+import BlockCore
+
+extension Simulation {
+    // MARK: Manager
+
+    enum Question {
+        case create
+        case map(VolumeID)
+    }
+
+    func submit(_ command: ManagerCommand, _ question: Question) {
+        let ticket = Ticket(rawValue: nextTicket)
+        nextTicket += 1
+        tickets[ticket] = question
+        note("operator: \(command)")
+        drive(.submit(ticket, command))
+    }
+
+    func drive(_ event: ManagerEvent) {
+        guard let actions = manager.core?.apply(event, now: now, rng: &coreRandom) else { return }
+        for action in actions {
+            switch action {
+            case .commit(let mutations):
+                manager.underWay = mutations
+                heap.add(.committed(life: manager.life, mutations), at: now + delay(0.5, 5))
+            case .reply(let ticket, let result): answer(ticket, result)
+            case .send(let link, let message):
+                send(ConnectionID(rawValue: link.rawValue), fromOpener: false, .fromManager(message))
+            case .close(let link): close(ConnectionID(rawValue: link.rawValue), byOpener: false)
+            case .notice(let notice): note("manager: \(notice)")
+            }
+        }
+    }
+
+    private func answer(_ ticket: Ticket, _ result: Result<ManagerReply, ManagerError>) {
+        guard let question = tickets.removeValue(forKey: ticket) else { return fail("a ticket was answered twice") }
+        switch (question, result) {
+        case (.create, .success(.createdVolume(let id))): volumes.append(id)
+        case (.map(let volume), .success(.fenced(let proof))):
+            fences += 1
+            note("proof \(proof)")
+            history.fence(volume, proof.attachEpoch, at: now.nanoseconds)
+        case (.create, _): fail("could not create a volume: \(result)")
+        case (.map, _): note("map: \(result)")
+        }
+    }
+
+    func committed(_ life: Int, _ mutations: [StoreMutation]) {
+        guard life == manager.life, manager.core != nil else { return }
+        if now < manager.pausedUntil {
+            heap.add(.committed(life: life, mutations), at: manager.pausedUntil + .nanoseconds(1))
+            return
+        }
+        store(mutations)
+        manager.underWay = nil
+        drive(.committed)
+    }
+
+    func store(_ mutations: [StoreMutation]) {
+        for mutation in mutations {
+            switch mutation {
+            case .put(let key, let value): manager.records[key] = value
+            case .delete(let key): manager.records[key] = nil
+            }
+        }
+    }
+
+    // MARK: Servers
+
+    func drive(_ id: NodeID, _ event: ServerEvent) {
+        var actions: [ServerAction] = []
+        servers[id]?.core?.apply(event, now: now, into: &actions)
+        perform(actions, id)
+    }
+
+    func perform(_ actions: [ServerAction], _ id: NodeID) {
+        for action in actions {
+            switch action {
+            case .sendManager(let message):
+                if let link = servers[id]?.managerLink { send(link, fromOpener: true, .toManager(message)) }
+            case .send(let link, let header, let slice):
+                let connection = ConnectionID(rawValue: link.rawValue)
+                let isOpener = network.connections[connection]?.opener.node == id
+                send(connection, fromOpener: isOpener, .data(header, slice.map { values($0, id) }))
+            case .close(let link):
+                let connection = ConnectionID(rawValue: link.rawValue)
+                close(connection, byOpener: network.connections[connection]?.opener.node == id)
+            case .connectPeer(let peer, _):
+                guard let to = serverIDs.first(where: { servers[$0]?.sds == peer }) else {
+                    fail("\(id) connects to an unknown server")
+                    return
+                }
+                connect(id, to: to, server: peer)
+            case .disk(let device, let operation, let request): startDisk(id, device, operation, request)
+            case .release(let payload):
+                if servers[id]?.payloads.removeValue(forKey: payload) == nil { fail("\(id) released a buffer twice") }
+            case .notice(let notice): note("\(id): \(notice)")
+            }
+        }
+    }
+
+    private func values(_ slice: PayloadSlice, _ id: NodeID) -> [UInt64] {
+        guard let all = servers[id]?.payloads[slice.payload] ?? clients[id]?.payloads[slice.payload] else {
+            fail("\(id) uses a buffer after its release")
+            return []
+        }
+        let first = Int(slice.offset / Geometry.blockBytes)
+        return Array(all[first..<first + Int(slice.length / Geometry.blockBytes)])
+    }
+
+    private func startDisk(_ id: NodeID, _ device: DeviceID, _ operation: DiskOperationID, _ request: DiskRequest) {
+        guard var node = servers[id] else { return }
+        var mark: UInt64 = 0
+        var time = delay(0.02, 0.3)
+        switch request {
+        case .write(let at, let slice):
+            node.underWay[operation] = values(slice, id).enumerated().map {
+                .set(block: at / 4096 + UInt64($0.offset), .value($0.element))
+            }
+        case .writeZeros(let at, let length), .punch(let at, let length):
+            node.underWay[operation] = [.zero(first: at / 4096, count: UInt64(length) / 4096)]
+        case .writeBytes(let at, let bytes): node.underWay[operation] = FakeDisk.changes(bytes: bytes, at: at)
+        case .read(let at, let length, let holes):
+            // Read at the end of the operation, see `diskDone`; here only what and where.
+            node.reads[operation] = [at / 4096, UInt64(length / 4096)] + holes.flatMap {
+                [UInt64($0.lowerBound / 4096), UInt64($0.upperBound / 4096)]
+            }
+        case .flush:
+            mark = node.disk.flushMark
+            time = delay(0.2, 2)
+        }
+        servers[id] = node
+        heap.add(.disk(id, life: node.life, device, operation, flushMark: mark), at: now + time)
+    }
+
+    func diskDone(
+        _ id: NodeID, _ life: Int, _ device: DeviceID, _ operation: DiskOperationID, _ mark: UInt64
+    ) {
+        guard var node = servers[id], node.life == life, node.core != nil else { return }
+        if now < node.pausedUntil {
+            heap.add(
+                .disk(id, life: life, device, operation, flushMark: mark), at: node.pausedUntil + .nanoseconds(1))
+            return
+        }
+        var outcome = DiskOutcome.done
+        if let changes = node.underWay.removeValue(forKey: operation) {
+            node.disk.write(changes)
+        } else if let read = node.reads.removeValue(forKey: operation) {
+            var values = (0..<read[1]).map { node.disk.value(read[0] + $0) }
+            for hole in stride(from: 2, to: read.count, by: 2) {
+                for block in read[hole]..<read[hole + 1] { values[Int(block)] = 0 }
+            }
+            let payload = PayloadID(rawValue: nextPayload)
+            nextPayload += 1
+            node.payloads[payload] = values
+            outcome = .read(payload)
+        } else {
+            node.disk.flush(mark)
+        }
+        servers[id] = node
+        drive(id, ServerEvent.disk(device, operation, outcome))
+    }
+
+    // MARK: Clients
+
+    func drive(_ id: NodeID, _ event: ClientEvent) {
+        var actions: [ClientAction] = []
+        clients[id]?.core?.apply(event, now: now, into: &actions)
+        for action in actions {
+            switch action {
+            case .sendManager(let message):
+                if let link = clients[id]?.managerLink { send(link, fromOpener: true, .toManager(message)) }
+            case .connect(let server, _):
+                guard let to = serverIDs.first(where: { servers[$0]?.sds == server }) else {
+                    fail("\(id) connects to an unknown server")
+                    return
+                }
+                connect(id, to: to, server: server)
+            case .close(let link): close(ConnectionID(rawValue: link.rawValue), byOpener: true)
+            case .send(let link, let header, let slice):
+                send(
+                    ConnectionID(rawValue: link.rawValue), fromOpener: true,
+                    .data(header, slice.map { values($0, id) }))
+            case .deliver(let io, let offset, let length, let payload):
+                let count = Int(length / Geometry.blockBytes)
+                var part = [UInt64](repeating: 0, count: count)
+                if let payload {
+                    part = clients[id]?.payloads.removeValue(forKey: payload) ?? []
+                    if part.count != count { fail("\(id) was delivered \(part.count) of \(count) blocks") }
+                }
+                let first = Int(offset / Geometry.blockBytes)
+                for (index, value) in part.enumerated() { clients[id]?.ios[io]?.seen[first + index] = value }
+            case .complete(let io, let result): completed(id, io, result)
+            case .release(let payload):
+                if clients[id]?.payloads.removeValue(forKey: payload) == nil { fail("\(id) released a buffer twice") }
+            case .welcomed, .attached, .changed, .detached: note("\(id): \(action)")
+            case .refused(_, let message): fail("\(id) was refused: \(message)")
+            }
+        }
+    }
+
+    private func completed(_ id: NodeID, _ io: ClientIO, _ result: ClientIOResult) {
+        guard let done = clients[id]?.ios.removeValue(forKey: io) else { return fail("\(id) completed an I/O twice") }
+        note("\(id) io \(io.rawValue) \(done.isRead ? "read" : "write") \(done.first)+\(done.count): \(result) \(done.values) \(done.seen)")
+        guard result == .ok else { return }
+        if isHealed { clients[id]?.servedSinceHeal.insert(done.volume) }
+        for index in 0..<done.count {
+            let block = History.Block(volume: done.volume, number: done.first + UInt64(index))
+            if done.isRead {
+                history.saw(
+                    block, done.seen[index], done.epoch, from: done.invoked, to: now.nanoseconds)
+            } else {
+                history.acknowledged(block, done.values[index], at: now.nanoseconds)
+            }
+        }
+    }
+
+    /// Begins I/Os now and then, several at a time and often on the same blocks.
+    func work(_ id: NodeID, _ life: Int) {
+        guard let node = clients[id], node.life == life, let core = node.core, !node.isResting else { return }
+        heap.add(.work(id, life: life), at: max(now + delay(0.2, 20), node.pausedUntil))
+        guard now >= node.pausedUntil, let target = core.attachments.randomElement(using: &random), node.ios.count < 6
+        else { return }
+        let unit = UInt32.random(in: 0..<Simulation.unitsPerVolume, using: &random)
+        let start = UInt16.random(in: 0..<Simulation.blocksInPlay, using: &random)
+        let count = UInt16.random(in: 1...Simulation.blocksInPlay - start, using: &random)
+        let isRead = Bool.random(using: &random)
+        let first = UInt64(unit) * UInt64(Geometry.blocksPerUnit) + UInt64(start)
+        var values: [UInt64] = []
+        var kind = ClientIOKind.read
+        if !isRead {
+            for index in 0..<UInt64(count) {
+                values.append(nextValue)
+                let block = History.Block(volume: target.attachment.volume, number: first + index)
+                history.began(block, nextValue, target.attachment.epoch, at: now.nanoseconds)
+                nextValue += 1
+            }
+            kind = .write(keep(values, on: id))
+        }
+        let io = ClientIO(rawValue: node.nextIO)
+        clients[id]?.nextIO += 1
+        clients[id]?.ios[io] = ClientNode.IO(
+            volume: target.attachment.volume, epoch: target.attachment.epoch, first: first, count: Int(count),
+            values: values, isRead: isRead, invoked: now.nanoseconds,
+            seen: Array(repeating: 0, count: Int(count)))
+        note("\(id) io \(io.rawValue) begins \(isRead ? "read" : "write") \(target.attachment) \(first)+\(count) \(values)")
+        drive(
+            id,
+            .submit(
+                io, target.attachment, kind, offset: first * 4096, length: UInt32(count) * Geometry.blockBytes))
+    }
+}

@@ -1,0 +1,81 @@
+import Base
+import BlockCore
+
+/// A disk that forgets: what was not flushed is lost or kept block by block when the power goes.
+struct FakeDisk {
+    enum Content: Equatable {
+        case value(UInt64)
+        case bytes([UInt8])
+    }
+
+    enum Change {
+        case set(block: UInt64, Content)
+        case zero(first: UInt64, count: UInt64)
+    }
+
+    private var stable: [UInt64: Content] = [:]
+    private var cache: [UInt64: Content] = [:]
+    private var unflushed: [(number: UInt64, change: Change)] = []
+    private var nextNumber: UInt64 = 1
+
+    private static func perform(_ change: Change, on blocks: inout [UInt64: Content]) {
+        switch change {
+        case .set(let block, let content): blocks[block] = content
+        case .zero(let first, let count):
+            if count <= 16 {
+                for block in first..<first + count { blocks[block] = nil }
+            } else {
+                blocks = blocks.filter { $0.key < first || $0.key >= first + count }
+            }
+        }
+    }
+
+    mutating func write(_ changes: [Change]) {
+        for change in changes {
+            FakeDisk.perform(change, on: &cache)
+            unflushed.append((nextNumber, change))
+            nextNumber += 1
+        }
+    }
+
+    /// What a flush asked for now has to cover.
+    var flushMark: UInt64 { nextNumber }
+
+    mutating func flush(_ mark: UInt64) {
+        for (number, change) in unflushed where number < mark { FakeDisk.perform(change, on: &stable) }
+        unflushed.removeAll { $0.number < mark }
+    }
+
+    /// Power cut: of what was written since the last flush, and of what was under way, anything may have arrived.
+    mutating func crash(underWay: [[Change]], _ generator: inout SeededRandom) {
+        for (_, change) in unflushed where Bool.random(using: &generator) { FakeDisk.perform(change, on: &stable) }
+        for change in underWay.joined() where Bool.random(using: &generator) {
+            FakeDisk.perform(change, on: &stable)
+        }
+        cache = stable
+        unflushed = []
+    }
+
+    func value(_ block: UInt64) -> UInt64 {
+        if case .value(let value) = cache[block] { return value }
+        return 0
+    }
+
+    func bytes(_ range: Range<UInt64>) -> [UInt8] {
+        var bytes: [UInt8] = []
+        for block in range.lowerBound / 4096..<range.upperBound / 4096 {
+            if case .bytes(let content) = cache[block] {
+                bytes += content
+            } else {
+                bytes += [UInt8](repeating: 0, count: 4096)
+            }
+        }
+        return bytes
+    }
+
+    static func changes(bytes: [UInt8], at offset: UInt64) -> [Change] {
+        stride(from: 0, to: bytes.count, by: 4096).map {
+            .set(block: (offset + UInt64($0)) / 4096, .bytes(Array(bytes[$0..<$0 + 4096])))
+        }
+    }
+}

@@ -1,0 +1,343 @@
+import Base
+import BlockCore
+
+struct ManagerNode {
+    var core: ManagerCore?
+    var records: [String: [UInt8]] = [:]
+    var life = 0
+    var pausedUntil = Instant.zero
+    /// The commit under way, if any: lost or done when the manager dies.
+    var underWay: [StoreMutation]?
+}
+
+struct ServerNode {
+    let sds: SdsID
+    let device: DeviceID
+    var core: ServerCore?
+    var disk = FakeDisk()
+    var life = 0
+    var pausedUntil = Instant.zero
+    var payloads: [PayloadID: [UInt64]] = [:]
+    var underWay: [DiskOperationID: [FakeDisk.Change]] = [:]
+    var reads: [DiskOperationID: [UInt64]] = [:]
+    var managerLink: ConnectionID?
+
+    init(_ id: NodeID) {
+        sds = SdsID(rawValue: 0x5D5 << 32 | UInt64(id.rawValue))
+        device = DeviceID(rawValue: 0xDE << 32 | UInt64(id.rawValue))
+        let label = DeviceLabel(sds: sds, device: device, capacityUnits: 24, logBlocks: 4)
+        for (offset, bytes) in UnitStore.format(label) { disk.write(FakeDisk.changes(bytes: bytes, at: offset)) }
+        disk.flush(disk.flushMark)
+    }
+}
+
+struct ClientNode {
+    struct IO {
+        var volume: VolumeID
+        var epoch: UInt64
+        var first: UInt64
+        var count: Int
+        /// Of a write.
+        var values: [UInt64]
+        var isRead: Bool
+        var invoked: UInt64
+        var seen: [UInt64]
+    }
+
+    let guid: String
+    var core: ClientCore?
+    var life = 0
+    var pausedUntil = Instant.zero
+    var payloads: [PayloadID: [UInt64]] = [:]
+    var ios: [ClientIO: IO] = [:]
+    var nextIO: UInt64 = 1
+    var managerLink: ConnectionID?
+    var isResting = false
+    var servedSinceHeal: Set<VolumeID> = []
+
+    init(_ id: NodeID) { guid = "GUID-\(id.rawValue)" }
+}
+
+extension Simulation {
+    func life(_ id: NodeID) -> Int {
+        id == .manager ? manager.life : servers[id]?.life ?? clients[id]?.life ?? 0
+    }
+    func isUp(_ id: NodeID) -> Bool {
+        id == .manager ? manager.core != nil : servers[id]?.core != nil || clients[id]?.core != nil
+    }
+    func pausedUntil(_ id: NodeID) -> Instant {
+        id == .manager ? manager.pausedUntil : servers[id]?.pausedUntil ?? clients[id]?.pausedUntil ?? .zero
+    }
+    func setPause(_ id: NodeID, until: Instant) {
+        if id == .manager { manager.pausedUntil = until }
+        servers[id]?.pausedUntil = until
+        clients[id]?.pausedUntil = until
+    }
+    func resume(_ id: NodeID) { setPause(id, until: .zero) }
+
+    // MARK: Life and death
+
+    func startNode(_ id: NodeID) {
+        guard !isUp(id) else { return }
+        note("\(id) starts")
+        if id == .manager {
+            startManager()
+        } else if servers[id] != nil {
+            startServer(id)
+        } else {
+            startClient(id)
+        }
+        heap.add(.tick(id, life: life(id)), at: now + .milliseconds(1))
+    }
+
+    private func startManager() {
+        manager.life += 1
+        var configuration = ManagerConfiguration()
+        configuration.rules = options.rules
+        configuration.combCount = 8
+        let records = manager.records.keys.sorted().map { (key: $0, value: manager.records[$0] ?? []) }
+        do {
+            manager.core =
+                try ManagerCore(records: records, configuration: configuration, now: now)
+                ?? ManagerCore(
+                    system: System(id: SystemID(rawValue: 0x515), name: "sim", createdAt: 0),
+                    configuration: configuration, now: now)
+        } catch {
+            fail("the manager cannot read its records: \(error)")
+        }
+    }
+
+    private func startServer(_ id: NodeID) {
+        guard var node = servers[id] else { return }
+        node.life += 1
+        do {
+            let label = try DeviceLabel(device: node.disk.bytes(0..<(128 << 10)))
+            let (store, writes) = try UnitStore.open(
+                label, metadata: node.disk.bytes(0..<label.layout.data), rules: options.rules)
+            for (offset, bytes) in writes {
+                node.disk.write(FakeDisk.changes(bytes: bytes, at: offset))
+                node.disk.flush(node.disk.flushMark)
+            }
+            var configuration = ServerConfiguration(
+                name: "sds\(id.rawValue)", domainName: "domain", address: "\(id)",
+                incarnation: random.next() | 1)
+            configuration.rules = options.rules
+            node.core = ServerCore(
+                configuration: configuration, sds: node.sds,
+                system: label.system == 0 ? nil : SystemID(rawValue: label.system), stores: [store])
+        } catch {
+            return fail("\(id) cannot open its device: \(error)")
+        }
+        node.managerLink = nil
+        servers[id] = node
+        var actions: [ServerAction] = []
+        servers[id]?.core?.begin(into: &actions)
+        perform(actions, id)
+    }
+
+    private func startClient(_ id: NodeID) {
+        guard let guid = clients[id]?.guid else { return }
+        clients[id]?.life += 1
+        var configuration = ClientConfiguration(
+            guid: guid, name: "\(id)", ip: "\(id)", incarnation: random.next() | 1)
+        configuration.holdTime = .seconds(30)
+        clients[id]?.core = ClientCore(configuration: configuration)
+        clients[id]?.managerLink = nil
+        clients[id]?.ios = [:]
+        clients[id]?.payloads = [:]
+        heap.add(.work(id, life: life(id)), at: now + .milliseconds(5))
+    }
+
+    func crash(_ id: NodeID) {
+        guard isUp(id) else { return }
+        note("\(id) crashes")
+        crashes += 1
+        if id == .manager {
+            manager.core = nil
+            if let underWay = manager.underWay, Bool.random(using: &random) { store(underWay) }
+            manager.underWay = nil
+        } else if var node = servers[id] {
+            let underWay = node.underWay.keys.sorted { $0.rawValue < $1.rawValue }.compactMap { node.underWay[$0] }
+            node.core = nil
+            node.disk.crash(underWay: underWay, &random)
+            node.underWay = [:]
+            node.reads = [:]
+            node.payloads = [:]
+            servers[id] = node
+        } else {
+            clients[id]?.core = nil
+        }
+        // Sometimes the host answers for its dead process, sometimes it is gone as well.
+        let isSilent = Bool.random(using: &random)
+        for connection in network.order {
+            guard let ends = network.connections[connection] else { continue }
+            for isOpener in [true, false] {
+                let end = isOpener ? ends.opener : ends.accepter
+                guard end.node == id, end.isOpen else { continue }
+                if isSilent {
+                    if isOpener {
+                        network.connections[connection]?.opener.isOpen = false
+                    } else {
+                        network.connections[connection]?.accepter.isOpen = false
+                    }
+                    heap.add(.closed(connection, toOpener: !isOpener), at: now + delay(1000, 6000))
+                } else {
+                    close(connection, byOpener: isOpener)
+                }
+            }
+        }
+    }
+
+    // MARK: Ticks
+
+    func tick(_ id: NodeID, _ life: Int) {
+        guard self.life(id) == life, isUp(id) else { return }
+        if now < pausedUntil(id) {
+            heap.add(.tick(id, life: life), at: pausedUntil(id) + .nanoseconds(1))
+            return
+        }
+        if id == .manager {
+            drive(.tick)
+            heap.add(.tick(id, life: life), at: now + .milliseconds(50))
+        } else if servers[id] != nil {
+            if servers[id]?.managerLink == nil { connectToManager(id) }
+            drive(id, ServerEvent.tick)
+            heap.add(.tick(id, life: life), at: now + .milliseconds(20))
+        } else {
+            if clients[id]?.managerLink == nil { connectToManager(id) }
+            drive(id, ClientEvent.tick)
+            heap.add(.tick(id, life: life), at: now + .milliseconds(20))
+        }
+    }
+
+    private func connectToManager(_ id: NodeID) {
+        // A placeholder link keeps the next tick from connecting once more; `refused` clears it.
+        let pending = ConnectionID(rawValue: 0)
+        servers[id]?.managerLink = pending
+        clients[id]?.managerLink = pending
+        connect(id, to: .manager, server: nil)
+    }
+
+    // MARK: Connections
+
+    func opened(_ id: ConnectionID) {
+        guard let connection = network.connections[id] else { return }
+        let opener = connection.opener
+        guard life(opener.node) == opener.life, isUp(opener.node) else { return }
+        if now < pausedUntil(opener.node) {
+            heap.add(.opened(id), at: pausedUntil(opener.node) + .nanoseconds(1))
+            return
+        }
+        if let server = connection.server {
+            if servers[opener.node] != nil {
+                drive(opener.node, ServerEvent.peerConnected(server, id.link))
+            } else {
+                drive(opener.node, ClientEvent.serverConnected(server, id.link))
+            }
+        } else {
+            servers[opener.node]?.managerLink = id
+            clients[opener.node]?.managerLink = id
+            if servers[opener.node] != nil {
+                drive(opener.node, ServerEvent.managerConnected)
+            } else {
+                drive(opener.node, ClientEvent.managerConnected)
+            }
+        }
+    }
+
+    func refused(_ node: NodeID, _ life: Int, _ server: SdsID?) {
+        guard self.life(node) == life, isUp(node) else { return }
+        if let server {
+            if servers[node] != nil {
+                drive(node, ServerEvent.peerClosed(server))
+            } else {
+                drive(node, ClientEvent.serverClosed(server))
+            }
+        } else {
+            servers[node]?.managerLink = nil
+            clients[node]?.managerLink = nil
+        }
+    }
+
+    func closed(_ id: ConnectionID, toOpener: Bool) {
+        guard let connection = network.connections[id] else { return }
+        let end = toOpener ? connection.opener : connection.accepter
+        guard end.isOpen, life(end.node) == end.life, isUp(end.node) else { return }
+        if now < pausedUntil(end.node) {
+            heap.add(.closed(id, toOpener: toOpener), at: pausedUntil(end.node) + .nanoseconds(1))
+            return
+        }
+        if toOpener {
+            network.connections[id]?.opener.isOpen = false
+            endOfOpener(id, connection)
+        } else {
+            network.connections[id]?.accepter.isOpen = false
+            if end.node == .manager {
+                drive(.linkClosed(id.link))
+            } else {
+                drive(end.node, ServerEvent.linkClosed(id.link))
+            }
+        }
+    }
+
+    private func endOfOpener(_ id: ConnectionID, _ connection: FakeNetwork.Connection) {
+        let node = connection.opener.node
+        if let server = connection.server {
+            // The shell reports only the connection that it last opened to this server.
+            let newer = network.order.contains { other in
+                guard other.rawValue > id.rawValue, let known = network.connections[other] else { return false }
+                return known.opener.node == node && known.server == server && known.opener.life == connection.opener.life
+            }
+            if newer { return }
+            if servers[node] != nil {
+                drive(node, ServerEvent.peerClosed(server))
+            } else {
+                drive(node, ClientEvent.serverClosed(server))
+            }
+        } else if servers[node]?.managerLink == id {
+            servers[node]?.managerLink = nil
+            drive(node, ServerEvent.managerClosed)
+        } else if clients[node]?.managerLink == id {
+            clients[node]?.managerLink = nil
+            drive(node, ClientEvent.managerClosed)
+        }
+    }
+
+    func deliver(_ id: ConnectionID, toOpener: Bool, _ message: Message) {
+        guard let connection = network.connections[id] else { return }
+        let end = toOpener ? connection.opener : connection.accepter
+        guard end.isOpen, life(end.node) == end.life, isUp(end.node) else { return }
+        if now < pausedUntil(end.node) {
+            heap.add(.deliver(id, toOpener: toOpener, message), at: pausedUntil(end.node) + .nanoseconds(1))
+            return
+        }
+        note("\(end.node) receives on \(id.rawValue) \(message)")
+        switch message {
+        case .toManager(let message): drive(.message(id.link, message))
+        case .fromManager(let message):
+            if servers[end.node]?.managerLink == id {
+                drive(end.node, ServerEvent.manager(message))
+            } else if clients[end.node]?.managerLink == id {
+                drive(end.node, ClientEvent.manager(message))
+            }
+        case .data(let header, let values):
+            let payload = values.map { keep($0, on: end.node) }
+            if clients[end.node] != nil {
+                drive(end.node, ClientEvent.answer(id.link, header, payload))
+            } else if toOpener {
+                if let payload { servers[end.node]?.payloads[payload] = nil }
+                drive(end.node, ServerEvent.answer(id.link, header))
+            } else {
+                drive(end.node, ServerEvent.request(id.link, header, payload))
+            }
+        }
+    }
+
+    func keep(_ values: [UInt64], on node: NodeID) -> PayloadID {
+        let id = PayloadID(rawValue: nextPayload)
+        nextPayload += 1
+        servers[node]?.payloads[id] = values
+        clients[node]?.payloads[id] = values
+        return id
+    }
+}

@@ -1,0 +1,263 @@
+import Base
+public import BlockCore
+
+/// What a run is made of. Everything else follows from the seed.
+public struct SimulationOptions: Sendable {
+    public var seed: UInt64
+    public var rules: ProtocolRules
+    /// Virtual time under faults, before everything is healed.
+    public var turmoil: Duration
+    /// Virtual time within which everything must be well again.
+    public var recovery: Duration
+    public var keepsTrace: Bool
+
+    public init(
+        seed: UInt64, rules: ProtocolRules = .all, turmoil: Duration = .seconds(12),
+        recovery: Duration = .seconds(90), keepsTrace: Bool = false
+    ) {
+        self.seed = seed
+        self.rules = rules
+        self.turmoil = turmoil
+        self.recovery = recovery
+        self.keepsTrace = keepsTrace
+    }
+}
+
+/// How a run ended.
+public struct SimulationReport: Sendable, Equatable {
+    public var seed: UInt64
+    /// What went wrong, if anything.
+    public var failure: String?
+    public var acknowledgedWrites: Int
+    public var reads: Int
+    public var fences: Int
+    public var crashes: Int
+    public var events: Int
+    /// A digest of everything that happened, for comparing replays.
+    public var digest: UInt64
+}
+
+/// The whole block store in one thread and in virtual time: a manager with its store, servers with disks, clients with
+/// a workload, a network between them, and an adversary. One seed, one run.
+public final class Simulation {
+    enum Event {
+        case tick(NodeID, life: Int)
+        case deliver(ConnectionID, toOpener: Bool, Message)
+        case opened(ConnectionID)
+        case closed(ConnectionID, toOpener: Bool)
+        case refused(NodeID, life: Int, SdsID?)
+        case disk(NodeID, life: Int, DeviceID, DiskOperationID, flushMark: UInt64)
+        case committed(life: Int, [StoreMutation])
+        case adversary
+        case start(NodeID)
+        case work(NodeID, life: Int)
+        case remap
+    }
+
+    enum Message {
+        case toManager(MessageToManager)
+        case fromManager(MessageFromManager)
+        case data(DataHeader, [UInt64]?)
+    }
+
+    public let options: SimulationOptions
+    var now = Instant(nanoseconds: 1_000_000_000)
+    var random: SeededRandom
+    var coreRandom: SeededRandom
+    var heap = EventHeap<Event>()
+    var network = FakeNetwork()
+    var manager: ManagerNode
+    var servers: [NodeID: ServerNode] = [:]
+    var clients: [NodeID: ClientNode] = [:]
+    let serverIDs: [NodeID]
+    let clientIDs: [NodeID]
+    var history = History()
+    var nextValue: UInt64 = 1
+    var nextPayload: UInt64 = 1
+    var nextTicket: UInt64 = 1
+    var tickets: [Ticket: Question] = [:]
+    var volumes: [VolumeID] = []
+    var isHealed = false
+    var failure: String?
+    var fences = 0
+    var crashes = 0
+    var events = 0
+    var digest: UInt64 = 0
+    public private(set) var trace: [String] = []
+
+    static let unitsPerVolume: UInt32 = 3
+    static let blocksInPlay: UInt16 = 4
+
+    public init(_ options: SimulationOptions) {
+        self.options = options
+        random = SeededRandom(seed: options.seed)
+        coreRandom = SeededRandom(seed: mix64(options.seed))
+        let serverCount = Int.random(in: 3...5, using: &random)
+        serverIDs = (1...serverCount).map { NodeID(rawValue: $0) }
+        clientIDs = (0..<2).map { NodeID(rawValue: 100 + $0) }
+        manager = ManagerNode()
+        for id in serverIDs { servers[id] = ServerNode(id) }
+        for id in clientIDs { clients[id] = ClientNode(id) }
+    }
+
+    /// Runs to the end and judges.
+    public func run() -> SimulationReport {
+        startNode(NodeID.manager)
+        for id in serverIDs + clientIDs { heap.add(.start(id), at: now + delay(1, 20)) }
+        setUp()
+        if failure == nil {
+            for id in clientIDs { heap.add(.work(id, life: clients[id]?.life ?? 0), at: now + .milliseconds(10)) }
+            heap.add(.adversary, at: now + .milliseconds(500))
+            heap.add(.remap, at: now + .seconds(1))
+            step(until: now + options.turmoil)
+        }
+        if failure == nil { failure = history.check() }
+        if failure == nil { heal() }
+        return SimulationReport(
+            seed: options.seed, failure: failure, acknowledgedWrites: history.acknowledgedWrites,
+            reads: history.finishedReads, fences: fences, crashes: crashes, events: events, digest: digest)
+    }
+
+    func step(until end: Instant, unless isDone: () -> Bool = { false }) {
+        while failure == nil, let (at, event) = heap.next() {
+            if at > end {
+                heap.add(event, at: at)
+                break
+            }
+            now = at
+            events += 1
+            digest = mix64(digest ^ at.nanoseconds)
+            perform(event)
+            if events % 64 == 0, isDone() { return }
+        }
+        if now < end { now = end }
+    }
+
+    func note(_ text: @autoclosure () -> String) {
+        if options.keepsTrace { trace.append("\(now) \(text())") }
+    }
+
+    func fail(_ reason: String) {
+        if failure == nil { failure = reason }
+        note("FAILURE \(reason)")
+    }
+
+    /// Between `low` and `high` milliseconds.
+    func delay(_ low: Double, _ high: Double) -> Duration {
+        .nanoseconds(Int64(Double.random(in: low * 1e6...high * 1e6, using: &random)))
+    }
+
+    private func perform(_ event: Event) {
+        switch event {
+        case .tick(let node, let life): tick(node, life)
+        case .deliver(let connection, let toOpener, let message): deliver(connection, toOpener: toOpener, message)
+        case .opened(let connection): opened(connection)
+        case .closed(let connection, let toOpener): closed(connection, toOpener: toOpener)
+        case .refused(let node, let life, let server): refused(node, life, server)
+        case .disk(let node, let life, let device, let id, let mark): diskDone(node, life, device, id, mark)
+        case .committed(let life, let mutations): committed(life, mutations)
+        case .adversary: adversary()
+        case .start(let node): startNode(node)
+        case .work(let node, let life): work(node, life)
+        case .remap: remap()
+        }
+    }
+
+    // MARK: Phases
+
+    private func setUp() {
+        step(until: now + .seconds(5)) { self.manager.core?.state.servers.count == self.serverIDs.count }
+        guard let pool = manager.core?.state.pools.values.first else { return fail("no pool after the start") }
+        for index in 0..<2 {
+            submit(
+                .createVolume(
+                    pool: pool.id, name: "v\(index)", sizeUnits: Simulation.unitsPerVolume, provisioning: .thin,
+                    createdAt: 0), .create)
+        }
+        step(until: now + .seconds(5)) { self.volumes.count == 2 && self.manager.core?.state.clients.count == 2 }
+        guard volumes.count == 2, let sdcs = manager.core?.state.clients.keys, sdcs.count == 2 else {
+            return fail("no volumes or clients after the start")
+        }
+        for (index, volume) in volumes.enumerated() {
+            submit(.map(volume, sdcs[index], mode: .readWrite, allowMultiple: false, preempt: false), .map(volume))
+        }
+        step(until: now + .seconds(5)) {
+            self.clientIDs.allSatisfy { !(self.clients[$0]?.core?.attachments.isEmpty ?? true) }
+        }
+    }
+
+    /// Ends all faults and demands that everything becomes well: two equal copies everywhere, every volume readable
+    /// and writable by its owner, no fence pending.
+    private func heal() {
+        isHealed = true
+        network.heal()
+        for id in [NodeID.manager] + serverIDs + clientIDs {
+            resume(id)
+            if !isUp(id) { startNode(id) }
+        }
+        let deadline = now + options.recovery
+        step(until: deadline) { self.isWell() }
+        guard failure == nil else { return }
+        guard isWell() else { return fail("not well again within \(options.recovery): \(illness())") }
+        for id in clientIDs { clients[id]?.isResting = true }
+        step(until: now + .seconds(5))
+        if failure == nil { failure = history.check() }
+        if failure == nil { compareCopies() }
+        if failure == nil { failure = accounting() }
+    }
+
+    private func isWell() -> Bool { illness().isEmpty }
+
+    private func illness() -> String {
+        guard let state = manager.core?.state else { return "no manager" }
+        if state.volumes.values.contains(where: \.isFencePending) { return "a fence is pending" }
+        for pool in state.pools.values {
+            for (index, comb) in pool.combs.enumerated() where comb.secondary == nil {
+                return "comb \(index) is \(comb.state)"
+            }
+        }
+        for volume in volumes {
+            let answered = clientIDs.contains { clients[$0]?.servedSinceHeal.contains(volume) == true }
+            if !answered { return "no I/O of volume \(volume) has been answered" }
+        }
+        return ""
+    }
+
+    private func compareCopies() {
+        guard let state = manager.core?.state else { return }
+        for pool in state.pools.values {
+            for volume in volumes {
+                for index in 0..<Simulation.unitsPerVolume {
+                    let unit = UnitKey(volume: volume, index: index)
+                    let comb = pool.combs[Int(Geometry.comb(of: unit, combCount: pool.combCount))]
+                    let copies = comb.inSync.map { content(of: unit, at: $0) }
+                    if copies.count == 2, copies[0] != copies[1] {
+                        return fail(
+                            "the copies of \(unit) differ: \(copies[0]) on \(comb.primary), \(copies[1]) on \(comb.secondary!)"
+                        )
+                    }
+                }
+            }
+        }
+    }
+
+    private func content(of unit: UnitKey, at place: CopyPlace) -> [UInt64] {
+        guard let node = servers.values.first(where: { $0.sds == place.sds }),
+            let store = node.core?.stores.first(where: { $0.device == place.device })
+        else { return [] }
+        let map = store.map(of: unit)
+        return (0..<Simulation.blocksInPlay).map { block in
+            guard map[block], let base = store.location(of: unit) else { return 0 }
+            return node.disk.value(base / 4096 + UInt64(block))
+        }
+    }
+
+    private func accounting() -> String? {
+        for id in serverIDs {
+            for store in servers[id]?.core?.stores ?? [] {
+                if let problem = store.accountingError() { return problem }
+            }
+        }
+        return nil
+    }
+}
