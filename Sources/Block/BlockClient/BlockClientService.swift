@@ -1,0 +1,177 @@
+import Base
+import BlockCore
+public import BlockIO
+import CBlockIO
+import Glibc
+import LinuxOS
+public import Logging
+public import ServiceLifecycle
+
+/// The storage client (SDC) of a host as a service: keeps its volumes attached for as long as they are mapped to it.
+public final class BlockClientService: Service {
+    public struct FrontEnd: OptionSet, Sendable {
+        public let rawValue: Int
+        public init(rawValue: Int) { self.rawValue = rawValue }
+        /// A FUSE file with a loop device over it and a link in `deviceDirectory`.
+        public static let fuse = FrontEnd(rawValue: 1)
+        /// An NBD socket per volume in `nbdDirectory`.
+        public static let nbd = FrontEnd(rawValue: 2)
+    }
+
+    public struct Configuration: Sendable {
+        /// The managers' control addresses, at least one; names are resolved when the service starts.
+        public var managers: [SocketAddress]
+        /// An upper-case UUID that stays with the host.
+        public var guid: String
+        public var name: String
+        /// The address under which operators know this host.
+        public var ip: String
+        public var frontEnds: FrontEnd = [.fuse, .nbd]
+        /// Unix socket for `drv_cfg` and drivers; nil for none.
+        public var controlPath: String?
+        public var deviceDirectory = "/dev/disk/by-id"
+        public var nbdDirectory = "/run/holdfast/nbd"
+        /// Holds the FUSE mount point.
+        public var workDirectory = "/run/holdfast/sdc"
+        /// How long an I/O is held while it cannot be served.
+        public var holdTime = Duration.seconds(60)
+        /// Keep all memory resident: a client that must page in to write back dirty pages can lock up the host.
+        public var locksMemory = false
+
+        public init(managers: [SocketAddress], guid: String, name: String, ip: String) {
+            self.managers = managers
+            self.guid = guid
+            self.name = name
+            self.ip = ip
+        }
+    }
+
+    private let configuration: Configuration
+    private let logger: Logger
+
+    public init(_ configuration: Configuration, logger: Logger) {
+        self.configuration = configuration
+        self.logger = logger
+    }
+
+    public func run() async throws {
+        if configuration.locksMemory && mlockall(Int32(MCL_CURRENT) | Int32(MCL_FUTURE)) != 0 {
+            logger.warning("memory cannot be locked", metadata: ["error": "\(String(cString: strerror(errno)))"])
+        }
+        let client = try await offPool { [configuration, logger] in
+            try RunningClient(configuration, logger: logger)
+        }
+        // Ends with a refusal of the manager or with the service.
+        let (refusals, refuse) = AsyncStream<String>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        await withCheckedContinuation { continuation in
+            client.reactor.perform {
+                client.start { refuse.yield($0) }
+                continuation.resume()
+            }
+        }
+        let refusal = await cancelWhenGracefulShutdown {
+            for await reason in refusals { return reason as String? }
+            return nil
+        }
+        try await offPool { client.stop() }
+        if let refusal { throw BlockIOError(.invalid, "the manager refuses this client: \(refusal)") }
+    }
+}
+
+/// The parts of a client, from the start of its reactor to its end.
+private final class RunningClient: Sendable {
+    let reactor: Reactor
+    private let configuration: BlockClientService.Configuration
+    private let logger: Logger
+    private let shell: ClientShell
+    private let frontEnds: FrontEnds
+    private let fuseDescriptor: Int32?
+    // SAFETY: set in `start`, used and dropped in `stop`, both on the reactor's thread.
+    private nonisolated(unsafe) var control: ControlSocket?
+    private nonisolated(unsafe) var fuse: FuseMount?
+
+    private var mountPoint: String { configuration.workDirectory + "/fuse" }
+
+    /// Blocks: resolves names and mounts.
+    init(_ configuration: BlockClientService.Configuration, logger: Logger) throws {
+        self.configuration = configuration
+        self.logger = logger
+        let managers = try configuration.managers.map { try $0.resolved() }
+        reactor = try Reactor(name: "sdc")
+        if configuration.frontEnds.contains(.fuse) {
+            makeDirectories(configuration.workDirectory)
+            fuseDescriptor = try FuseMount.open(on: configuration.workDirectory + "/fuse")
+        } else {
+            fuseDescriptor = nil
+        }
+        var core = ClientConfiguration(
+            guid: configuration.guid, name: configuration.name, ip: configuration.ip,
+            incarnation: UInt64.random(in: 1...UInt64.max))
+        core.holdTime = configuration.holdTime
+        let managerLink = ManagerLink(managers, on: reactor, logger: logger)
+        frontEnds = FrontEnds(configuration, on: reactor, logger: logger)
+        shell = ClientShell(
+            core: ClientCore(configuration: core), managerLink: managerLink, volumes: frontEnds,
+            on: reactor, logger: logger)
+        reactor.start()
+    }
+
+    /// On the reactor's thread.
+    func start(refused: @escaping @Sendable (String) -> Void) {
+        frontEnds.fatal = refused
+        do {
+            if let fuseDescriptor {
+                let mount = try FuseMount(
+                    descriptor: fuseDescriptor, directory: mountPoint, takenOver: false, on: reactor, logger: logger)
+                fuse = mount
+                frontEnds.use(mount)
+            }
+            if let path = configuration.controlPath {
+                control = try ControlSocket(path: path, on: reactor, logger: logger) { [weak self] in self?.answer($0) }
+            }
+            shell.start()
+        } catch {
+            refused("\(error)")
+        }
+    }
+
+    private func answer(_ command: String) -> JSONValue? {
+        switch command {
+        case "query_guid": ["guid": .string(configuration.guid)]
+        case "query_vols": ["volumes": .array(frontEnds.description)]
+        case "query_mdms":
+            [
+                "mdms": [
+                    [
+                        "mdmId": .optional(frontEnds.system?.description),
+                        "sdcId": .optional(frontEnds.sdc?.description),
+                        "installationId": .optional(frontEnds.system?.description),
+                        "ips": .array(configuration.managers.map { .string($0.description) }),
+                        "connected": .bool(shell.isManagerConnected),
+                    ]
+                ]
+            ]
+        // Mappings are pushed to us: there is nothing to look for.
+        case "rescan": ["ok": true]
+        default: nil
+        }
+    }
+
+    /// Takes the volumes away from the host and ends the reactor. Blocks for a moment.
+    func stop() {
+        reactor.perform { [self] in
+            control?.close()
+            control = nil
+            frontEnds.stop()
+            shell.stop()
+        }
+        // Loop devices ask the FUSE file for its last requests; answer them, then end the mount.
+        usleep(100_000)
+        if fuseDescriptor != nil { FuseMount.detach(mountPoint) }
+        reactor.perform { [self] in
+            fuse?.close()
+            fuse = nil
+        }
+        reactor.stop()
+    }
+}

@@ -1,0 +1,284 @@
+import Base
+import BlockCore
+import BlockIO
+import Glibc
+import Logging
+
+/// What happens to the volumes of a client, on the reactor's thread.
+protocol ClientVolumes: AnyObject {
+    func welcomed(system: SystemID, sdc: SdcID)
+    func attached(_ device: VolumeDevice)
+    func changed(_ device: VolumeDevice)
+    /// Every request of the device fails already.
+    func detached(_ device: VolumeDevice)
+    func refused(_ reason: String)
+}
+
+/// A mapped volume as a block device. After a withdrawal it answers EIO for good.
+final class VolumeDevice: BlockDeviceBackend {
+    /// The core takes I/Os up to 64 MiB; longer zeroings go in pieces.
+    private static let pieceMax: UInt64 = 64 << 20
+
+    let attachment: Attachment
+    private(set) var volume: AttachedVolume
+    private weak var shell: ClientShell?
+    private var isGone = false
+
+    init(_ volume: AttachedVolume, _ shell: ClientShell) {
+        attachment = volume.attachment
+        self.volume = volume
+        self.shell = shell
+    }
+
+    var size: UInt64 { volume.sizeBytes }
+    var blockSize: Int { Int(Geometry.blockBytes) }
+    var isReadOnly: Bool { volume.mode != .readWrite }
+    var acknowledgesDurably: Bool { true }
+
+    func update(_ volume: AttachedVolume) { self.volume = volume }
+    func withdraw() { isGone = true }
+
+    func submit(_ operation: BlockOperation, at offset: UInt64, completion: @escaping (Int32) -> Void) {
+        guard !isGone, let shell else { return completion(EIO) }
+        switch operation {
+        case .read(let slice): shell.submit(attachment, .read, slice, at: offset, completion)
+        case .write(let slice): shell.submit(attachment, .write, slice, at: offset, completion)
+        case .flush: shell.submit(attachment, .flush, nil, at: 0, completion)
+        case .zeroes(let count): zero(offset, offset + count, completion)
+        case .trim(let count):
+            // Only whole units give space back; the rest keeps its bytes, as a trim may.
+            let unit = UInt64(Geometry.unitBytes)
+            let start = (offset + unit - 1) / unit * unit
+            let end = (offset + count) / unit * unit
+            if start < end { zero(start, end, completion) } else { completion(0) }
+        }
+    }
+
+    /// Zeroes piece after piece; the first failure ends it.
+    private func zero(_ start: UInt64, _ end: UInt64, _ completion: @escaping (Int32) -> Void) {
+        guard !isGone, let shell else { return completion(EIO) }
+        let count = min(end - start, VolumeDevice.pieceMax)
+        shell.submitZeroes(attachment, at: start, count: UInt32(count)) { [self] error in
+            guard error == 0, start + count < end else { return completion(error) }
+            zero(start + count, end, completion)
+        }
+    }
+}
+
+/// Performs the actions of one `ClientCore` on a reactor.
+///
+/// Everything here runs on the reactor's thread. Events that arise while the core's actions are performed wait in a queue, so
+/// that the core is never entered twice.
+final class ClientShell: DataLinkOwner, @unchecked Sendable {
+    // SAFETY: made before the reactor starts; used on its thread only from then on.
+    enum Transfer { case read, write, flush }
+
+    private struct Pending {
+        var slice: IOSlice?
+        var completion: (Int32) -> Void
+    }
+
+    private let reactor: Reactor
+    private let logger: Logger
+    private var core: ClientCore
+    private var actions: [ClientAction] = []
+    private let managerLink: ManagerLink
+    private weak var volumes: (any ClientVolumes)?
+    private var links: [LinkID: DataLink] = [:]
+    private var serverOfLink: [LinkID: SdsID] = [:]
+    /// The connection asked for last; only its end is news for the core.
+    private var linkOfServer: [SdsID: LinkID] = [:]
+    private var nextLink: UInt64 = 1
+    private var payloads = PayloadTable()
+    private var pending = SlotTable<Pending>()
+    private var devices: [Attachment: VolumeDevice] = [:]
+    private var events: [ClientEvent] = []
+    private var isHandling = false
+    private var isStopped = false
+    private(set) var isManagerConnected = false
+
+    init(core: ClientCore, managerLink: ManagerLink, volumes: any ClientVolumes, on reactor: Reactor, logger: Logger) {
+        self.core = core
+        self.managerLink = managerLink
+        self.volumes = volumes
+        self.reactor = reactor
+        self.logger = logger
+    }
+
+    func start() {
+        managerLink.opened = { [weak self] in
+            self?.isManagerConnected = true
+            self?.handle(.managerConnected)
+        }
+        managerLink.broken = { [weak self] in
+            self?.isManagerConnected = false
+            self?.handle(.managerClosed)
+        }
+        managerLink.received = { [weak self] in self?.handle(.manager($0)) }
+        managerLink.start()
+        reactor.every(.milliseconds(20)) { [weak self] in
+            guard let self, !self.isStopped else { return false }
+            self.handle(.tick)
+            return true
+        }
+    }
+
+    /// Drops every connection; what is under way fails.
+    func stop() {
+        isStopped = true
+        managerLink.stop()
+        for link in links.values { link.close(reason: "stopping") }
+        links = [:]
+        for device in devices.values { device.withdraw() }
+    }
+
+    // MARK: I/O
+
+    func submit(
+        _ attachment: Attachment, _ transfer: Transfer, _ slice: IOSlice?, at offset: UInt64,
+        _ completion: @escaping (Int32) -> Void
+    ) {
+        let io = ClientIO(rawValue: pending.insert(Pending(slice: slice, completion: completion)))
+        let length = UInt32(slice?.count ?? 0)
+        switch transfer {
+        case .read: handle(.submit(io, attachment, .read, offset: offset, length: length))
+        case .write:
+            guard let slice else { preconditionFailure("a write without bytes") }
+            let payload = payloads.insert(slice.buffer, start: slice.start)
+            handle(.submit(io, attachment, .write(payload), offset: offset, length: length))
+        case .flush: handle(.submit(io, attachment, .flush, offset: 0, length: 0))
+        }
+    }
+
+    func submitZeroes(
+        _ attachment: Attachment, at offset: UInt64, count: UInt32, _ completion: @escaping (Int32) -> Void
+    ) {
+        let io = ClientIO(rawValue: pending.insert(Pending(slice: nil, completion: completion)))
+        handle(.submit(io, attachment, .writeZeroes, offset: offset, length: count))
+    }
+
+    // MARK: Events
+
+    private func handle(_ event: ClientEvent) {
+        guard !isStopped else { return }
+        events.append(event)
+        guard !isHandling else { return }
+        isHandling = true
+        var position = 0
+        while position < events.count {
+            let next = events[position]
+            position += 1
+            core.apply(next, now: reactor.now, into: &actions)
+            performActions()
+        }
+        events.removeAll(keepingCapacity: true)
+        isHandling = false
+    }
+
+    private func performActions() {
+        var position = 0
+        while position < actions.count {
+            perform(actions[position])
+            position += 1
+        }
+        actions.removeAll(keepingCapacity: true)
+    }
+
+    func connected(_ link: DataLink) {
+        guard let server = serverOfLink[link.id] else { return }
+        handle(.serverConnected(server, link.id))
+    }
+
+    func arrived(_ header: DataHeader, payload: IOBuffer?, on link: DataLink) {
+        handle(.answer(link.id, header, payload.map { payloads.insert($0) }))
+    }
+
+    func closed(_ link: DataLink, reason: String) {
+        links[link.id] = nil
+        guard let server = serverOfLink.removeValue(forKey: link.id), linkOfServer[server] == link.id else { return }
+        linkOfServer[server] = nil
+        logger.info("connection to a server closed", metadata: ["sds.id": "\(server)", "reason": "\(reason)"])
+        handle(.serverClosed(server))
+    }
+
+    // MARK: Actions
+
+    private func perform(_ action: ClientAction) {
+        switch action {
+        case .sendManager(let message): managerLink.send(message)
+        case .connect(let server, let address): connect(server, address)
+        case .close(let id): links[id]?.close(reason: "closed by the protocol")
+        case .send(let id, let header, let slice):
+            guard let link = links[id] else { return }
+            if let slice {
+                let (buffer, range) = payloads[slice]
+                link.send(header, buffer, range)
+            } else {
+                link.send(header)
+            }
+        case .deliver(let io, let offset, let length, let payload):
+            deliver(io, Int(offset), Int(length), payload.map { payloads.remove($0) })
+        case .complete(let io, let result):
+            guard let done = pending.remove(io.rawValue) else { preconditionFailure("\(io) completed twice") }
+            done.completion(ClientShell.errno(of: result))
+        case .release(let payload): payloads.remove(payload)
+        case .welcomed(let system, let sdc):
+            logger.notice("client admitted", metadata: ["system.id": "\(system)", "sdc.id": "\(sdc)"])
+            volumes?.welcomed(system: system, sdc: sdc)
+        case .refused(let code, let message):
+            logger.critical("client refused by the manager", metadata: ["code": "\(code)", "reason": "\(message)"])
+            volumes?.refused("\(code): \(message)")
+        case .attached(let volume):
+            let device = VolumeDevice(volume, self)
+            devices[volume.attachment] = device
+            volumes?.attached(device)
+        case .changed(let volume):
+            guard let device = devices[volume.attachment] else { return }
+            device.update(volume)
+            volumes?.changed(device)
+        case .detached(let attachment):
+            guard let device = devices.removeValue(forKey: attachment) else { return }
+            device.withdraw()
+            volumes?.detached(device)
+        }
+    }
+
+    private func deliver(_ io: ClientIO, _ offset: Int, _ length: Int, _ buffer: IOBuffer?) {
+        guard let slice = pending[io.rawValue]?.slice else { preconditionFailure("\(io) awaits no bytes") }
+        precondition(offset + length <= slice.count, "more bytes than were asked for")
+        if let buffer {
+            precondition(length <= buffer.count, "fewer bytes than the core believes")
+            (slice.base + offset).copyMemory(from: buffer.base, byteCount: length)
+        } else {
+            slice.buffer.zero(slice.start + offset..<slice.start + offset + length)
+        }
+    }
+
+    private func connect(_ server: SdsID, _ text: String) {
+        if let old = linkOfServer.removeValue(forKey: server) { links[old]?.close(reason: "replaced by a newer one") }
+        let id = LinkID(rawValue: nextLink)
+        nextLink += 1
+        do {
+            guard let address = SocketAddress(text) else { throw BlockIOError(.invalid, "\(text) is no address") }
+            serverOfLink[id] = server
+            links[id] = try DataLink(to: address, id: id, on: reactor, owner: self, logger: logger)
+            linkOfServer[server] = id
+        } catch {
+            serverOfLink[id] = nil
+            logger.info("server not reached", metadata: ["sds.id": "\(server)", "error": "\(error)"])
+            // Not at once: the core would ask again at once.
+            reactor.after(.milliseconds(100)) { [weak self] in self?.handle(.serverClosed(server)) }
+        }
+    }
+
+    private static func errno(of result: ClientIOResult) -> Int32 {
+        switch result {
+        case .ok: 0
+        case .fenced, .timedOut, .mediaError: EIO
+        case .noSpace: ENOSPC
+        case .readOnly: EROFS
+        case .invalid: EINVAL
+        case .overloaded: EBUSY
+        }
+    }
+}

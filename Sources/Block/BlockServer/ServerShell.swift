@@ -1,0 +1,230 @@
+import Base
+import BlockCore
+import BlockIO
+import Logging
+
+/// Performs the actions of one `ServerCore` on a reactor: data connections, the control connection and the devices.
+///
+/// Everything here runs on the reactor's thread. Events that arise while the core's actions are performed wait in a queue, so
+/// that the core is never entered twice.
+final class ServerShell: DataLinkOwner, @unchecked Sendable {
+    // SAFETY: made before the reactor starts; used on its thread only from then on.
+    private let reactor: Reactor
+    private let logger: Logger
+    private var core: ServerCore
+    private var actions: [ServerAction] = []
+    private let devices: [DeviceID: DeviceFile]
+    private let managerLink: ManagerLink
+    private var listener: Listener?
+    private var links: [LinkID: DataLink] = [:]
+    private var peerOfLink: [LinkID: SdsID] = [:]
+    /// The connection asked for last; only its end is news for the core.
+    private var linkOfPeer: [SdsID: LinkID] = [:]
+    private var nextLink: UInt64 = 1
+    private var payloads = PayloadTable()
+    private var events: [ServerEvent] = []
+    private var isHandling = false
+    private var isStopped = false
+    /// Called when the manager refuses this server for good.
+    var refused: (String) -> Void = { _ in }
+
+    init(
+        core: ServerCore, devices: [DeviceID: DeviceFile], managerLink: ManagerLink, on reactor: Reactor, logger: Logger
+    ) {
+        self.core = core
+        self.devices = devices
+        self.managerLink = managerLink
+        self.reactor = reactor
+        self.logger = logger
+    }
+
+    /// Takes connections on `listening` and looks for the manager.
+    func start(listening descriptor: Int32, at address: SocketAddress) throws(BlockIOError) {
+        listener = try Listener(descriptor, address: address, on: reactor) { [weak self] connection, peer in
+            self?.accept(connection, peer: peer)
+        }
+        core.begin(into: &actions)
+        performActions()
+        managerLink.opened = { [weak self] in self?.handle(.managerConnected) }
+        managerLink.broken = { [weak self] in self?.handle(.managerClosed) }
+        managerLink.received = { [weak self] in self?.handle(.manager($0)) }
+        managerLink.start()
+        reactor.every(.milliseconds(20)) { [weak self] in
+            guard let self, !self.isStopped else { return false }
+            self.handle(.tick)
+            return true
+        }
+    }
+
+    /// Drops every connection at once, as the death of the process would.
+    func stop() {
+        isStopped = true
+        listener?.close()
+        managerLink.stop()
+        for link in links.values { link.close(reason: "stopping") }
+        links = [:]
+        for device in devices.values { device.stop() }
+    }
+
+    private func accept(_ descriptor: Int32, peer: String) {
+        do {
+            let id = newLink()
+            links[id] = try DataLink(
+                accepted: descriptor, peer: peer, id: id, on: reactor, owner: self, logger: logger)
+        } catch {
+            logger.warning("data connection refused", metadata: ["peer": "\(peer)", "error": "\(error)"])
+        }
+    }
+
+    private func newLink() -> LinkID {
+        defer { nextLink += 1 }
+        return LinkID(rawValue: nextLink)
+    }
+
+    // MARK: Events
+
+    private func handle(_ event: ServerEvent) {
+        guard !isStopped else { return }
+        events.append(event)
+        guard !isHandling else { return }
+        isHandling = true
+        var position = 0
+        while position < events.count {
+            let next = events[position]
+            position += 1
+            core.apply(next, now: reactor.now, into: &actions)
+            performActions()
+        }
+        events.removeAll(keepingCapacity: true)
+        isHandling = false
+    }
+
+    private func performActions() {
+        var position = 0
+        while position < actions.count {
+            perform(actions[position])
+            position += 1
+        }
+        actions.removeAll(keepingCapacity: true)
+    }
+
+    func connected(_ link: DataLink) {
+        guard let peer = peerOfLink[link.id] else { return }
+        handle(.peerConnected(peer, link.id))
+    }
+
+    func arrived(_ header: DataHeader, payload: IOBuffer?, on link: DataLink) {
+        let payload = payload.map { payloads.insert($0) }
+        if peerOfLink[link.id] == nil {
+            handle(.request(link.id, header, payload))
+        } else {
+            // Answers of servers carry no payload; one that does is dropped with its bytes.
+            if let payload { payloads.remove(payload) }
+            handle(.answer(link.id, header))
+        }
+    }
+
+    func closed(_ link: DataLink, reason: String) {
+        links[link.id] = nil
+        if let peer = peerOfLink.removeValue(forKey: link.id) {
+            guard linkOfPeer[peer] == link.id else { return }
+            linkOfPeer[peer] = nil
+            logger.info("connection to a server closed", metadata: ["sds.id": "\(peer)", "reason": "\(reason)"])
+            handle(.peerClosed(peer))
+        } else {
+            handle(.linkClosed(link.id))
+        }
+    }
+
+    // MARK: Actions
+
+    private func perform(_ action: ServerAction) {
+        switch action {
+        case .sendManager(let message): managerLink.send(message)
+        case .send(let id, let header, let slice):
+            guard let link = links[id] else { return }
+            if let slice {
+                let (buffer, range) = payloads[slice]
+                link.send(header, buffer, range)
+            } else {
+                link.send(header)
+            }
+        case .close(let id): links[id]?.close(reason: "closed by the protocol")
+        case .connectPeer(let sds, let address): connect(sds, address)
+        case .disk(let device, let operation, let request): start(request, device, operation)
+        case .release(let payload): payloads.remove(payload)
+        case .notice(let notice): tell(notice)
+        }
+    }
+
+    private func connect(_ sds: SdsID, _ text: String) {
+        if let old = linkOfPeer.removeValue(forKey: sds) { links[old]?.close(reason: "replaced by a newer one") }
+        let id = newLink()
+        peerOfLink[id] = sds
+        do {
+            guard let address = SocketAddress(text) else { throw BlockIOError(.invalid, "\(text) is no address") }
+            links[id] = try DataLink(to: address, id: id, on: reactor, owner: self, logger: logger)
+            linkOfPeer[sds] = id
+        } catch {
+            peerOfLink[id] = nil
+            logger.info("server not reached", metadata: ["sds.id": "\(sds)", "error": "\(error)"])
+            // Not at once: the core would ask again at once.
+            reactor.after(.milliseconds(100)) { [weak self] in self?.handle(.peerClosed(sds)) }
+        }
+    }
+
+    private func start(_ request: DiskRequest, _ device: DeviceID, _ operation: DiskOperationID) {
+        guard let file = devices[device] else { preconditionFailure("operation on unknown device \(device)") }
+        var readBuffer: IOBuffer?
+        var holes: [Range<UInt32>] = []
+        let work: DeviceOperation
+        switch request {
+        case .write(let offset, let slice):
+            let (buffer, range) = payloads[slice]
+            work = .write(at: offset, buffer, range)
+        case .writeZeros(let offset, let length): work = .writeZeros(at: offset, length: Int(length))
+        case .writeBytes(let offset, let bytes):
+            let buffer = bytes.withUnsafeBytes { IOBuffer(copying: $0) }
+            work = .write(at: offset, buffer, 0..<buffer.count)
+        case .read(let offset, let length, let zeroed):
+            let buffer = IOBuffer(count: Int(length))
+            readBuffer = buffer
+            holes = zeroed
+            work = .read(at: offset, buffer)
+        case .flush: work = .flush
+        case .punch(let offset, let length): work = .punch(at: offset, length: UInt64(length))
+        }
+        let result = readBuffer
+        let zeroed = holes
+        file.submit(work) { [self] error in
+            reactor.perform { self.finished(device, operation, result, zeroed, error) }
+        }
+    }
+
+    private func finished(
+        _ device: DeviceID, _ operation: DiskOperationID, _ buffer: IOBuffer?, _ holes: [Range<UInt32>],
+        _ error: BlockIOError?
+    ) {
+        guard !isStopped else { return }
+        if let error { return handle(.disk(device, operation, .failed(reason: error.description))) }
+        guard let buffer else { return handle(.disk(device, operation, .done)) }
+        for hole in holes { buffer.zero(Int(hole.lowerBound)..<Int(hole.upperBound)) }
+        handle(.disk(device, operation, .read(payloads.insert(buffer))))
+    }
+
+    private func tell(_ notice: ServerNotice) {
+        switch notice {
+        case .welcomed(let system): logger.notice("server admitted", metadata: ["system.id": "\(system)"])
+        case .refused(let code, let message):
+            logger.critical("server refused by the manager", metadata: ["code": "\(code)", "reason": "\(message)"])
+            refused("\(code): \(message)")
+        case .deviceStopped(let device, let reason):
+            logger.error("device stopped", metadata: ["device.id": "\(device)", "reason": "\(reason)"])
+        case .peerUnanswering(let sds): logger.warning("server does not answer", metadata: ["sds.id": "\(sds)"])
+        case .protocolViolation(let link, let what):
+            logger.warning(
+                "data connection broke the protocol",
+                metadata: ["peer": "\(links[link]?.peer ?? "closed")", "violation": "\(what)"])
+        }
+    }
+}
