@@ -129,7 +129,7 @@ let top: [Target] = [
             "Base", "Telemetry", "HTTPKit", "Coordination", "LinuxOS",
             "MesosAPI", "Resources", "Master", "Agent", "MesosClient", "Marathon",
             "VolumeDriver", "ScaleIODriver", "VolumeService",
-            "BlockCore", "BlockManager", "BlockServer", "BlockClient", "Gateway", "StorageTools", "Lab",
+            "BlockCore", "BlockIO", "BlockManager", "BlockServer", "BlockClient", "Gateway", "StorageTools", "Lab",
             arguments, lifecycle, unixSignals, logging, yams,
         ]),
 ]

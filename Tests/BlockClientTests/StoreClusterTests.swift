@@ -58,7 +58,8 @@ actor StoreCluster {
     func startClient(_ name: String) {
         let random = UInt64.random(in: 0...UInt64.max).hex
         var configuration = BlockClientService.Configuration(
-            managers: [manager.address], guid: "\(random.prefix(8))-0000-4000-8000-000000000001".uppercased(), name: name,
+            managers: [manager.address], guid: "\(random.prefix(8))-0000-4000-8000-000000000001".uppercased(),
+            name: name,
             ip: "127.0.0.1")
         configuration.frontEnds = .nbd
         configuration.nbdDirectory = "\(directory.path)/\(name)"
@@ -129,7 +130,9 @@ actor StoreCluster {
         for number in 1...servers { #expect(await cluster.startServer(number)) }
         let manager = cluster.manager
         #expect(
-            await cluster.until { (try? await manager.state().servers.values.filter { $0.status == .up }.count) == servers })
+            await cluster.until {
+                (try? await manager.state().servers.values.filter { $0.status == .up }.count) == servers
+            })
         do {
             try await body(cluster)
         } catch {
@@ -148,7 +151,8 @@ actor StoreCluster {
             #expect(written.status == 0, "\(written.output)")
             // The next run writes and verifies while a server goes away in its middle.
             async let running = fio(
-                uri, "--rw=randwrite", "--size=32m", "--io_size=32m", "--rate_iops=4000", "--do_verify=1", "--randseed=2")
+                uri, "--rw=randwrite", "--size=32m", "--io_size=32m", "--rate_iops=4000", "--do_verify=1",
+                "--randseed=2")
             try await Task.sleep(for: .milliseconds(500))
             await cluster.kill("server1")
             let result = await running

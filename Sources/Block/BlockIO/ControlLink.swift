@@ -30,6 +30,7 @@ public final class ControlLink: ByteSocketHandler {
         self.owner = owner
         self.logger = logger
         frameMax = ControlLink.firstFrameMax
+        self.peer = peer
         socket = try ByteSocket.adopt(descriptor, peer: peer, on: reactor, handler: self, inputCapacity: 16 << 10)
     }
 
@@ -43,13 +44,15 @@ public final class ControlLink: ByteSocketHandler {
         frameMax = ControlFrame.maximumLength
         let socket = try ByteSocket.connect(to: address, on: reactor, handler: self, inputCapacity: 16 << 10)
         self.socket = socket
+        peer = address.description
         reactor.after(.seconds(2)) { [weak socket] in
             guard let socket, !socket.isOpen else { return }
             socket.close(reason: "timed out")
         }
     }
 
-    public var peer: String { socket?.peer ?? "closed" }
+    /// The other side, for log lines.
+    public private(set) var peer = "unknown"
 
     public func send(_ message: MessageToManager) { socket?.send(ControlFrame.encode(message)) }
     public func send(_ message: MessageFromManager) { socket?.send(ControlFrame.encode(message)) }

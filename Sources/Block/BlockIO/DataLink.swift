@@ -26,6 +26,7 @@ public final class DataLink: ByteSocketHandler {
         self.id = id
         self.owner = owner
         self.logger = logger
+        self.peer = peer
         socket = try ByteSocket.adopt(descriptor, peer: peer, on: reactor, handler: self)
     }
 
@@ -38,13 +39,15 @@ public final class DataLink: ByteSocketHandler {
         self.logger = logger
         let socket = try ByteSocket.connect(to: address, on: reactor, handler: self)
         self.socket = socket
+        peer = address.description
         reactor.after(.seconds(2)) { [weak socket] in
             guard let socket, !socket.isOpen else { return }
             socket.close(reason: "timed out")
         }
     }
 
-    public var peer: String { socket?.peer ?? "closed" }
+    /// The other side, for log lines.
+    public private(set) var peer = "unknown"
 
     public func send(_ header: DataHeader, _ payload: IOBuffer? = nil, _ range: Range<Int>? = nil) {
         guard let socket else { return }

@@ -29,7 +29,8 @@ struct SdsCommand: Role {
     var devices: [String] = []
 
     @Option(
-        name: .customLong("device-size"), help: "Size of device files that do not exist yet, like 10g: they are made sparse.")
+        name: .customLong("device-size"),
+        help: "Size of device files that do not exist yet, like 10g: they are made sparse.")
     var deviceSize: String?
 
     func validate() throws {

@@ -17,7 +17,8 @@ public final class NBDServer {
 
     /// Listens at `address` and serves `device` under `exportName` and under the empty (default) name.
     public init(
-        device: any BlockDeviceBackend, exportName: String, at address: SocketAddress, on reactor: Reactor, logger: Logger
+        device: any BlockDeviceBackend, exportName: String, at address: SocketAddress, on reactor: Reactor,
+        logger: Logger
     ) throws(BlockIOError) {
         self.device = device
         self.exportName = exportName
