@@ -1,4 +1,6 @@
 import ArgumentParser
+import Glibc
+import Telemetry
 
 /// `holdfast <role>` runs a role, `holdfast <noun> <verb>` is the operator's command line. Called through a symlink it speaks
 /// the command line of the tool whose name the symlink has (`MultiCall`).
@@ -10,11 +12,14 @@ struct Holdfast: AsyncParsableCommand {
         subcommands: [
             MasterCommand.self, AgentCommand.self, MarathonCommand.self, VolumesCommand.self,
             MdmCommand.self, SdsCommand.self, SdcCommand.self, NodeCommand.self,
-            DevCommand.self, LabCommand.self,
+            DevCommand.self, LabCommand.self, LabInitCommand.self,
             RexrayCommand.self, ScliCommand.self, DrvCfgCommand.self,
         ])
 
     static func main() async {
+        // A peer that hangs up is an error of one write, not the end of the process.
+        signal(SIGPIPE, SIG_IGN)
+        ProcessTelemetry.bootstrap()
         let (command, arguments) = MultiCall.resolve(CommandLine.arguments)
         await command.main(arguments)
     }

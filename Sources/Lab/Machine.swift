@@ -1,0 +1,136 @@
+import CLinux
+import FoundationEssentials
+import Glibc
+import LinuxOS
+public import Logging
+
+/// The first process of a simulated machine, as systemd is of a real one: mounts what is the machine's own, starts Docker and
+/// `holdfast node`, starts them again when they end, and reaps orphans. Its death is the machine's.
+public struct Machine: Sendable {
+    /// What the machine is, as the lab writes it for the first process to read.
+    struct Description: Codable, Sendable {
+        var number: Int
+        var name: String
+        var directory: String
+        var executable: String
+        var runsDocker: Bool
+        /// The address of Docker's own bridge.
+        var dockerNetwork: String
+        /// Under which Docker puts its containers' control groups.
+        var cgroup: String
+
+        func write(to path: String) async throws {
+            try await replaceFile(path, String(decoding: JSONEncoder().encode(self), as: UTF8.self))
+        }
+    }
+
+    let description: Description
+    let logger: Logger
+
+    /// - Parameter path: of the description.
+    public init(descriptionAt path: String, logger: Logger) throws {
+        description = try JSONDecoder().decode(Description.self, from: Data(readFile(path)))
+        self.logger = logger
+    }
+
+    /// Never returns while the machine has power.
+    public func run() async throws {
+        guard getpid() == 1 else {
+            throw LabError(.state, "lab-init is for the first process of a lab's machine only.")
+        }
+        _ = clinux_set_hostname(description.name)
+        try await mountOwnDirectories()
+        try await poll("the network cable", until: .now + .seconds(20)) {
+            (try? readText("/sys/class/net/eth0/operstate")) != nil || hasInterface("eth0") ? true : nil
+        }
+        await withThrowingTaskGroup(of: Void.self) { group in
+            if description.runsDocker {
+                group.addTask { try await supervise("dockerd", dockerCommand, log: "dockerd.log") }
+            }
+            group.addTask {
+                try await supervise(
+                    "holdfast node",
+                    [description.executable, "node", "--config", "\(description.directory)/node.yaml"], log: "node.log")
+            }
+            group.addTask { try await reapOrphans() }
+        }
+    }
+
+    /// What would be on its own disk or in its own memory on a real machine. The namespace keeps all of it private.
+    private func mountOwnDirectories() async throws {
+        try await Mount.mount("tmpfs", at: "/run", filesystem: "tmpfs", flags: [.noSuid], options: "mode=755")
+        for directory in ["/run/lock", "/run/docker/plugins", "/run/holdfast", "/dev/disk/by-id"] {
+            try makeDirectories(directory)
+        }
+        try await Mount.mount("tmpfs", at: "/dev/disk/by-id", filesystem: "tmpfs", options: "mode=755")
+        for (own, place) in [("etc-docker", "/etc/docker")] {
+            try makeDirectories("\(description.directory)/\(own)")
+            try makeDirectories(place)
+            try await Mount.mount("\(description.directory)/\(own)", at: place, filesystem: nil, flags: .bind)
+        }
+    }
+
+    private var dockerCommand: [String] {
+        [
+            "dockerd", "--data-root", "\(description.directory)/docker", "--exec-root", "/run/docker",
+            "--pidfile", "/run/docker.pid", "--host", "unix:///run/docker.sock", "--bip", description.dockerNetwork,
+            "--cgroup-parent", description.cgroup,
+        ]
+    }
+
+    /// Runs a program for ever, as a unit with Restart=always.
+    private func supervise(_ name: String, _ command: [String], log: String) async throws {
+        while true {
+            var request = ChildProcess.Request(command)
+            request.workingDirectory = description.directory
+            request.standardOutput = .append("\(description.directory)/\(log)")
+            request.standardError = .append("\(description.directory)/\(log)")
+            do {
+                let child = try ChildProcess.spawn(request)
+                logger.notice("Started", metadata: ["program": "\(name)", "pid": "\(child.pid)"])
+                let status = try await child.wait()
+                logger.warning("Ended", metadata: ["program": "\(name)", "status": "\(status)"])
+            } catch let error as LinuxError {
+                logger.error("Could not be started", metadata: ["program": "\(name)", "error": "\(error)"])
+            }
+            try await Task.sleep(for: .milliseconds(500))
+        }
+    }
+
+    /// Processes whose parents have ended become children of the first process and need somebody to take note of their end.
+    private func reapOrphans() async throws {
+        while true {
+            try await Task.sleep(for: .seconds(1))
+            for pid in runningProcesses() where pid != 1 {
+                guard let status = ProcessStatus.of(pid), status.parent == 1, status.state == "Z" else { continue }
+                // Our own children are reaped through their pidfds within moments; a second look spares them.
+                try await Task.sleep(for: .milliseconds(100))
+                if let later = ProcessStatus.of(pid), later.state == "Z", later.startTime == status.startTime {
+                    waitpid(pid, nil, WNOHANG)
+                }
+            }
+        }
+    }
+}
+
+private func hasInterface(_ name: String) -> Bool { if_nametoindex(name) != 0 }
+
+/// Whether a TCP connection to the address is accepted at once. Blocks for up to a second.
+func canConnect(_ host: String, port: Int) -> Bool {
+    let raw = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    guard raw >= 0 else { return false }
+    let descriptor = Descriptor(owning: raw)
+    var limit = timeval(tv_sec: 1, tv_usec: 0)
+    setsockopt(raw, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = UInt16(port).bigEndian
+    guard inet_pton(AF_INET, host, &address.sin_addr) == 1 else { return false }
+    return withExtendedLifetime(descriptor) {
+        withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                connect(raw, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
+            }
+        }
+    }
+}
