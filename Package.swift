@@ -122,7 +122,7 @@ let block: [Target] = [
 ]
 
 let top: [Target] = [
-    room("Lab", in: "", ["Base", "LinuxOS", "HTTPKit", nioHTTP1, logging, yams]),
+    room("Lab", in: "", ["Base", "LinuxOS", "CLinux", "HTTPKit", nioHTTP1, logging, yams]),
     .executableTarget(
         name: "holdfast",
         dependencies: [
