@@ -130,7 +130,7 @@ let top: [Target] = [
             "MesosAPI", "Resources", "Master", "Agent", "MesosClient", "Marathon",
             "VolumeDriver", "ScaleIODriver", "VolumeService",
             "BlockCore", "BlockIO", "BlockManager", "BlockServer", "BlockClient", "Gateway", "StorageTools", "Lab",
-            arguments, lifecycle, unixSignals, logging, yams,
+            nioHTTP1, arguments, lifecycle, unixSignals, logging, yams,
         ]),
 ]
 
@@ -184,7 +184,7 @@ let testing: [Target] = [
         "GatewayTests",
         [
             "Gateway", "StorageTools", "BlockCore", "Base", "HTTPKit", "LinuxOS", "TestKit", logging, lifecycle,
-            httpTypes,
+            httpTypes, nioHTTP1,
         ]),
     tests(
         "StorageToolsTests",

@@ -1,8 +1,10 @@
 import Base
+import BlockCore
 import Foundation
 import HTTPKit
 import LinuxOS
 import Logging
+import NIOHTTP1
 import ServiceLifecycle
 import StorageTools
 import Synchronization
@@ -61,7 +63,7 @@ struct ServedGateway: Sendable {
             let login = try await http.call(
                 .GET, address, "/api/login", headers: ["authorization": Bench.basic("admin", "secret")])
             #expect(login.status == 200)
-            #expect(login.headers.first(name: "content-type") == "application/json")
+            #expect(login.headers["content-type"] == ["application/json"])
             // Clients strip the first and the last character: nothing may follow the quotes.
             #expect(login.text.hasPrefix("\"") && login.text.hasSuffix("\""))
             let token = try #require(try login.json().string)
@@ -167,7 +169,7 @@ struct ServedGateway: Sendable {
     }
 
     /// PyPowerFlex from PyPI, unchanged, over HTTPS.
-    @Test(.enabled(if: PythonClient.isAvailable, "needs python3 with venv, and openssl"))
+    @Test(.enabled("needs Python 3.10 or later with venv, and openssl", { await PythonClient.isAvailable }))
     func servesPyPowerFlex() async throws {
         let python = try await PythonClient.prepare()
         try await ServedGateway.run(secure: true) { served in
@@ -188,15 +190,21 @@ struct ServedGateway: Sendable {
 /// A Python environment of its own with the client, made once and kept beside the build.
 enum PythonClient {
     static var isAvailable: Bool {
-        ["/usr/bin/openssl", "/bin/openssl"].contains { FileManager.default.isExecutableFile(atPath: $0) }
-            && python != nil
+        get async {
+            guard let openssl = try? await runCommand(["openssl", "version"]), openssl.isSuccess else { return false }
+            return await python != nil
+        }
     }
 
+    /// The first interpreter that works; names alone prove nothing (version managers have shims for what is not there).
     private static var python: String? {
-        let path = ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin"
-        let names = ["python3.13", "python3.12", "python3.11", "python3.10", "python3"]
-        return names.lazy.flatMap { name in path.split(separator: ":").map { "\($0)/\(name)" } }
-            .first { FileManager.default.isExecutableFile(atPath: $0) }
+        get async {
+            let check = "import sys, venv, ensurepip; assert sys.version_info >= (3, 10)"
+            for name in ["python3", "python3.13", "python3.12", "python3.11", "python3.10"] {
+                if let result = try? await runCommand([name, "-c", check]), result.isSuccess { return name }
+            }
+            return nil
+        }
     }
 
     static func prepare() async throws -> String {
@@ -206,7 +214,8 @@ enum PythonClient {
         let interpreter = environment + "/bin/python"
         let check = [interpreter, "-c", "import PyPowerFlex"]
         if let result = try? await runCommand(check), result.isSuccess { return interpreter }
-        try await runChecked([try #require(python), "-m", "venv", "--clear", environment], deadline: .seconds(120))
+        try await runChecked(
+            [try #require(await python), "-m", "venv", "--clear", environment], deadline: .seconds(120))
         try await runChecked(
             [interpreter, "-m", "pip", "install", "--quiet", "PyPowerFlex==2.0.1"], deadline: .seconds(180))
         return interpreter
