@@ -92,7 +92,9 @@ enum ScliQueries {
             text.append(
                 "    Epoch \(record.count("attachEpoch")) by \(record.shown("change")), proven \(time) after"
                     + " \(ScliText.seconds(seconds)) s:")
-            for server in record["servers"]?.array ?? [] {
+            let servers = record["servers"]?.array ?? []
+            if servers.isEmpty { text.append("        no older right was in force: nothing to fence") }
+            for server in servers {
                 let revision = server["revision"]?.integer.map { " at revision \($0)" } ?? ""
                 text.append("        SDS \(server.shown("sdsName")): \(server.shown("evidence"))\(revision)")
             }
