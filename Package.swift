@@ -80,7 +80,7 @@ let cluster: [Target] = [
 ]
 
 let schedulers: [Target] = [
-    room("MarathonCore", in: "Schedulers", ["Base", "MesosAPI", "Resources"]),
+    room("MarathonCore", in: "Schedulers", ["Base", "MesosAPI", "Resources", orderedCollections]),
     room(
         "Marathon", in: "Schedulers",
         [
