@@ -80,7 +80,7 @@ let cluster: [Target] = [
 ]
 
 let schedulers: [Target] = [
-    room("MarathonCore", in: "Schedulers", ["Base", "MesosAPI", "Resources", orderedCollections]),
+    room("MarathonCore", in: "Schedulers", ["Base", "MesosAPI", "Resources", orderedCollections, protobuf]),
     room(
         "Marathon", in: "Schedulers",
         [

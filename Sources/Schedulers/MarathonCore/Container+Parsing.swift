@@ -97,7 +97,8 @@ extension AppSpec {
         if container == nil { container = Container(kind: .mesos) }
         guard let mappings = (explicitMappings ?? []).isEmpty ? legacyMappings ?? explicitMappings : explicitMappings
         else {
-            let mappings = discoveryMappings(reader) ?? [PortMapping(hostPort: networkMode == .bridge ? 0 : nil, name: "default")]
+            let mappings =
+                discoveryMappings(reader) ?? [PortMapping(hostPort: networkMode == .bridge ? 0 : nil, name: "default")]
             container?.portMappings = mappings
             return
         }

@@ -40,7 +40,7 @@ public struct AppChange: Sendable {
     public var id: AppID?
     public var document: JSONValue
 
-    public init(_ kind: Kind, id: AppID? = nil, document: JSONValue = .object([:])) {
+    public init(_ kind: Kind, id: AppID? = nil, document: JSONValue = .null) {
         self.kind = kind
         self.id = id
         self.document = document

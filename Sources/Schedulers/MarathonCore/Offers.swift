@@ -1,4 +1,4 @@
-public import Base
+import Base
 import OrderedCollections
 
 /// What one agent offers, reduced to what placement looks at.
@@ -21,7 +21,9 @@ public struct AgentOffer: Hashable, Sendable {
         }
     }
     public struct Attribute: Hashable, Sendable {
-        public enum Kind: Hashable, Sendable { case text(String), scalar(Double), ranges([ClosedRange<Int>]), set([String]) }
+        public enum Kind: Hashable, Sendable {
+            case text(String), scalar(Double), ranges([ClosedRange<Int>]), set([String])
+        }
         public var name: String
         public var value: Kind
 
@@ -301,7 +303,9 @@ private struct PortPool {
     }
 
     var remainder: [AgentOffer.Resource] {
-        free.filter { !$0.ranges.isEmpty }.map { AgentOffer.Resource(name: "ports", role: $0.role, amount: .ranges($0.ranges)) }
+        free.filter { !$0.ranges.isEmpty }.map {
+            AgentOffer.Resource(name: "ports", role: $0.role, amount: .ranges($0.ranges))
+        }
     }
 
     var shares: [ResourceShare] {

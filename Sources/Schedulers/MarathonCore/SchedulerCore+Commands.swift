@@ -1,4 +1,4 @@
-public import Base
+import Base
 import OrderedCollections
 
 extension SchedulerCore {
@@ -56,19 +56,24 @@ extension SchedulerCore {
         let rules = configuration.rules
         switch change.kind {
         case .create:
-            let app = try parse { () throws(SpecError) in try AppSpec(parsing: change.document, id: change.id, rules: rules) }
+            let app = try parse { () throws(SpecError) in
+                try AppSpec(parsing: change.document, id: change.id, rules: rules)
+            }
             guard apps[app.id] == nil else { throw .conflict("An app with id [\(app.id)] already exists.") }
             return Deployment.Change(app: app.id, original: nil, target: stamped(app, over: nil, version: version))
         case .update(let isPartial, let mustExist):
             let id = try id(of: change)
             guard let former = apps[id] else {
                 if mustExist { throw .notFound("App '\(id)' does not exist") }
-                let app = try parse { () throws(SpecError) in try AppSpec(parsing: change.document, id: id, rules: rules) }
+                let app = try parse { () throws(SpecError) in
+                    try AppSpec(parsing: change.document, id: id, rules: rules)
+                }
                 return Deployment.Change(app: id, original: nil, target: stamped(app, over: nil, version: version))
             }
             return Deployment.Change(
                 app: id, original: former,
-                target: stamped(try update(former, by: change.document, isPartial: isPartial), over: former, version: version))
+                target: stamped(
+                    try update(former, by: change.document, isPartial: isPartial), over: former, version: version))
         case .delete:
             let id = try id(of: change)
             guard let former = apps[id] else { throw .notFound("App '\(id)' does not exist") }
@@ -99,7 +104,9 @@ extension SchedulerCore {
     /// A PUT: a document that holds only a version goes back to it.
     private func update(_ former: AppSpec, by document: JSONValue, isPartial: Bool) throws(CommandError) -> AppSpec {
         let rules = configuration.rules
-        if let text = document["version"]?.string, document.object?.keys.allSatisfy({ $0 == "version" || $0 == "id" }) ?? false {
+        if let text = document["version"]?.string,
+            document.object?.keys.allSatisfy({ $0 == "version" || $0 == "id" }) ?? false
+        {
             guard let version = Timestamp(text) else {
                 throw .spec(SpecError(.malformed, [Violation(path: "/version", errors: ["error.expected.date"])]))
             }
@@ -164,7 +171,11 @@ extension SchedulerCore {
         var after = apps
         for change in changes { after[change.app] = change.target }
         if let limit = configuration.appsMax, after.count > limit, after.count > apps.count {
-            throw .spec(.invalid("/", "This Marathon instance may only handle up to \(limit) Apps! (Override with command line option --max_apps)"))
+            throw .spec(
+                .invalid(
+                    "/",
+                    "This Marathon instance may only handle up to \(limit) Apps! (Override with command line option --max_apps)"
+                ))
         }
         var holders: [String: [AppID]] = [:]
         for app in after.values.sorted(by: { $0.id < $1.id }) {
@@ -183,7 +194,8 @@ extension SchedulerCore {
                 throw .spec(
                     .invalid(
                         "/container/volumes(\(index))/external/name",
-                        "Volume name '\(external.name)' in \(target.id) conflicts with volume(s) of same name in app(s): \(names)"))
+                        "Volume name '\(external.name)' in \(target.id) conflicts with volume(s) of same name in app(s): \(names)"
+                    ))
             }
         }
         if SchedulerCore.layers(of: Set(after.keys), apps: after) == nil {
@@ -218,14 +230,17 @@ extension SchedulerCore {
         let stops = sorted.filter { $0.original != nil && $0.target == nil }
         let starts = sorted.filter { $0.original == nil && $0.target != nil }
         var steps = [
-            stops.map { Deployment.Step(kind: .stop, app: $0.app) }, starts.map { Deployment.Step(kind: .start, app: $0.app) },
+            stops.map { Deployment.Step(kind: .stop, app: $0.app) },
+            starts.map { Deployment.Step(kind: .start, app: $0.app) },
         ]
         var targets: [AppID: AppSpec] = [:]
         for change in sorted { targets[change.app] = change.target }
         for layer in layers(of: Set(targets.keys), apps: targets) ?? [targets.keys.sorted()] {
             steps.append(
                 layer.compactMap { id in
-                    guard let change = sorted.first(where: { $0.app == id }), let target = change.target else { return nil }
+                    guard let change = sorted.first(where: { $0.app == id }), let target = change.target else {
+                        return nil
+                    }
                     guard let original = change.original else { return Deployment.Step(kind: .scale, app: id) }
                     if original.lastConfigChangeAt != target.lastConfigChangeAt {
                         return Deployment.Step(kind: target.instances == 0 ? .scale : .restart, app: id)
@@ -256,7 +271,9 @@ extension SchedulerCore {
         for change in changes {
             if let target = change.target {
                 if target != change.original { set(target) }
-                if let backoff = backoffs[change.app], backoff.configVersion != target.lastConfigChangeAt { backoffs[change.app] = nil }
+                if let backoff = backoffs[change.app], backoff.configVersion != target.lastConfigChangeAt {
+                    backoffs[change.app] = nil
+                }
             } else {
                 remove(change.app)
             }
@@ -274,7 +291,9 @@ extension SchedulerCore {
     private func resumeReplacements(_ deployment: inout Deployment) {
         for change in deployment.changes {
             guard let target = change.target, target.instances > 0 else { continue }
-            let hasOld = instances(of: change.app).contains { $0.isActive && $0.configVersion != target.lastConfigChangeAt }
+            let hasOld = instances(of: change.app).contains {
+                $0.isActive && $0.configVersion != target.lastConfigChangeAt
+            }
             guard hasOld else { continue }
             let isPlanned = deployment.steps.contains { $0.contains { $0.app == change.app && $0.kind == .restart } }
             guard !isPlanned else { continue }
@@ -327,7 +346,8 @@ extension SchedulerCore {
     // MARK: Killing
 
     private mutating func kill(
-        _ target: KillTarget, scale: Bool, wipe: Bool, force: Bool, time: Timestamp, rng: inout some RandomNumberGenerator
+        _ target: KillTarget, scale: Bool, wipe: Bool, force: Bool, time: Timestamp,
+        rng: inout some RandomNumberGenerator
     ) throws(CommandError) -> CommandReply {
         guard !(scale && wipe) else { throw .badRequest("You cannot use scale and wipe at the same time.") }
         let victims = try select(target)
@@ -354,16 +374,22 @@ extension SchedulerCore {
     private func select(_ target: KillTarget) throws(CommandError) -> [Instance] {
         switch target {
         case .tasks(let ids):
-            if let bad = ids.first(where: { instanceID(ofTask: $0) == nil }) { throw .badRequest("Invalid task id '\(bad)'.") }
+            if let bad = ids.first(where: { instanceID(ofTask: $0) == nil }) {
+                throw .badRequest("Invalid task id '\(bad)'.")
+            }
             return ids.compactMap { instanceID(ofTask: $0) }.compactMap { instances[$0] }.filter { $0.goal == .running }
         case .task(let app, let id):
-            guard apps[app] != nil || !instances(of: app).isEmpty else { throw .notFound("App '\(app)' does not exist") }
+            guard apps[app] != nil || !instances(of: app).isEmpty else {
+                throw .notFound("App '\(app)' does not exist")
+            }
             guard let instance = instanceID(ofTask: id).flatMap({ instances[$0] }), instance.appID == app else {
                 throw .notFound("Task '\(id)' does not exist")
             }
             return [instance]
         case .app(let app, let host):
-            guard apps[app] != nil || !instances(of: app).isEmpty else { throw .notFound("App '\(app)' does not exist") }
+            guard apps[app] != nil || !instances(of: app).isEmpty else {
+                throw .notFound("App '\(app)' does not exist")
+            }
             return instances(of: app).filter { $0.goal == .running && (host == nil || host == "*" || $0.host == host) }
         }
     }

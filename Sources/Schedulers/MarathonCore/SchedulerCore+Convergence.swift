@@ -37,7 +37,9 @@ extension SchedulerCore {
         guard deployment.steps.indices.contains(deployment.currentStep),
             let action = deployment.steps[deployment.currentStep].first(where: { $0.app == id })
         else {
-            let isPast = deployment.steps.prefix(deployment.currentStep).contains { $0.contains { $0.app == id && $0.kind != .start } }
+            let isPast = deployment.steps.prefix(deployment.currentStep).contains {
+                $0.contains { $0.app == id && $0.kind != .start }
+            }
             return isPast ? apps[id].map { .scale($0.instances) } ?? .stop : .hold
         }
         switch action.kind {
@@ -148,14 +150,19 @@ extension SchedulerCore {
     // MARK: Deployments
 
     private mutating func advanceDeployments(touching ids: Set<AppID>, time: Timestamp) {
-        for deployment in deployments where deployment.changes.isEmpty || deployment.affectedApps.contains(where: ids.contains) {
+        for deployment in deployments
+        where deployment.changes.isEmpty || deployment.affectedApps.contains(where: ids.contains) {
             guard let index = deployments.firstIndex(where: { $0.id == deployment.id }) else { continue }
             var current = deployments[index]
             let step = current.currentStep
-            while current.steps.indices.contains(current.currentStep), current.steps[current.currentStep].allSatisfy(isDone) {
+            while current.steps.indices.contains(current.currentStep),
+                current.steps[current.currentStep].allSatisfy(isDone)
+            {
                 publishStep("deployment_step_success", current, time: time)
                 current.currentStep += 1
-                if current.steps.indices.contains(current.currentStep) { publishStep("deployment_info", current, time: time) }
+                if current.steps.indices.contains(current.currentStep) {
+                    publishStep("deployment_info", current, time: time)
+                }
             }
             guard current.currentStep >= current.steps.count else {
                 if current.currentStep != step {
@@ -190,7 +197,8 @@ extension SchedulerCore {
     }
 
     mutating func publishStep(_ type: String, _ deployment: Deployment, time: Timestamp) {
-        let actions = deployment.steps.indices.contains(deployment.currentStep) ? deployment.steps[deployment.currentStep] : []
+        let actions =
+            deployment.steps.indices.contains(deployment.currentStep) ? deployment.steps[deployment.currentStep] : []
         publish(
             type, time,
             ["plan": deployment.plan, "currentStep": ["actions": .array(actions.map { $0.json(nameOf: "action") })]])

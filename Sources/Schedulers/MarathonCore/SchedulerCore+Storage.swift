@@ -30,10 +30,10 @@ extension SchedulerCore {
                 guard let instance = Instance(record: value) else { throw malformed() }
                 instances[instance.id] = instance
             case "deployments":
-                do throws(SpecError) {
-                    guard let deployment = try Deployment(record: value) else { throw malformed() }
-                    deployments.append(deployment)
-                } catch { throw malformed(error) }
+                let deployment: Deployment?
+                do throws(SpecError) { deployment = try Deployment(record: value) } catch { throw malformed(error) }
+                guard let deployment else { throw malformed() }
+                deployments.append(deployment)
             case "failures":
                 guard let failure = TaskFailure(value) else { throw malformed() }
                 failures[failure.appID] = failure

@@ -1,4 +1,4 @@
-public import Base
+import Base
 import OrderedCollections
 
 extension SchedulerCore {
@@ -41,7 +41,9 @@ extension SchedulerCore {
         guard instance != former else { return }
         save(instance)
         if former.state != instance.state { publishStatus(instance, report, time: time) }
-        if former.condition != instance.condition { publishCondition(instance, instance.condition.rawValue, time: time) }
+        if former.condition != instance.condition {
+            publishCondition(instance, instance.condition.rawValue, time: time)
+        }
         if instance.goal == .decommissioned, former.unreachableSince != nil, instance.unreachableSince == nil {
             sendKill(id, time: time)
         }
@@ -98,7 +100,9 @@ extension SchedulerCore {
                     message: message ?? String(report.message.prefix(10_000)), state: report.state.rawValue,
                     taskID: instance.taskID, timestamp: time, version: instance.appVersion))
         }
-        if instance.healthFailure != nil || (wasWanted && countsForBackoff(report)) { delayLaunches(of: instance, time: time) }
+        if instance.healthFailure != nil || (wasWanted && countsForBackoff(report)) {
+            delayLaunches(of: instance, time: time)
+        }
         publishStatus(ended, report, time: time)
         publishCondition(ended, report.state.terminalCondition, time: time)
         forget(instance)
@@ -136,7 +140,8 @@ extension SchedulerCore {
             former.map { $0.delaySeconds * app.backoffFactor } ?? Double(app.backoffSeconds),
             Double(app.maxLaunchDelaySeconds))
         backoffs[app.id] = Backoff(
-            configVersion: app.lastConfigChangeAt, delaySeconds: seconds, until: time + .milliseconds(Int64(seconds * 1000)))
+            configVersion: app.lastConfigChangeAt, delaySeconds: seconds,
+            until: time + .milliseconds(Int64(seconds * 1000)))
     }
 
     // MARK: Unreachable
@@ -149,7 +154,8 @@ extension SchedulerCore {
             expunge(instance, time: time)
             return
         }
-        guard case .replace(let inactive, let expungeAfter) = spec(of: instance)?.unreachableStrategy ?? .disabled else { return }
+        guard case .replace(let inactive, let expungeAfter) = spec(of: instance)?.unreachableStrategy ?? .disabled
+        else { return }
         if since + .seconds(expungeAfter) <= time {
             expunge(instance, time: time)
         } else if instance.condition == .unreachable, since + .seconds(inactive) <= time {
@@ -251,8 +257,11 @@ extension SchedulerCore {
         note(&instance, check: app.healthChecks[index], index: index, failure: failure, time: time)
     }
 
-    private mutating func takeAgentHealth(_ instance: inout Instance, healthy: Bool, _ report: TaskReport, time: Timestamp) {
-        guard let app = spec(of: instance), let index = app.healthChecks.firstIndex(where: \.transport.isRunByAgent) else { return }
+    private mutating func takeAgentHealth(
+        _ instance: inout Instance, healthy: Bool, _ report: TaskReport, time: Timestamp
+    ) {
+        guard let app = spec(of: instance), let index = app.healthChecks.firstIndex(where: \.transport.isRunByAgent)
+        else { return }
         ensureHealth(&instance, app: app)
         let before = instance.health[index].isAlive
         update(&instance.health[index], failure: healthy ? nil : report.message, time: time)
@@ -271,7 +280,9 @@ extension SchedulerCore {
         }
     }
 
-    private mutating func note(_ instance: inout Instance, check: HealthCheck, index: Int, failure: String?, time: Timestamp) {
+    private mutating func note(
+        _ instance: inout Instance, check: HealthCheck, index: Int, failure: String?, time: Timestamp
+    ) {
         let graceEnd = (instance.startedAt ?? time) + .seconds(check.gracePeriodSeconds)
         if failure != nil, instance.health[index].firstSuccess == nil, time < graceEnd { return }
         let before = instance.health[index].isAlive
@@ -306,7 +317,9 @@ extension SchedulerCore {
 
     /// Running, and every health check of its app has last succeeded.
     func isReady(_ instance: Instance) -> Bool {
-        guard instance.goal == .running, instance.condition == .running, let app = spec(of: instance) else { return false }
+        guard instance.goal == .running, instance.condition == .running, let app = spec(of: instance) else {
+            return false
+        }
         guard !app.healthChecks.isEmpty else { return true }
         return instance.health.count == app.healthChecks.count && instance.health.allSatisfy { $0.isAlive == true }
     }

@@ -18,7 +18,9 @@ public struct AppEmbeds: OptionSet, Sendable {
         self = []
         for parameter in parameters {
             var name = Substring(parameter)
-            for prefix in ["group.apps.", "apps.", "app."] where name.hasPrefix(prefix) { name = name.dropFirst(prefix.count) }
+            for prefix in ["group.apps.", "apps.", "app."] where name.hasPrefix(prefix) {
+                name = name.dropFirst(prefix.count)
+            }
             switch name {
             case "tasks": formUnion([.tasks, .deployments])
             case "counts": insert(.counts)
@@ -114,11 +116,13 @@ extension SchedulerCore {
                     "healthy": .integer(Int64(counts.healthy)), "unhealthy": .integer(Int64(counts.unhealthy)),
                 ]
             ]
-            let lives = instances.compactMap(\.startedAt).map { Double(time.milliseconds - $0.milliseconds) / 1000 }.sorted()
+            let lives = instances.compactMap(\.startedAt).map { Double(time.milliseconds - $0.milliseconds) / 1000 }
+                .sorted()
             if !lives.isEmpty {
                 let median = (lives[lives.count / 2] + lives[(lives.count - 1) / 2]) / 2
                 members["lifeTime"] = [
-                    "averageSeconds": .number(lives.reduce(0, +) / Double(lives.count)), "medianSeconds": .number(median),
+                    "averageSeconds": .number(lives.reduce(0, +) / Double(lives.count)),
+                    "medianSeconds": .number(median),
                 ]
             }
             return ["stats": .object(members)]
@@ -135,7 +139,9 @@ extension SchedulerCore {
     public func deploymentsView() -> JSONValue {
         .array(
             deployments.map { deployment in
-                let current = deployment.steps.indices.contains(deployment.currentStep) ? deployment.steps[deployment.currentStep] : []
+                let current =
+                    deployment.steps.indices.contains(deployment.currentStep)
+                    ? deployment.steps[deployment.currentStep] : []
                 return [
                     "id": .string(deployment.id), "version": .string(deployment.version.description),
                     "affectedApps": .array(deployment.affectedApps.map { .string($0.description) }), "affectedPods": [],
@@ -181,7 +187,9 @@ extension SchedulerCore {
     }
 
     /// `/v2/groups/{id}`: the tree below a path; nil when nothing is there.
-    public func groupView(_ id: AppID, embedsApps: Bool, embedsGroups: Bool, embeds: AppEmbeds, time: Timestamp) -> JSONValue? {
+    public func groupView(_ id: AppID, embedsApps: Bool, embedsGroups: Bool, embeds: AppEmbeds, time: Timestamp)
+        -> JSONValue?
+    {
         let inside = apps.keys.filter { $0.isWithin(id) && $0 != id }.sorted()
         guard id.isRoot || !inside.isEmpty else { return nil }
         return group(id, apps: inside, embedsApps: embedsApps, embedsGroups: embedsGroups, embeds: embeds, time: time)
@@ -236,7 +244,9 @@ extension QueueEntry {
         object["lastUsedOfferAt"] = lastUsed.map { .string($0.description) }
         var latest: [RejectReason: Int] = [:]
         for offer in unusedOffers.values {
-            if let first = RejectReason.allCases.first(where: { offer.reasons.contains($0) }) { latest[first, default: 0] += 1 }
+            if let first = RejectReason.allCases.first(where: { offer.reasons.contains($0) }) {
+                latest[first, default: 0] += 1
+            }
         }
         object["rejectSummaryLastOffers"] = QueueEntry.funnel(latest, processed: unusedOffers.count)
         object["rejectSummaryLaunchAttempt"] = QueueEntry.funnel(refusals, processed: processed)

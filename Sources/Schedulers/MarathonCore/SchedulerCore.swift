@@ -1,5 +1,5 @@
 public import Base
-import OrderedCollections
+public import OrderedCollections
 
 /// Marathon without IO: apps, deployments, instances, the launch queue and health, driven by `apply`.
 ///
@@ -206,7 +206,8 @@ public struct SchedulerCore: Sendable {
     private mutating func review(_ instance: Instance, time: Timestamp) {
         switch instance.condition {
         case .provisioned, .staging, .starting:
-            let limit = instance.condition == .provisioned ? configuration.launchConfirmTimeout : configuration.launchTimeout
+            let limit =
+                instance.condition == .provisioned ? configuration.launchConfirmTimeout : configuration.launchTimeout
             if instance.goal == .running, instance.stagedAt + limit < time {
                 kill(instance.id, time: time)
             }
