@@ -84,8 +84,8 @@ let schedulers: [Target] = [
     room(
         "Marathon", in: "Schedulers",
         [
-            "MarathonCore", "MesosClient", "Base", "MesosAPI", "Resources", "Telemetry", "HTTPKit", "Coordination",
-            "LinuxOS", hummingbird, httpTypes, lifecycle, logging,
+            "MarathonCore", "MesosClient", "Base", "MesosAPI", "Telemetry", "HTTPKit", "Coordination", hummingbird,
+            httpTypes, lifecycle, logging, nio, nioPosix, orderedCollections, protobuf,
         ]),
 ]
 

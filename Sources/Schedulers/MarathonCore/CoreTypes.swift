@@ -82,6 +82,8 @@ public enum CommandError: Error, Sendable, Hashable {
     case locked([String])
     case tooManyDeployments(Int)
     case portsExhausted(ClosedRange<Int>)
+    /// The scheduler stops before the command took effect, or before it is known whether it did.
+    case unavailable(String)
 }
 
 /// A health check that is due.
