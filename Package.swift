@@ -85,7 +85,7 @@ let schedulers: [Target] = [
         "Marathon", in: "Schedulers",
         [
             "MarathonCore", "MesosClient", "Base", "MesosAPI", "Telemetry", "HTTPKit", "Coordination", hummingbird,
-            httpTypes, lifecycle, logging, nio, nioPosix, orderedCollections, protobuf,
+            httpTypes, lifecycle, logging, nio, nioHTTP1, nioPosix, orderedCollections, protobuf,
         ]),
 ]
 
@@ -156,7 +156,7 @@ let testing: [Target] = [
         "AgentTests", ["Agent", "AgentCore", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging, lifecycle]),
     tests("ContainerizerTests", ["Containerizer", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging]),
     tests("MesosClientTests", ["MesosClient", "MesosAPI", "Base", "HTTPKit", "TestKit", logging]),
-    tests("MarathonCoreTests", ["MarathonCore", "MesosAPI", "Resources", "Base"]),
+    tests("MarathonCoreTests", ["MarathonCore", "MesosAPI", "Base"]),
     tests(
         "MarathonTests",
         ["Marathon", "MarathonCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle]),

@@ -2,6 +2,7 @@ import Base
 import HTTPKit
 import MarathonCore
 import NIOCore
+import NIOHTTP1
 import NIOPosix
 
 /// Carries out the health checks that Marathon runs itself.

@@ -1,5 +1,4 @@
 import Base
-import FoundationEssentials
 import HTTPKit
 import HTTPTypes
 import Hummingbird
@@ -47,7 +46,7 @@ struct MarathonAPI: Sendable {
     }
 
     func router() -> HTTPRouter {
-        let router = HTTPRouter()
+        let router = HTTPRouter(context: HTTPContext.self)
         addMetricsRoutes(to: router, registry: ProcessTelemetry.registry)
         let methods: [HTTPRequest.Method] = [.get, .head, .post, .put, .patch, .delete, .options]
         for method in methods {
@@ -99,7 +98,7 @@ struct MarathonAPI: Sendable {
     /// Splits at slashes before and after decoding: "%2Fa%2Fb" is two segments, "//" is one border.
     static func segments(_ path: String) -> [String] {
         path.split(separator: "/").flatMap { segment in
-            (segment.removingPercentEncoding ?? String(segment)).split(separator: "/").map(String.init)
+            (percentDecoded(segment)).split(separator: "/").map(String.init)
         }
     }
 
@@ -107,8 +106,7 @@ struct MarathonAPI: Sendable {
         text.split(separator: "&").map { pair in
             let parts = pair.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
             func decode(_ part: Substring) -> String {
-                let spaced = String(part.map { $0 == "+" ? " " : $0 })
-                return spaced.removingPercentEncoding ?? spaced
+                percentDecoded(part.map { $0 == "+" ? " " : $0 })
             }
             var name = decode(parts[0])
             if name.hasSuffix("[]") { name.removeLast(2) }
@@ -260,4 +258,24 @@ struct MarathonAPI: Sendable {
 func field(_ name: String) -> HTTPField.Name {
     guard let field = HTTPField.Name(name) else { preconditionFailure("\(name) is no header's name") }
     return field
+}
+
+/// `text` with its %XX sequences as the bytes that they stand for; sequences that are none stay as they are.
+func percentDecoded(_ text: some Sequence<Character>) -> String {
+    let bytes = Array(String(text).utf8)
+    var result: [UInt8] = []
+    var position = 0
+    while position < bytes.count {
+        if bytes[position] == UInt8(ascii: "%"), position + 2 < bytes.count,
+            let high = Character(Unicode.Scalar(bytes[position + 1])).hexDigitValue,
+            let low = Character(Unicode.Scalar(bytes[position + 2])).hexDigitValue
+        {
+            result.append(UInt8(high << 4 | low))
+            position += 3
+        } else {
+            result.append(bytes[position])
+            position += 1
+        }
+    }
+    return String(decoding: result, as: UTF8.self)
 }

@@ -6,6 +6,7 @@ import Logging
 import MarathonCore
 import MesosAPI
 import MesosClient
+import OrderedCollections
 import Synchronization
 import Telemetry
 
