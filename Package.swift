@@ -156,7 +156,7 @@ let testing: [Target] = [
         "AgentTests", ["Agent", "AgentCore", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging, lifecycle]),
     tests("ContainerizerTests", ["Containerizer", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging]),
     tests("MesosClientTests", ["MesosClient", "MesosAPI", "Base", "HTTPKit", "TestKit", logging]),
-    tests("MarathonCoreTests", ["MarathonCore", "MesosAPI", "Base"]),
+    tests("MarathonCoreTests", ["MarathonCore", "MesosAPI", "Base", orderedCollections]),
     tests(
         "MarathonTests",
         ["Marathon", "MarathonCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle]),

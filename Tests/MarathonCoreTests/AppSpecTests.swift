@@ -1,6 +1,7 @@
 import Base
 import MarathonCore
 import MesosAPI
+import OrderedCollections
 import Testing
 
 @Suite struct AppSpecTests {

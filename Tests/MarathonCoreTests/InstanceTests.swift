@@ -1,5 +1,6 @@
 import Base
 import MarathonCore
+import OrderedCollections
 import Testing
 
 @Suite struct InstanceTests {

@@ -46,7 +46,7 @@ extension AppSpec {
 
     /// Fills service ports that are 0 from `next` until it gives nil. Answers false when some are left.
     @discardableResult
-    mutating func assignServicePorts(_ next: () -> Int?) -> Bool {
+    public mutating func assignServicePorts(_ next: () -> Int?) -> Bool {
         if networkMode == .host {
             for index in portDefinitions.indices where portDefinitions[index].port == 0 {
                 // With requirePorts 0 stays: it asks for any host port.

@@ -127,6 +127,12 @@ public struct ResourceShare: Hashable, Sendable {
     public var name: String
     public var role: String
     public var amount: AgentOffer.Amount
+
+    public init(name: String, role: String, amount: AgentOffer.Amount) {
+        self.name = name
+        self.role = role
+        self.amount = amount
+    }
 }
 
 /// Why an offer does not suit an app, in the order of `/v2/queue`'s funnel.

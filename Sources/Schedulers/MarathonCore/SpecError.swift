@@ -106,9 +106,11 @@ struct ObjectReader {
         return value
     }
 
+    private func numeric(_ value: JSONValue) -> JSONValue? { value.double == nil ? .none : .some(value) }
+
     /// An integer in `range`, also when written as `3.0`.
     func integer(_ key: String, in range: ClosedRange<Int> = 0...Int(Int32.max)) -> Int? {
-        guard let wide = read(key, "error.expected.jsnumber", { $0.double == nil ? nil : $0 }) else { return nil }
+        guard let wide: JSONValue = read(key, "error.expected.jsnumber", numeric) else { return nil }
         guard let value = wide.integer.flatMap({ Int(exactly: $0) }) else {
             log.malformed(path(key), "error.expected.int")
             return nil
