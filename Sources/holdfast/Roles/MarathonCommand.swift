@@ -6,6 +6,7 @@ import HTTPKit
 import LinuxOS
 import Logging
 import Marathon
+import MarathonCore
 import ServiceLifecycle
 
 /// Marathon's flags, with its names and units. Each may also come from the environment as `MARATHON_<NAME>`; the flag wins.
