@@ -86,6 +86,9 @@ private final class RunningClient: Sendable {
     private let shell: ClientShell
     private let frontEnds: FrontEnds
     private let fuseDescriptor: Int32?
+    private let keeper: FuseKeeper?
+    /// What a predecessor showed to the kernel; nil when the mount is new.
+    private let inherited: [(node: UInt64, name: String)]?
     // SAFETY: set in `start`, used and dropped in `stop`, both on the reactor's thread.
     private nonisolated(unsafe) var control: ControlSocket?
     private nonisolated(unsafe) var fuse: FuseMount?
@@ -100,9 +103,14 @@ private final class RunningClient: Sendable {
         reactor = try Reactor(name: "sdc")
         if configuration.frontEnds.contains(.fuse) {
             makeDirectories(configuration.workDirectory)
-            fuseDescriptor = try FuseMount.open(on: configuration.workDirectory + "/fuse")
+            let (keeper, inheritance) = try FuseKeeper.open(configuration.workDirectory + "/keeper.sock", logger: logger)
+            self.keeper = keeper
+            inherited = inheritance?.files
+            fuseDescriptor = try inheritance?.descriptor ?? FuseMount.open(on: configuration.workDirectory + "/fuse")
         } else {
             fuseDescriptor = nil
+            keeper = nil
+            inherited = nil
         }
         var core = ClientConfiguration(
             guid: configuration.guid, name: configuration.name, ip: configuration.ip,
@@ -122,9 +130,12 @@ private final class RunningClient: Sendable {
         do {
             if let fuseDescriptor {
                 let mount = try FuseMount(
-                    descriptor: fuseDescriptor, directory: mountPoint, takenOver: false, on: reactor, logger: logger)
+                    descriptor: fuseDescriptor, directory: mountPoint, takenOver: inherited != nil, on: reactor,
+                    logger: logger)
+                for (node, name) in inherited ?? [] { mount.expect(name, node: node) }
                 fuse = mount
-                frontEnds.use(mount)
+                frontEnds.use(mount, keeper, isTakenOver: inherited != nil)
+                reactor.after(configuration.holdTime) { [weak mount] in mount?.forgetExpected() }
             }
             if let path = configuration.controlPath {
                 control = try ControlSocket(path: path, on: reactor, logger: logger) { [weak self] in self?.answer($0) }
@@ -162,6 +173,7 @@ private final class RunningClient: Sendable {
         reactor.perform { [self] in
             control?.close()
             control = nil
+            keeper?.stop()
             frontEnds.stop()
             shell.stop()
         }

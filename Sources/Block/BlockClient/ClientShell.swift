@@ -11,6 +11,8 @@ protocol ClientVolumes: AnyObject {
     func changed(_ device: VolumeDevice)
     /// Every request of the device fails already.
     func detached(_ device: VolumeDevice)
+    /// Everything that is mapped here has been told.
+    func mapReceived()
     func refused(_ reason: String)
 }
 
@@ -96,6 +98,7 @@ final class ClientShell: DataLinkOwner, @unchecked Sendable {
     private var isHandling = false
     private var isStopped = false
     private(set) var isManagerConnected = false
+    private var hasMap = false
 
     init(core: ClientCore, managerLink: ManagerLink, volumes: any ClientVolumes, on reactor: Reactor, logger: Logger) {
         self.core = core
@@ -114,7 +117,14 @@ final class ClientShell: DataLinkOwner, @unchecked Sendable {
             self?.isManagerConnected = false
             self?.handle(.managerClosed)
         }
-        managerLink.received = { [weak self] in self?.handle(.manager($0)) }
+        managerLink.received = { [weak self] message in
+            guard let self else { return }
+            self.handle(.manager(message))
+            if case .update = message, !self.hasMap {
+                self.hasMap = true
+                self.volumes?.mapReceived()
+            }
+        }
         managerLink.start()
         reactor.every(.milliseconds(20)) { [weak self] in
             guard let self, !self.isStopped else { return false }

@@ -22,6 +22,9 @@ final class FrontEnds: ClientVolumes, @unchecked Sendable {
     private let logger: Logger
     private let links = WorkerPool(name: "sdc-links", threads: 1)
     private var fuse: FuseMount?
+    private var keeper: FuseKeeper?
+    /// The mount was a predecessor's: its loop devices may still be there.
+    private var isTakenOver = false
     private var shown: [Attachment: Shown] = [:]
     private(set) var system: SystemID?
     private(set) var sdc: SdcID?
@@ -34,7 +37,18 @@ final class FrontEnds: ClientVolumes, @unchecked Sendable {
         self.logger = logger
     }
 
-    func use(_ fuse: FuseMount) { self.fuse = fuse }
+    func use(_ fuse: FuseMount, _ keeper: FuseKeeper?, isTakenOver: Bool) {
+        self.fuse = fuse
+        self.keeper = keeper
+        self.isTakenOver = isTakenOver
+        keeper?.watch(on: reactor)
+        keeper?.restart = { [weak self] in self?.tellKeeper() }
+        tellKeeper()
+    }
+
+    private func tellKeeper() {
+        if let fuse { keeper?.keep(fuse.descriptor, files: fuse.files) }
+    }
 
     func welcomed(system: SystemID, sdc: SdcID) {
         self.system = system
@@ -42,6 +56,12 @@ final class FrontEnds: ClientVolumes, @unchecked Sendable {
     }
 
     func refused(_ reason: String) { fatal(reason) }
+
+    func mapReceived() {
+        // Whatever a predecessor showed and the manager no longer grants is gone.
+        fuse?.forgetExpected()
+        tellKeeper()
+    }
 
     func attached(_ device: VolumeDevice) {
         guard let system else { preconditionFailure("a volume before the welcome") }
@@ -59,12 +79,13 @@ final class FrontEnds: ClientVolumes, @unchecked Sendable {
         }
         if let fuse {
             fuse.add(entry.file, device: device)
+            tellKeeper()
             let attachment = VolumeAttachment(
                 file: "\(fuse.directory)/\(entry.file)",
                 link: "\(configuration.deviceDirectory)/emc-vol-\(system)-\(volume)",
                 isReadOnly: device.isReadOnly, blockSize: device.blockSize, links: links, logger: logger)
             entry.attachment = attachment
-            attachment.attach()
+            attachment.attach(lookingForExisting: isTakenOver)
         }
         shown[device.attachment] = entry
         logger.notice(
@@ -91,6 +112,7 @@ final class FrontEnds: ClientVolumes, @unchecked Sendable {
         entry.nbd?.close()
         // First the requests fail, then the device goes: the kernel must not wait for what will never be answered.
         fuse?.remove(entry.file)
+        tellKeeper()
         entry.attachment?.detach()
     }
 

@@ -1,6 +1,10 @@
 #define _GNU_SOURCE
 #include "CBlockIO.h"
 
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+
 int cbio_accept(int listener, uint32_t *address, uint16_t *port) {
     struct sockaddr_in peer = {0};
     socklen_t length = sizeof peer;
@@ -49,6 +53,104 @@ ssize_t cbio_receive_descriptors(int socket, int *descriptors, int capacity, int
         }
     }
     return received;
+}
+
+#define KEPT_MAX 16
+#define STATE_MAX (128 << 10)
+
+static int keeper_socket(void) { return socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0); }
+
+int cbio_connect_keeper(const char *path) {
+    int connection = keeper_socket();
+    if (connection < 0) return -1;
+    if (cbio_connect_unix(connection, path) == 0) return connection;
+    int error = errno;
+    close(connection);
+    errno = error;
+    return -1;
+}
+
+static char keeper_state[STATE_MAX], keeper_message[STATE_MAX];
+static int keeper_kept[KEPT_MAX];
+
+static void keep(int listener, const char *path, int orphan_seconds) {
+    int client = -1, kept_count = 0;
+    size_t state_length = 0;
+    for (;;) {
+        struct pollfd watched[2] = {{.fd = listener, .events = POLLIN}, {.fd = client, .events = POLLIN}};
+        int ready = poll(watched, client >= 0 ? 2 : 1, client >= 0 ? -1 : orphan_seconds * 1000);
+        if (ready == 0) break;
+        if (ready < 0) {
+            if (errno == EINTR) continue;
+            break;
+        }
+        if (client >= 0 && watched[1].revents) {
+            int arrived[KEPT_MAX], count = 0;
+            ssize_t length =
+                cbio_receive_descriptors(client, arrived, KEPT_MAX, &count, keeper_message, sizeof keeper_message);
+            if (length <= 0) {
+                close(client);
+                client = -1;
+            } else if (keeper_message[0] == 'P') {
+                for (int index = 0; index < kept_count; index++) close(keeper_kept[index]);
+                memcpy(keeper_kept, arrived, sizeof(int) * (size_t)count);
+                kept_count = count;
+                state_length = (size_t)length - 1;
+                memcpy(keeper_state, keeper_message + 1, state_length);
+            } else if (keeper_message[0] == 'G') {
+                keeper_message[0] = 'S';
+                memcpy(keeper_message + 1, keeper_state, state_length);
+                cbio_send_descriptors(client, keeper_kept, kept_count, keeper_message, state_length + 1);
+            } else if (keeper_message[0] == 'Q') {
+                break;
+            }
+        }
+        // The newest connection is the one that counts: its predecessor is dead or about to be.
+        if (watched[0].revents) {
+            int next = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+            if (next >= 0) {
+                if (client >= 0) close(client);
+                client = next;
+            }
+        }
+    }
+    unlink(path);
+}
+
+int cbio_start_keeper(const char *path, int orphan_seconds) {
+    int listener = keeper_socket();
+    if (listener < 0) return -1;
+    unlink(path);
+    if (cbio_bind_unix(listener, path) < 0 || listen(listener, 4) < 0) {
+        int error = errno;
+        close(listener);
+        errno = error;
+        return -1;
+    }
+    pid_t child = fork();
+    if (child < 0) {
+        close(listener);
+        return -1;
+    }
+    if (child == 0) {
+        // Twice, so that nobody has to wait for the keeper; a session of its own, so that no terminal or group takes it along.
+        if (setsid() < 0 || fork() != 0) _exit(0);
+        prctl(PR_SET_NAME, "sdc-keeper");
+        sigset_t none;
+        sigemptyset(&none);
+        for (int number = 1; number < 32; number++) signal(number, number == SIGPIPE ? SIG_IGN : SIG_DFL);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        int null = open("/dev/null", O_RDWR);
+        for (int standard = 0; standard < 3; standard++) dup2(null, standard);
+        dup2(listener, 3);
+        close_range(4, ~0u, 0);
+        if (chdir("/") < 0) _exit(1);
+        keep(3, path, orphan_seconds);
+        _exit(0);
+    }
+    close(listener);
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
+    return 0;
 }
 
 static uint32_t crc_table[8][256];

@@ -17,9 +17,14 @@ public final class FuseMount: ReadyHandler {
     private final class Node {
         let id: UInt64
         let name: String
+        /// Nil: not there yet (`isExpected`) or gone for good.
         var device: (any BlockDeviceBackend)?
-        init(id: UInt64, name: String, device: any BlockDeviceBackend) {
+        var isExpected: Bool
+        /// Requests that wait until it is clear what becomes of an expected node.
+        var held: [IOBuffer] = []
+        init(id: UInt64, name: String, device: (any BlockDeviceBackend)?) {
             self.id = id
+            isExpected = device == nil
             self.name = name
             self.device = device
         }
@@ -72,15 +77,48 @@ public final class FuseMount: ReadyHandler {
     /// Detaches the mount without waiting for its users. Not for the reactor's thread.
     public static func detach(_ directory: String) { _ = umount2(directory, Int32(MNT_DETACH)) }
 
-    /// Shows `device` as file `name`; after a take-over under the node id that it had before.
-    /// - Returns: the node id.
-    @discardableResult
-    public func add(_ name: String, device: any BlockDeviceBackend, node: UInt64? = nil) -> UInt64 {
-        let id = node ?? nextNode
+    /// The files shown now, for a successor: what `expect` wants.
+    public var files: [(node: UInt64, name: String)] {
+        nodeByName.map { (node: $0.value, name: $0.key) }.sorted { $0.node < $1.node }
+    }
+
+    /// After a take-over: the kernel knows this file. Requests for it wait for `add` or `forgetExpected`.
+    public func expect(_ name: String, node id: UInt64) {
         nextNode = max(nextNode, id + 1)
+        nodes[id] = Node(id: id, name: name, device: nil)
+        nodeByName[name] = id
+    }
+
+    /// Shows `device` as file `name`, under the number by which the kernel may know it already.
+    public func add(_ name: String, device: any BlockDeviceBackend) {
+        if let id = nodeByName[name], let node = nodes[id], node.isExpected {
+            node.device = device
+            return settle(node)
+        }
+        let id = nextNode
+        nextNode += 1
         nodes[id] = Node(id: id, name: name, device: device)
         nodeByName[name] = id
-        return id
+    }
+
+    /// What was expected and did not come is gone: whoever waits gets EIO.
+    public func forgetExpected() {
+        for node in nodes.values.sorted(by: { $0.id < $1.id }) where node.isExpected {
+            nodeByName[node.name] = nil
+            settle(node)
+        }
+    }
+
+    private func settle(_ node: Node) {
+        node.isExpected = false
+        let held = node.held
+        node.held = []
+        let own = input
+        for request in held {
+            input = request
+            dispatch()
+        }
+        input = own
     }
 
     /// Takes the file away: look-ups fail, and whoever has it open gets EIO for every request from now on.
@@ -124,6 +162,10 @@ public final class FuseMount: ReadyHandler {
         let bytes = input.bytes
         let header = bytes.loadUnaligned(as: fuse_in_header.self)
         let node = nodes[header.nodeid]
+        if let waiting = expectedNode(header, node) {
+            waiting.held.append(IOBuffer(copying: input.bytes))
+            return
+        }
         switch fuse_opcode(header.opcode) {
         case FUSE_INIT: initialise(header)
         case FUSE_LOOKUP: lookUp(header)
@@ -140,6 +182,21 @@ public final class FuseMount: ReadyHandler {
         case FUSE_FALLOCATE: allocate(header, node)
         default: fail(header, ENOSYS)
         }
+    }
+
+    /// The node that a request has to wait for. Requests without an answer wait for nothing.
+    private func expectedNode(_ header: fuse_in_header, _ node: Node?) -> Node? {
+        switch fuse_opcode(header.opcode) {
+        case FUSE_FORGET, FUSE_BATCH_FORGET, FUSE_INTERRUPT: return nil
+        case FUSE_LOOKUP:
+            let target = nodeByName[nameArgument].flatMap { nodes[$0] }
+            return target?.isExpected == true ? target : nil
+        default: return node?.isExpected == true ? node : nil
+        }
+    }
+
+    private var nameArgument: String {
+        String(decoding: input.bytes[FuseMount.headerLength...].prefix { $0 != 0 }, as: UTF8.self)
     }
 
     /// The argument that follows the header; nil (and answered) when the request is too short for it.
@@ -190,8 +247,7 @@ public final class FuseMount: ReadyHandler {
     }
 
     private func lookUp(_ header: fuse_in_header) {
-        let name = input.bytes[FuseMount.headerLength...].prefix { $0 != 0 }
-        guard header.nodeid == FuseMount.rootNode, let id = nodeByName[String(decoding: name, as: UTF8.self)],
+        guard header.nodeid == FuseMount.rootNode, let id = nodeByName[nameArgument],
             let attributes = attributes(of: id)
         else { return fail(header, ENOENT) }
         var out = fuse_entry_out()

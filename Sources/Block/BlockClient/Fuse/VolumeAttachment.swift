@@ -35,10 +35,17 @@ final class VolumeAttachment: Sendable {
     /// The block device, once it is there.
     var devicePath: String? { loop.withLock { $0?.path } }
 
-    func attach() {
+    /// - Parameter lookingForExisting: a predecessor may have left a loop device over the same file; use that.
+    func attach(lookingForExisting: Bool) {
         worker.submit { [self] in
             do {
-                let device = try LoopDevice.attach(file, blockSize: UInt32(blockSize), readOnly: isReadOnly)
+                let existing = lookingForExisting ? LoopDevice.find(backing: file).first : nil
+                let device =
+                    if let existing {
+                        try LoopDevice.open(existing)
+                    } else {
+                        try LoopDevice.attach(file, blockSize: UInt32(blockSize), readOnly: isReadOnly)
+                    }
                 loop.withLock { $0 = device }
                 links.submit { [self] in makeLink(to: device.path) }
             } catch {

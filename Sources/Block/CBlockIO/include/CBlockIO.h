@@ -96,5 +96,12 @@ ssize_t cbio_send_descriptors(int socket, const int *descriptors, int count, con
 // Receives up to `capacity` (<= 16) descriptors (close-on-exec); `*count` tells how many came.
 ssize_t cbio_receive_descriptors(int socket, int *descriptors, int capacity, int *count, void *data, size_t length);
 
+// Starts a process that outlives its starter and keeps descriptors for it: listens on the SEQPACKET unix socket `path`, takes
+// 'P' + state (with descriptors: replaces what is kept), 'G' (answers "S" + state with the descriptors) and 'Q' (ends). Ends by
+// itself when nobody is connected for `orphan_seconds`. Runs no code but its own after fork. 0, or -1 with errno.
+int cbio_start_keeper(const char *path, int orphan_seconds);
+// A connection to such a process, or -1 with errno.
+int cbio_connect_keeper(const char *path);
+
 // CRC32C (Castagnoli) of `length` bytes, continuing from `crc` (0 to begin), as iSCSI and ext4 have it.
 uint32_t cbio_crc32c(uint32_t crc, const void *data, size_t length);
