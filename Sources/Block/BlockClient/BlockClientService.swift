@@ -103,7 +103,8 @@ private final class RunningClient: Sendable {
         reactor = try Reactor(name: "sdc")
         if configuration.frontEnds.contains(.fuse) {
             makeDirectories(configuration.workDirectory)
-            let (keeper, inheritance) = try FuseKeeper.open(configuration.workDirectory + "/keeper.sock", logger: logger)
+            let (keeper, inheritance) = try FuseKeeper.open(
+                configuration.workDirectory + "/keeper.sock", logger: logger)
             self.keeper = keeper
             inherited = inheritance?.files
             fuseDescriptor = try inheritance?.descriptor ?? FuseMount.open(on: configuration.workDirectory + "/fuse")
