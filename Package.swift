@@ -65,14 +65,20 @@ let cluster: [Target] = [
             "MasterCore", "Base", "MesosAPI", "Resources", "Allocator", "Telemetry", "HTTPKit", "Coordination",
             hummingbird, httpTypes, lifecycle, logging,
         ]),
-    room("AgentCore", in: "Cluster", ["Base", "MesosAPI", "Resources"]),
+    .executableTarget(name: "holdfast-task", path: "Sources/Cluster/TaskRunner"),
+    room("AgentCore", in: "Cluster", ["Base", "MesosAPI", "Resources", orderedCollections]),
     room(
-        "Containerizer", in: "Cluster", ["Base", "MesosAPI", "Resources", "HTTPKit", "LinuxOS", "Telemetry", logging]),
+        "Containerizer", in: "Cluster",
+        [
+            "AgentCore", "Base", "MesosAPI", "Resources", "HTTPKit", "LinuxOS", "Telemetry", logging, httpClient, nio, nioHTTP1,
+            orderedCollections,
+        ]),
     room(
         "Agent", in: "Cluster",
         [
             "AgentCore", "Containerizer", "Base", "MesosAPI", "Resources", "Telemetry", "HTTPKit", "LinuxOS",
-            hummingbird, httpTypes, lifecycle, logging,
+            hummingbird, httpTypes, httpClient, lifecycle, logging, protobuf, nio, nioPosix, nioHTTP1,
+            orderedCollections,
         ]),
     room(
         "MesosClient", in: "Cluster",
@@ -154,7 +160,7 @@ let testing: [Target] = [
     tests("AgentCoreTests", ["AgentCore", "MesosAPI", "Resources", "Base"]),
     tests(
         "AgentTests", ["Agent", "AgentCore", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging, lifecycle]),
-    tests("ContainerizerTests", ["Containerizer", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging]),
+    tests("ContainerizerTests", ["Containerizer", "AgentCore", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging]),
     tests("MesosClientTests", ["MesosClient", "MesosAPI", "Base", "HTTPKit", "TestKit", logging]),
     tests("MarathonCoreTests", ["MarathonCore", "MesosAPI", "Base", orderedCollections]),
     tests(
@@ -214,7 +220,8 @@ let package = Package(
     swiftLanguageModes: [.v6]
 )
 
-for target in package.targets where target.type != .system && !["CLinux", "CBlockIO"].contains(target.name) {
+let clangTargets = ["CLinux", "CBlockIO", "holdfast-task"]
+for target in package.targets where target.type != .system && !clangTargets.contains(target.name) {
     target.swiftSettings =
         (target.swiftSettings ?? []) + [
             .enableUpcomingFeature("ExistentialAny"),
