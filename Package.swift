@@ -70,7 +70,8 @@ let cluster: [Target] = [
     room(
         "Containerizer", in: "Cluster",
         [
-            "AgentCore", "Base", "MesosAPI", "Resources", "HTTPKit", "LinuxOS", "Telemetry", logging, httpClient, nio, nioHTTP1,
+            "AgentCore", "Base", "MesosAPI", "Resources", "HTTPKit", "LinuxOS", "Telemetry", logging, httpClient, nio,
+            nioHTTP1,
             orderedCollections,
         ]),
     room(
@@ -157,10 +158,19 @@ let testing: [Target] = [
     tests(
         "MasterTests",
         ["Master", "MasterCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle]),
-    tests("AgentCoreTests", ["AgentCore", "MesosAPI", "Resources", "Base"]),
+    tests("AgentCoreTests", ["AgentCore", "MesosAPI", "Resources", "Base", orderedCollections]),
     tests(
-        "AgentTests", ["Agent", "AgentCore", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging, lifecycle]),
-    tests("ContainerizerTests", ["Containerizer", "AgentCore", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging]),
+        "AgentTests",
+        [
+            "Agent", "AgentCore", "Containerizer", "MesosAPI", "Resources", "Base", "HTTPKit", "LinuxOS", "TestKit",
+            hummingbird, httpTypes, lifecycle, logging, nio, nioHTTP1, orderedCollections, protobuf,
+        ]),
+    tests(
+        "ContainerizerTests",
+        [
+            "Containerizer", "AgentCore", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging,
+            orderedCollections,
+        ]),
     tests("MesosClientTests", ["MesosClient", "MesosAPI", "Base", "HTTPKit", "TestKit", logging]),
     tests("MarathonCoreTests", ["MarathonCore", "MesosAPI", "Base", orderedCollections]),
     tests(

@@ -1,4 +1,4 @@
-public import AgentCore
+import AgentCore
 public import Containerizer
 public import HTTPKit
 public import MesosAPI

@@ -1,4 +1,5 @@
 import AgentCore
+import MesosAPI
 
 /// Where things lie under an agent's work directory, as Mesos lays it out.
 struct AgentPaths: Sendable {

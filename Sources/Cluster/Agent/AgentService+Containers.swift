@@ -74,7 +74,7 @@ extension AgentService {
                 exit = try await runner.containerizer.wait(runner.spec)
             } catch {
                 guard !Task.isCancelled else { return group.cancelAll() }
-                exit = .unknown(message: "The container cannot be watched: \(error.message)")
+                exit = .unknown(message: "The container cannot be watched: \(error)")
             }
             ended(order.container, exit)
             // The last of what it wrote may still be on its way.
@@ -104,7 +104,7 @@ extension AgentService {
             handle(.containerStarted(id: id, report))
         } catch {
             counters.launchErrors += 1
-            let text = (error as? ContainerizerError).map(\.description) ?? "\(error)"
+            let text = "\(error)"
             logger.warning("container not launched", metadata: ["container.id": "\(id)", "error": "\(text)"])
             runners[id] = nil
             handle(.containerFailed(id: id, message: "Failed to launch container: \(text)"))

@@ -1,11 +1,11 @@
-public import AgentCore
-public import Base
+import AgentCore
+import Base
 import Containerizer
-public import HTTPKit
+import HTTPKit
 import Hummingbird
 import LinuxOS
 public import Logging
-public import MesosAPI
+import MesosAPI
 import NIOCore
 public import ServiceLifecycle
 
@@ -36,7 +36,7 @@ public actor AgentService: Service {
     var rng = SystemRandomNumberGenerator()
     var port: Int
     var runners: [String: Runner] = [:]
-    var subscriptions: [ExecutorKey: (feed: BoundedFeed, codec: ExecutorCodec)] = [:]
+    var subscriptions: [ExecutorKey: Subscription] = [:]
     var counters = AgentCounters()
     private var actions: [AgentCore.Action] = []
     private var link: MasterLink?

@@ -1,9 +1,12 @@
+import AsyncHTTPClient
 import Base
 import Containerizer
 import Glibc
 import HTTPKit
 import LinuxOS
 import MesosAPI
+import NIOCore
+import NIOHTTP1
 
 /// Brings the files that a command names (`CommandInfo.uris`) into its sandbox before it starts, one after the other.
 struct Fetcher {

@@ -3,6 +3,7 @@ import Containerizer
 import HTTPKit
 import MesosAPI
 import NIOCore
+import NIOHTTP1
 import NIOPosix
 
 /// Health checks and checks of one container's task. They reach it by its own address, or where it shares the host's network by the

@@ -41,6 +41,15 @@ extension AgentCore {
             put(status, taskKey, executor: nil, now: now, &actions)
             return
         }
+        // Ids become names of directories.
+        let ids = [id, taskKey.task] + (task.hasExecutor ? [task.executor.executorID.value] : [])
+        if let fault = ids.lazy.compactMap(idFault).first {
+            let status = makeStatus(
+                taskKey, executor: nil, .taskError, source: .agent, reason: .taskInvalid, message: fault, now: now,
+                rng: &rng)
+            put(status, taskKey, executor: nil, now: now, &actions)
+            return
+        }
         let isCommand = !task.hasExecutor
         let info = isCommand ? commandExecutor(for: task, framework: id) : task.executor
         let key = ExecutorKey(framework: id, executor: info.executorID.value)

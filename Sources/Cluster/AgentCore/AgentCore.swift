@@ -105,6 +105,17 @@ public struct AgentCore: Sendable {
         public var executor: MesosExecutorInfo
         /// The task that the container is; nil for a custom executor.
         public var task: MesosTaskInfo?
+
+        public init(
+            container: String, agentID: String, framework: MesosFrameworkInfo, executor: MesosExecutorInfo,
+            task: MesosTaskInfo?
+        ) {
+            self.container = container
+            self.agentID = agentID
+            self.framework = framework
+            self.executor = executor
+            self.task = task
+        }
     }
 
     /// Executors kept per framework after they are over, for `/state`.

@@ -36,7 +36,7 @@ public struct FrameworkRecord: Sendable {
     public init(info: MesosFrameworkInfo) { self.info = info }
 
     func has(_ capability: MesosFrameworkInfo.Capability.TypeEnum) -> Bool {
-        info.capabilities.contains { $0.type == capability }
+        info.has(capability)
     }
 }
 
@@ -136,16 +136,4 @@ public enum ContainerExit: Hashable, Sendable {
     case outOfMemory
     /// It is over, but nobody could say how: its keeper was killed, or the machine went down.
     case unknown(message: String)
-}
-
-extension MesosTaskState {
-    /// No further state follows.
-    public var isTerminal: Bool {
-        switch self {
-        case .taskFinished, .taskFailed, .taskKilled, .taskError, .taskLost, .taskDropped, .taskGone,
-            .taskGoneByOperator:
-            true
-        case .taskStaging, .taskStarting, .taskRunning, .taskKilling, .taskUnreachable, .taskUnknown: false
-        }
-    }
 }

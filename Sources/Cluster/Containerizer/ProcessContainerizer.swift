@@ -45,7 +45,8 @@ public struct ProcessContainerizer: Containerizer {
         if !spec.command.shell, !spec.command.value.isEmpty { arguments += ["--program", spec.command.value] }
         arguments.append("--")
         arguments += spec.words
-        var environment = Dictionary(spec.environment.map { ($0.name, $0.value) }, uniquingKeysWith: { _, last in last })
+        var environment = Dictionary(
+            spec.environment.map { ($0.name, $0.value) }, uniquingKeysWith: { _, last in last })
         if environment["PATH"] == nil {
             environment["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         }
@@ -113,7 +114,8 @@ public struct ProcessContainerizer: Containerizer {
     public func remove(_ spec: ContainerSpec) async throws(ContainerizerError) {}
 
     public func execute(_ spec: ContainerSpec, _ command: MesosCommandInfo, deadline: Duration) async throws -> Int? {
-        var environment = Dictionary(spec.environment.map { ($0.name, $0.value) }, uniquingKeysWith: { _, last in last })
+        var environment = Dictionary(
+            spec.environment.map { ($0.name, $0.value) }, uniquingKeysWith: { _, last in last })
         for variable in command.environment.variables { environment[variable.name] = variable.value }
         let words =
             command.shell

@@ -81,7 +81,9 @@ public struct DockerContainerizer: Containerizer {
         do {
             try await docker.pull(image, authorization: configuration.registryAuthorizations[registry])
         } catch {
-            let reason = error.message.hasPrefix("Failed to pull") ? error.message : "Failed to pull the image '\(image)': \(error.message)"
+            let reason =
+                error.message.hasPrefix("Failed to pull")
+                ? error.message : "Failed to pull the image '\(image)': \(error.message)"
             throw ContainerizerError(.launchFailed, reason, cause: error.cause)
         }
     }
