@@ -98,12 +98,13 @@ let schedulers: [Target] = [
 
 let volumes: [Target] = [
     room("VolumeDriver", in: "Volumes", ["Base", "LinuxOS", logging]),
-    room("ScaleIODriver", in: "Volumes", ["VolumeDriver", "Base", "HTTPKit", logging]),
+    room(
+        "ScaleIODriver", in: "Volumes", ["VolumeDriver", "Base", "HTTPKit", nio, nioPosix, nioHTTP1, logging]),
     room(
         "VolumeService", in: "Volumes",
         [
             "VolumeDriver", "ScaleIODriver", "Base", "HTTPKit", "LinuxOS", "Telemetry", hummingbird, httpTypes,
-            lifecycle, logging, yams,
+            lifecycle, logging, yams, orderedCollections,
         ]),
 ]
 
@@ -178,10 +179,17 @@ let testing: [Target] = [
         ["Marathon", "MarathonCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle]),
     tests(
         "VolumeServiceTests",
-        ["VolumeService", "VolumeDriver", "Base", "HTTPKit", "LinuxOS", "TestKit", logging, lifecycle]),
+        [
+            "VolumeService", "ScaleIODriver", "VolumeDriver", "Base", "HTTPKit", "LinuxOS", "TestKit", logging,
+            lifecycle,
+            nioHTTP1,
+        ]),
     tests(
         "ScaleIODriverTests",
-        ["ScaleIODriver", "VolumeDriver", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes]),
+        [
+            "ScaleIODriver", "VolumeDriver", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes, nio,
+            nioPosix,
+        ]),
     tests("BlockIOTests", ["BlockIO", "Base", "TestKit", logging]),
     tests("BlockCoreTests", ["BlockCore", "Base"]),
     tests("BlockSimulationTests", ["SimKit", "BlockCore", "Base"]),

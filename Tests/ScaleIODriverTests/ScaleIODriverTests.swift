@@ -1,0 +1,175 @@
+import Base
+import Foundation
+import HTTPKit
+import Logging
+import Synchronization
+import Testing
+import VolumeDriver
+
+@testable import ScaleIODriver
+
+private let clientA = "d503826900000000"
+private let clientB = "d503826900000001"
+
+@Suite struct ScaleIODriverTests {
+    /// Runs `body` with a driver of a fake Gateway on a port of its own.
+    private func withDriver(
+        _ body: @escaping @Sendable (ScaleIODriver, FakeGateway) async throws -> Void,
+        configure: (inout ScaleIOConfiguration) -> Void = { _ in }
+    ) async throws {
+        let gateway = FakeGateway()
+        let logger = Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() })
+        let (ports, port) = AsyncStream<Int>.makeStream(bufferingPolicy: .bufferingOldest(1))
+        let server = HTTPServer(
+            name: "gateway", address: .tcp(host: "127.0.0.1", port: 0), router: gateway.router(), logger: logger,
+            onServerRunning: { port.yield($0) })
+        var configuration = ScaleIOConfiguration(
+            endpoint: try #require(ScaleIOEndpoint("http://127.0.0.1/api")), userName: "admin", password: "secret")
+        configuration.storagePoolName = "hdd"
+        configuration.protectionDomainName = "pd1"
+        configuration.callDeadline = .seconds(10)
+        configure(&configuration)
+        let template = configuration
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { try await server.run() }
+            group.addTask {
+                var configuration = template
+                for await port in ports {
+                    configuration.endpoint.port = port
+                    break
+                }
+                try await body(ScaleIODriver(configuration: configuration, logger: logger), gateway)
+            }
+            try await group.next()
+            group.cancelAll()
+        }
+    }
+
+    @Test func createListAttachDetachRemove() async throws {
+        try await withDriver { driver, _ in
+            let created = try await driver.create(VolumeRequest(name: "data", size: .gibibytes(9)))
+            #expect(created.size == .gibibytes(16))
+            #expect(created.type == "hdd")
+            #expect(created.availabilityZone == "pd1")
+            #expect(try await driver.volumes() == [created])
+            #expect(try await driver.volume(named: "data") == created)
+            let instance = try await driver.resolveInstance(metadata: "guid-a")
+            #expect(instance == clientA)
+            let attached = try await driver.attach(id: created.id, to: instance, preempt: false)
+            #expect(attached.isAttached(to: clientA))
+            #expect(attached.attachmentGeneration(of: clientA) != nil)
+            #expect(try await driver.attach(id: created.id, to: instance, preempt: false) == attached)
+            let mapped = await #expect(throws: VolumeDriverError.self) { try await driver.remove(id: created.id) }
+            #expect(mapped?.code == .heldElsewhere)
+            try await driver.detach(id: created.id, from: instance)
+            try await driver.detach(id: created.id, from: instance)
+            try await driver.remove(id: created.id)
+            let gone = await #expect(throws: VolumeDriverError.self) { try await driver.volume(named: "data") }
+            #expect(gone?.code == .notFound)
+        }
+    }
+
+    @Test(arguments: [true, false]) func preemption(isAtomic: Bool) async throws {
+        try await withDriver { driver, gateway in
+            gateway.state.withLock { $0.knowsPreempt = isAtomic }
+            let id = try await driver.create(VolumeRequest(name: "data")).id
+            let before = try await driver.attach(id: id, to: clientA, preempt: false)
+            let refused = await #expect(throws: VolumeDriverError.self) {
+                try await driver.attach(id: id, to: clientB, preempt: false)
+            }
+            #expect(refused?.code == .heldElsewhere)
+            let after = try await driver.attach(id: id, to: clientB, preempt: true)
+            #expect(after.attachments.map(\.instanceID) == [clientB])
+            #expect(after.attachmentGeneration(of: clientB) != before.attachmentGeneration(of: clientA))
+        }
+    }
+
+    @Test func aLostRaceForThePreemptedVolumeIsRunAgain() async throws {
+        try await withDriver { driver, gateway in
+            let id = try await driver.create(VolumeRequest(name: "data")).id
+            _ = try await driver.attach(id: id, to: clientA, preempt: false)
+            gateway.state.withLock {
+                $0.knowsPreempt = false
+                $0.thief = clientA
+            }
+            let after = try await driver.attach(id: id, to: clientB, preempt: true)
+            #expect(after.attachments.map(\.instanceID) == [clientB])
+        }
+    }
+
+    @Test func aDeadTokenAndABusyManagerAreOvercome() async throws {
+        try await withDriver { driver, gateway in
+            _ = try await driver.create(VolumeRequest(name: "data"))
+            gateway.state.withLock { $0.tokens = [] }
+            #expect(try await driver.volumes().count == 1)
+            #expect(gateway.state.withLock { $0.logins } == 2)
+            gateway.state.withLock { $0.busyCalls = 2 }
+            #expect(try await driver.volumes().count == 1)
+        }
+    }
+
+    @Test func wrongCredentialsAndPoolsAreSaid() async throws {
+        try await withDriver(
+            { driver, _ in
+                let error = await #expect(throws: VolumeDriverError.self) { try await driver.volumes() }
+                #expect(error?.code == .unauthorized)
+            }, configure: { $0.password = "wrong" })
+        try await withDriver(
+            { driver, _ in
+                let error = await #expect(throws: VolumeDriverError.self) {
+                    try await driver.create(VolumeRequest(name: "x"))
+                }
+                #expect(error?.code == .invalid)
+            }, configure: { $0.storagePoolName = "nope" })
+    }
+
+    @Test func aNameInUseIsSaid() async throws {
+        try await withDriver { driver, _ in
+            _ = try await driver.create(VolumeRequest(name: "data"))
+            let error = await #expect(throws: VolumeDriverError.self) {
+                try await driver.create(VolumeRequest(name: "data"))
+            }
+            #expect(error?.code == .alreadyExists)
+        }
+    }
+
+    @Test func devicesAreFoundByTheirLinks() async throws {
+        let directory = NSTemporaryDirectory() + "holdfast-links-" + UUID().uuidString
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        try "x".write(toFile: directory + "/device", atomically: true, encoding: .utf8)
+        for (name, target) in [
+            ("emc-vol-5d2d1a0000000001-C047CB2900000003", "device"), ("emc-vol-1-2", directory + "/gone"),
+            ("other", directory + "/device"),
+        ] { try FileManager.default.createSymbolicLink(atPath: directory + "/" + name, withDestinationPath: target) }
+        try await withDriver(
+            { driver, _ in
+                let devices = try await driver.localDevices()
+                #expect(devices == ["c047cb2900000003": directory + "/device"])
+                let device = try await driver.waitForDevice(id: "c047cb2900000003", deadline: .seconds(1))
+                #expect(device == directory + "/device")
+                let late = await #expect(throws: VolumeDriverError.self) {
+                    try await driver.waitForDevice(id: "2", deadline: .milliseconds(30))
+                }
+                #expect(late?.code == .timedOut)
+            }, configure: { $0.deviceDirectory = directory })
+    }
+
+    @Test func longNamesStayDifferent() {
+        let short = String(repeating: "a", count: 31)
+        #expect(ScaleIODriver.platformName(short) == short)
+        let first = ScaleIODriver.platformName(short + "b")
+        let second = ScaleIODriver.platformName(short + "c")
+        #expect(first.count == 31)
+        #expect(second.count == 31)
+        #expect(first != second)
+    }
+
+    @Test func endpoints() {
+        #expect(ScaleIOEndpoint("https://gw/api")?.description == "https://gw:443/api")
+        #expect(ScaleIOEndpoint("http://gw:8081")?.description == "http://gw:8081/api")
+        for wrong in ["gw", "ftp://gw", "http://", "http://gw:99999", "http://:80/api"] {
+            #expect(ScaleIOEndpoint(wrong) == nil)
+        }
+    }
+}
