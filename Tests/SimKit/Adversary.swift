@@ -20,7 +20,7 @@ extension Simulation {
             heap.add(.start(one), at: now + delay(50, 4000))
         case 3, 4:
             note("\(one) pauses until \(until)")
-            setPause(one, until: until)
+            pause(one, until: until)
         case 5:
             note("\(one) -> \(other) blocked until \(until)")
             network.block(one, other, until: until)

@@ -192,7 +192,6 @@ public final class Simulation {
         isHealed = true
         network.heal()
         for id in [NodeID.manager] + serverIDs + clientIDs {
-            resume(id)
             if !isUp(id) { startNode(id) }
         }
         let deadline = now + options.recovery
