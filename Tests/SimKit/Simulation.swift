@@ -78,6 +78,7 @@ public final class Simulation {
     var tickets: [Ticket: Question] = [:]
     var volumes: [VolumeID] = []
     var isHealed = false
+    var nextRemap = Instant.zero
     var failure: String?
     var fences = 0
     var crashes = 0
