@@ -140,7 +140,7 @@ private struct MemoryDevice {
             let (id, request) = requests.removeFirst()
             failed += device.store.finish(id, request == .flush ? .failed(reason: "EIO") : .done, &requests)
         }
-        #expect(failed == [UnitStore.Completion(operation: 5, outcome: .failed(reason: "EIO"))])
+        #expect(failed.map(\.operation) == [5] && failed.map(\.outcome) == [.failed(reason: "EIO")])
         #expect(device.store.stopReason == "EIO")
         #expect(device.store.write(6, key, block, slice, combEpoch: 1, &requests) == .stopped)
     }
