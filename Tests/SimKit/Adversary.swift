@@ -10,7 +10,7 @@ extension Simulation {
         let one = everyone.randomElement(using: &random) ?? .manager
         let other = everyone.filter { $0 != one }.randomElement(using: &random) ?? .manager
         let until = now + delay(300, 7000)
-        switch Int.random(in: 0..<10, using: &random) {
+        switch Int.random(in: 0..<14, using: &random) {
         case 0, 1:
             let victim = serverIDs.randomElement(using: &random) ?? one
             crash(victim)
@@ -20,7 +20,7 @@ extension Simulation {
             heap.add(.start(one), at: now + delay(50, 4000))
         case 3, 4:
             note("\(one) pauses until \(until)")
-            setPause(one, until: until)
+            pause(one, until: until)
         case 5:
             note("\(one) -> \(other) blocked until \(until)")
             network.block(one, other, until: until)
@@ -31,18 +31,38 @@ extension Simulation {
         case 7, 8:
             note("\(one) -> \(other) clogged until \(until)")
             network.clog(one, other, until: until)
+        case 9, 10:
+            // A server that clients reach and nobody else does.
+            let server = serverIDs.randomElement(using: &random) ?? one
+            note("\(server) is cut off from all but clients until \(until)")
+            for peer in [NodeID.manager] + serverIDs where peer != server { isolate(server, peer, until) }
+        case 11, 12:
+            // A client and a server that both miss what the manager decides.
+            let client = clientIDs.randomElement(using: &random) ?? one
+            let server = serverIDs.randomElement(using: &random) ?? one
+            note("\(client) and \(server) are cut off from the manager until \(until)")
+            isolate(client, .manager, until)
+            isolate(server, .manager, until)
+            heap.add(.remap, at: now + delay(10, 200))
         default:
             // The zombie: alive, connected to all other servers, but cut off from the manager.
             note("\(one) cut off from the manager until \(until)")
-            network.block(one, .manager, until: until)
-            network.block(.manager, one, until: until)
+            isolate(one, .manager, until)
         }
+    }
+
+    private func isolate(_ one: NodeID, _ other: NodeID, _ until: Instant) {
+        network.block(one, other, until: until)
+        network.block(other, one, until: until)
     }
 
     /// Moves a volume to another client, as a scheduler does after it has given up on a host.
     func remap() {
         if isHealed { return }
-        heap.add(.remap, at: now + delay(500, 4000))
+        if nextRemap <= now {
+            nextRemap = now + delay(500, 4000)
+            heap.add(.remap, at: nextRemap)
+        }
         guard let state = manager.core?.state, let volume = volumes.randomElement(using: &random),
             now >= manager.pausedUntil, let owner = state.volumes[volume]?.mappings.first?.sdc,
             let heir = state.clients.keys.first(where: { $0 != owner })

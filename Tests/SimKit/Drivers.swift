@@ -123,9 +123,11 @@ extension Simulation {
         case .writeBytes(let at, let bytes): node.underWay[operation] = FakeDisk.changes(bytes: bytes, at: at)
         case .read(let at, let length, let holes):
             // Read at the end of the operation, see `diskDone`; here only what and where.
-            node.reads[operation] = [at / 4096, UInt64(length / 4096)] + holes.flatMap {
-                [UInt64($0.lowerBound / 4096), UInt64($0.upperBound / 4096)]
-            }
+            node.reads[operation] =
+                [at / 4096, UInt64(length / 4096)]
+                + holes.flatMap {
+                    [UInt64($0.lowerBound / 4096), UInt64($0.upperBound / 4096)]
+                }
         case .flush:
             mark = node.disk.flushMark
             time = delay(0.2, 2)
@@ -202,7 +204,9 @@ extension Simulation {
 
     private func completed(_ id: NodeID, _ io: ClientIO, _ result: ClientIOResult) {
         guard let done = clients[id]?.ios.removeValue(forKey: io) else { return fail("\(id) completed an I/O twice") }
-        note("\(id) io \(io.rawValue) \(done.isRead ? "read" : "write") \(done.first)+\(done.count): \(result) \(done.values) \(done.seen)")
+        note(
+            "\(id) io \(io.rawValue) \(done.isRead ? "read" : "write") \(done.first)+\(done.count): \(result) \(done.values) \(done.seen)"
+        )
         guard result == .ok else { return }
         if isHealed { clients[id]?.servedSinceHeal.insert(done.volume) }
         for index in 0..<done.count {
@@ -244,7 +248,9 @@ extension Simulation {
             volume: target.attachment.volume, epoch: target.attachment.epoch, first: first, count: Int(count),
             values: values, isRead: isRead, invoked: now.nanoseconds,
             seen: Array(repeating: 0, count: Int(count)))
-        note("\(id) io \(io.rawValue) begins \(isRead ? "read" : "write") \(target.attachment) \(first)+\(count) \(values)")
+        note(
+            "\(id) io \(io.rawValue) begins \(isRead ? "read" : "write") \(target.attachment) \(first)+\(count) \(values)"
+        )
         drive(
             id,
             .submit(

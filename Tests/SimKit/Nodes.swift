@@ -21,6 +21,7 @@ struct ServerNode {
     var underWay: [DiskOperationID: [FakeDisk.Change]] = [:]
     var reads: [DiskOperationID: [UInt64]] = [:]
     var managerLink: ConnectionID?
+    var managerHeard = Instant.zero
 
     init(_ id: NodeID) {
         sds = SdsID(rawValue: 0x5D5 << 32 | UInt64(id.rawValue))
@@ -52,6 +53,7 @@ struct ClientNode {
     var ios: [ClientIO: IO] = [:]
     var nextIO: UInt64 = 1
     var managerLink: ConnectionID?
+    var managerHeard = Instant.zero
     var isResting = false
     var servedSinceHeal: Set<VolumeID> = []
 
@@ -68,12 +70,13 @@ extension Simulation {
     func pausedUntil(_ id: NodeID) -> Instant {
         id == .manager ? manager.pausedUntil : servers[id]?.pausedUntil ?? clients[id]?.pausedUntil ?? .zero
     }
-    func setPause(_ id: NodeID, until: Instant) {
+    /// One pause at a time, and to its end: what arrived meanwhile keeps its order.
+    func pause(_ id: NodeID, until: Instant) {
+        guard now >= pausedUntil(id) else { return }
         if id == .manager { manager.pausedUntil = until }
         servers[id]?.pausedUntil = until
         clients[id]?.pausedUntil = until
     }
-    func resume(_ id: NodeID) { setPause(id, until: .zero) }
 
     // MARK: Life and death
 
@@ -200,14 +203,26 @@ extension Simulation {
             drive(.tick)
             heap.add(.tick(id, life: life), at: now + .milliseconds(50))
         } else if servers[id] != nil {
-            if servers[id]?.managerLink == nil { connectToManager(id) }
+            watchManager(id)
             drive(id, ServerEvent.tick)
             heap.add(.tick(id, life: life), at: now + .milliseconds(20))
         } else {
-            if clients[id]?.managerLink == nil { connectToManager(id) }
+            watchManager(id)
             drive(id, ClientEvent.tick)
             heap.add(.tick(id, life: life), at: now + .milliseconds(20))
         }
+    }
+
+    /// What the shells do: a manager that says nothing for 3 s is asked anew over another connection.
+    private func watchManager(_ id: NodeID) {
+        guard let link = servers[id]?.managerLink ?? clients[id]?.managerLink else { return connectToManager(id) }
+        let heard = servers[id]?.managerHeard ?? clients[id]?.managerHeard ?? .zero
+        guard link.rawValue != 0, now - heard > .seconds(3) else { return }
+        close(link, byOpener: true)
+        servers[id]?.managerLink = nil
+        clients[id]?.managerLink = nil
+        drive(id, ServerEvent.managerClosed)
+        drive(id, ClientEvent.managerClosed)
     }
 
     private func connectToManager(_ id: NodeID) {
@@ -237,6 +252,8 @@ extension Simulation {
         } else {
             servers[opener.node]?.managerLink = id
             clients[opener.node]?.managerLink = id
+            servers[opener.node]?.managerHeard = now
+            clients[opener.node]?.managerHeard = now
             if servers[opener.node] != nil {
                 drive(opener.node, ServerEvent.managerConnected)
             } else {
@@ -286,7 +303,8 @@ extension Simulation {
             // The shell reports only the connection that it last opened to this server.
             let newer = network.order.contains { other in
                 guard other.rawValue > id.rawValue, let known = network.connections[other] else { return false }
-                return known.opener.node == node && known.server == server && known.opener.life == connection.opener.life
+                return known.opener.node == node && known.server == server
+                    && known.opener.life == connection.opener.life
             }
             if newer { return }
             if servers[node] != nil {
@@ -306,7 +324,14 @@ extension Simulation {
     func deliver(_ id: ConnectionID, toOpener: Bool, _ message: Message) {
         guard let connection = network.connections[id] else { return }
         let end = toOpener ? connection.opener : connection.accepter
-        guard end.isOpen, life(end.node) == end.life, isUp(end.node) else { return }
+        guard end.isOpen, life(end.node) == end.life, isUp(end.node) else {
+            // The host answers for a closed socket.
+            let sender = toOpener ? connection.accepter : connection.opener
+            if sender.isOpen, !network.isBlocked(end.node, sender.node, now) {
+                heap.add(.closed(id, toOpener: !toOpener), at: now + delay(0.05, 1))
+            }
+            return
+        }
         if now < pausedUntil(end.node) {
             heap.add(.deliver(id, toOpener: toOpener, message), at: pausedUntil(end.node) + .nanoseconds(1))
             return
@@ -315,6 +340,8 @@ extension Simulation {
         switch message {
         case .toManager(let message): drive(.message(id.link, message))
         case .fromManager(let message):
+            servers[end.node]?.managerHeard = now
+            clients[end.node]?.managerHeard = now
             if servers[end.node]?.managerLink == id {
                 drive(end.node, ServerEvent.manager(message))
             } else if clients[end.node]?.managerLink == id {

@@ -78,6 +78,7 @@ public final class Simulation {
     var tickets: [Ticket: Question] = [:]
     var volumes: [VolumeID] = []
     var isHealed = false
+    var nextRemap = Instant.zero
     var failure: String?
     var fences = 0
     var crashes = 0
@@ -192,7 +193,6 @@ public final class Simulation {
         isHealed = true
         network.heal()
         for id in [NodeID.manager] + serverIDs + clientIDs {
-            resume(id)
             if !isUp(id) { startNode(id) }
         }
         let deadline = now + options.recovery

@@ -248,6 +248,12 @@ public struct ManagerCore: Sendable {
         state = draft.state
         state.usedUnits = before.usedUnits
         state.connectedClients = before.connectedClients
+        // Who was declared down has to introduce itself again, even if its old connection still carries something.
+        for link in links.keys.sorted() {
+            if case .server(let server) = links[link]?.role, state.servers[server]?.status != .up {
+                drop(link, now, &actions)
+            }
+        }
         let forServers = draft.update(for: nil)
         for link in links.keys.sorted() {
             switch links[link]?.role {

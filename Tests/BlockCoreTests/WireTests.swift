@@ -1,0 +1,89 @@
+import Base
+import BlockCore
+import Testing
+
+@Suite struct WireTests {
+    @Test func checksumIsCastagnolis() {
+        #expect(CRC32C.checksum(Array("123456789".utf8)) == 0xE306_9283)
+        #expect(CRC32C.checksum([UInt8](repeating: 0, count: 32)) == 0x8A91_36AA)
+        let bytes = (0..<100).map { UInt8($0) }
+        let parts = CRC32C.checksum(Array(bytes[37...]), seed: CRC32C.checksum(Array(bytes[..<37])))
+        #expect(parts == CRC32C.checksum(bytes))
+    }
+
+    private func header() -> DataHeader {
+        var header = DataHeader(opcode: .write)
+        header.flags = .payload
+        header.request = 7
+        header.session = 1 << 40
+        header.volume = 0xABCD
+        header.unit = 3
+        header.offset = 8192
+        header.length = 4096
+        header.combEpoch = 11
+        header.attachEpoch = 12
+        return header
+    }
+
+    /// The bytes of version 1, as docs/formats/volume-wire.md lays them out.
+    @Test func dataHeaderLayout() throws {
+        let bytes = header().encoded()
+        #expect(bytes.count == 80)
+        #expect(Array(bytes[0..<8]) == [0x46, 0x4C, 0x44, 0x48, 1, 3, 8, 0])
+        #expect(bytes[8] == 7 && bytes[24] == 0xCD && bytes[32] == 3 && bytes[48] == 11 && bytes[56] == 12)
+        let decoded = try bytes.withUnsafeBytes { try DataHeader(decoding: $0) }
+        #expect(decoded == header())
+    }
+
+    @Test func damagedHeadersAreRefused() {
+        let good = header().encoded()
+        for position in good.indices {
+            var bad = good
+            bad[position] ^= 0x10
+            #expect(throws: WireError.self) { try bad.withUnsafeBytes { try DataHeader(decoding: $0) } }
+        }
+        #expect(throws: WireError.self) {
+            try Array(good[..<79]).withUnsafeBytes { try DataHeader(decoding: $0) }
+        }
+    }
+
+    @Test func controlMessagesSurviveTheWire() throws {
+        let key = CombKey(pool: StoragePoolID(rawValue: 5), index: 6)
+        let place = CopyPlace(sds: SdsID(rawValue: 7), device: DeviceID(rawValue: 8))
+        let messages: [MessageToManager] = [
+            .serverHello(
+                ServerHello(
+                    system: nil, sds: SdsID(rawValue: 1), name: "sds", domainName: "d", address: "10.0.0.1:7072",
+                    incarnation: 9,
+                    devices: [
+                        DeviceOffer(
+                            id: DeviceID(rawValue: 2), poolName: "p", path: "/dev/x", capacityUnits: 3,
+                            mountCounter: 4)
+                    ])),
+            .clientHello(ClientHello(guid: "G", name: "n", ip: "10.0.0.2", incarnation: 3)),
+            .keepAlive([DeviceUsage(device: DeviceID(rawValue: 2), usedUnits: 17)]), .acknowledge(revision: 99),
+            .removeSecondary(key, epoch: 4, secondary: place), .rebuildDone(key, epoch: 5, target: place),
+            .rebuildFailed(key, epoch: 6, target: place), .deviceFailed(DeviceID(rawValue: 3)), .requestMap,
+        ]
+        for message in messages {
+            let frame = ControlFrame.encode(message)
+            #expect(try ControlFrame.length(prefix: Array(frame[..<4])) == frame.count - 4)
+            #expect(try ControlFrame.decodeToManager(Array(frame[4...])) == message)
+        }
+    }
+
+    @Test func randomControlBytesNeverCrash() {
+        var random = SeededRandom(seed: 4)
+        let frame = ControlFrame.encode(.keepAlive([DeviceUsage(device: DeviceID(rawValue: 2), usedUnits: 17)]))
+        for _ in 0..<2000 {
+            var body = Array(frame[8...])
+            for _ in 0..<Int.random(in: 1...4, using: &random) {
+                body[Int.random(in: 0..<body.count, using: &random)] = UInt8.random(in: 0...255, using: &random)
+            }
+            let checksum = CRC32C.checksum(body)
+            let rest = (0..<4).map { UInt8(truncatingIfNeeded: checksum >> ($0 * 8)) } + body
+            _ = try? ControlFrame.decodeToManager(rest)
+            _ = try? ControlFrame.decodeFromManager(rest)
+        }
+    }
+}
