@@ -39,6 +39,9 @@ extension Lab {
         let template = lab.nodeTemplate ?? NodeTemplate.standard(number: number)
         let text = NodeTemplate.fill(template, lab: lab, number: number, directory: directory)
         try await replaceFile("\(directory)/node.yaml", text)
+        try makeDirectories("\(directory)/etc-rexray")
+        let rexray = NodeTemplate.fill(NodeTemplate.rexray, lab: lab, number: number, directory: directory)
+        try await replaceFile("\(directory)/etc-rexray/config.yml", rexray)
     }
 
     /// The roles that a machine's node file lists.
@@ -62,8 +65,8 @@ extension Lab {
         try await runCommand(["nsenter", "-t", "\(machine.pid)", "-m", "-n", "-p", "--", "docker", "version"]).isSuccess
     }
 
-    /// Imports a root file system as an image, unless the machine's Docker has it. Lines of `TARBALL.changes` (ENTRYPOINT, WORKDIR,
-    /// ...) become its configuration.
+    /// Imports a root file system as an image, unless the machine's Docker has it. Lines of `TARBALL.changes` (ENTRYPOINT,
+    /// WORKDIR, ...) become its configuration.
     func importImage(_ image: String, _ tarball: String, _ machine: ProcessIdentity) async throws {
         let docker = ["nsenter", "-t", "\(machine.pid)", "-m", "-n", "-p", "--", "docker"]
         if try await runCommand(docker + ["image", "inspect", image]).isSuccess { return }

@@ -38,7 +38,7 @@ public struct Lab: Sendable {
 
     var statePath: String { "\(directory)/lab.json" }
 
-    func nodeDirectory(_ number: Int) -> String { "\(directory)/node-\(number)" }
+    func nodeDirectory(_ number: Int) -> String { "\(directory)/node\(number)" }
 
     public func state() throws(LabError) -> LabState { try LabState.read(from: statePath) }
 

@@ -64,9 +64,9 @@ extension LabState {
     /// The end of the node's cable that is plugged into the bridge.
     public func cable(of number: Int) -> String { "hf\(index)-\(number)" }
 
-    public func name(of number: Int) -> String { "node-\(number)" }
+    public func name(of number: Int) -> String { "node\(number)" }
 
-    /// "node-2", "2" or the node's address.
+    /// "node2", "2" or the node's address.
     public func node(named name: String) throws(LabError) -> Node {
         for node in nodes where [self.name(of: node.number), "\(node.number)", address(of: node.number)].contains(name)
         {

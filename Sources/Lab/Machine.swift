@@ -63,7 +63,9 @@ public struct Machine: Sendable {
             try makeDirectories(directory)
         }
         try await Mount.mount("tmpfs", at: "/dev/disk/by-id", filesystem: "tmpfs", options: "mode=755")
-        for (own, place) in [("etc-docker", "/etc/docker")] {
+        for (own, place) in [
+            ("etc-docker", "/etc/docker"), ("etc-rexray", "/etc/rexray"), ("var-lib-rexray", "/var/lib/rexray"),
+        ] {
             try makeDirectories("\(description.directory)/\(own)")
             try makeDirectories(place)
             try await Mount.mount("\(description.directory)/\(own)", at: place, filesystem: nil, flags: .bind)

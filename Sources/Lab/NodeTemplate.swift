@@ -23,39 +23,62 @@ public enum NodeTemplate {
     /// The whole system: the first node leads and serves, every node computes and stores.
     static func standard(number: Int) -> String { (number == 1 ? first : "roles:\n") + every }
 
+    /// The password of the lab's gateway. A lab is no place for secrets.
+    public static let gatewayPassword = "holdfast-lab"
+
     private static let first = """
         roles:
           mdm:
             listen: 0.0.0.0:6611
-            gateway: 0.0.0.0:8081
             store: embedded:${DIR}/mdm.db
+            work-dir: ${DIR}/mdm
+            gateway-http: 0.0.0.0:8081
+            gateway-https: 0.0.0.0:8443
+            gateway-password: \(gatewayPassword)
           master:
-            ip: ${ADDRESS}
             port: 5050
+            advertise_ip: ${ADDRESS}
+            hostname: ${ADDRESS}
             work_dir: ${DIR}/master
             agent_ping_timeout: 1secs
             max_agent_ping_timeouts: 3
           marathon:
             master: ${FIRST}:5050
+            hostname: ${ADDRESS}
             store: embedded:${DIR}/marathon.db
 
         """
 
     private static let every = """
           sds:
+            name: ${NAME}
+            mdm: ${FIRST}:6611
             listen: ${ADDRESS}:7072
-            mdm: ${FIRST}:6611
-            device: ${DIR}/sds/device
+            device: ${DIR}/sds.device
+            device-size: 10g
           sdc:
+            name: ${NAME}
             mdm: ${FIRST}:6611
+            ip: ${ADDRESS}
             guid-file: ${DIR}/sdc.guid
           volumes:
-            gateway: http://${FIRST}:8081
+            config: /etc/rexray/config.yml
           agent:
             master: ${FIRST}:5050
             ip: ${ADDRESS}
             hostname: ${ADDRESS}
             work_dir: ${DIR}/agent
+
+        """
+
+    /// The REX-Ray configuration of every machine.
+    static let rexray = """
+        libstorage:
+          service: scaleio
+        scaleio:
+          endpoint: http://${FIRST}:8081/api
+          userName: admin
+          password: \(gatewayPassword)
 
         """
 

@@ -94,11 +94,19 @@ struct NodeFile {
                 return nil
             }
             let known = NodeFile.flags(of: type)
+            // A role that takes its command line as a whole checks it itself when it starts.
+            let checksItself = known.isSubset(of: ["help", "version"])
             var result: [(flag: String, text: String, node: Node)] = []
             let faultsBefore = faults.count
             for (key, value) in mapping {
                 let name = key.string ?? ""
                 let spellings = [name, name.replacing("_", with: "-"), name.replacing("-", with: "_")]
+                if checksItself {
+                    result += (value.sequence.map(Array.init) ?? [value]).compactMap(\.scalar?.string).map {
+                        ("--\(name)", "--\(name)=\($0)", key)
+                    }
+                    continue
+                }
                 guard let flag = spellings.first(where: known.contains) else {
                     fault(at: key, "unknown flag \"\(name)\" of \(role)\(suggestion(for: name, of: known.sorted()))")
                     continue

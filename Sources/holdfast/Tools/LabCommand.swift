@@ -9,6 +9,7 @@ struct LabCommand: AsyncParsableCommand {
         commandName: "lab", abstract: "Simulated machines on this one (root).",
         subcommands: [
             Up.self, Down.self, Status.self, Kill.self, Start.self, Crash.self, Partition.self, Heal.self, Exec.self,
+            LabDemoCommand.self,
         ])
 
     struct Options: ParsableArguments {

@@ -1,0 +1,45 @@
+# Everything that is done with this repository. On a machine with Swift and git only, `make demo` and `make test` work as they
+# are: they install what else they need (Debian 12).
+
+LAB := /tmp/holdfast-lab
+NODES := 4
+HOLDFAST := .build/release/holdfast
+IMAGE := .build/redis.tar
+
+.PHONY: setup build test format lint protos demo demo-down bench release
+
+setup:
+	@scripts/setup
+
+build: setup
+	swift build
+
+release: setup
+	swift build -c release --product holdfast
+
+test: setup lint
+	swift build --build-tests
+	swift test --skip-build
+
+lint:
+	swift format lint --strict --parallel --recursive Package.swift $(shell git ls-files '*.swift' | grep -v '\.pb\.swift$$')
+	scripts/tidy
+
+format:
+	swift format -i --parallel $(shell git ls-files '*.swift' | grep -v '\.pb\.swift$$')
+
+protos: setup
+	scripts/make-protos
+
+$(IMAGE): scripts/make-redis-image
+	scripts/make-redis-image $@
+
+demo: setup release
+	@$(MAKE) --no-print-directory $(IMAGE)
+	scripts/demo $(HOLDFAST) $(LAB) $(NODES) $(IMAGE)
+
+demo-down:
+	$(HOLDFAST) lab down --dir $(LAB)
+
+bench: setup release
+	swift run --package-path Benchmarks -c release

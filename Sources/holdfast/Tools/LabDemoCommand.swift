@@ -1,0 +1,37 @@
+import ArgumentParser
+import Lab
+import LinuxOS
+
+/// The white paper's demonstration on a lab that is up.
+struct LabDemoCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "demo", abstract: "The white paper's demonstration, and the death of the machine on top of it.")
+
+    @OptionGroup var options: LabCommand.Options
+    @Option(help: "The app document that is deployed.") var app = "examples/redis.json"
+    @Flag(help: "Also cut the app's machine off while its Redis goes on writing, in both ways.") var partitions = false
+
+    func run() async throws {
+        let document = try await offPool { [app] in try readFile(app) }
+        // The lab's own steps would repeat the demo's.
+        let lab = Lab(directory: absolutePath(options.dir))
+        let executable = ownExecutable()
+        let scli = ["env", "SCLI_SESSION_FILE=/run/holdfast/scli-session", executable, "scli"]
+        let machines = try LabMachines(lab)
+        let login = scli + ["--login", "--username", "admin", "--password", NodeTemplate.gatewayPassword]
+        let session = try await machines.execute(on: 1, login, deadline: .seconds(20))
+        guard session.isSuccess else {
+            throw ValidationError("scli --login: \(session.errorText)\(session.outputText)")
+        }
+
+        let demo = Demo(
+            machines: machines, report: StepReport(),
+            tools: .init(docker: ["docker"], scli: scli, rexray: [executable, "rexray"]),
+            password: NodeTemplate.gatewayPassword)
+        try await demo.deployAndStop(document: document)
+        try await demo.killMachine()
+        guard partitions else { return }
+        try await demo.cutOff(from: nil, title: "Cut off from every other machine, still writing")
+        try await demo.cutOff(from: [1], title: "Cut off from master and manager only, still writing")
+    }
+}
