@@ -63,7 +63,7 @@ let cluster: [Target] = [
         "Master", in: "Cluster",
         [
             "MasterCore", "Base", "MesosAPI", "Resources", "Allocator", "Telemetry", "HTTPKit", "Coordination",
-            hummingbird, httpTypes, lifecycle, logging,
+            hummingbird, httpTypes, lifecycle, logging, protobuf, orderedCollections,
         ]),
     room("AgentCore", in: "Cluster", ["Base", "MesosAPI", "Resources"]),
     room(
