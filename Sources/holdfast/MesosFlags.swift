@@ -1,67 +1,31 @@
 import ArgumentParser
 import FoundationEssentials
 
-/// Flags as the Mesos tools take them: `--name=value`, `--name` and `--no-name` for booleans, `name` with underscores or dashes,
-/// `MESOS_NAME` in the environment (the command line wins), and `file:///path` for a value kept in a file.
+/// Options by their Mesos names. `MESOS_<NAME>` in the environment stands in for what the command line leaves out, and a value
+/// `file:///path` is the content of that file.
 struct MesosFlags {
-    struct Flag {
-        var name: String
-        var help: String
-        var isBoolean = false
-        /// Older or other names of the same flag.
-        var aliases: [String] = []
-    }
-
-    /// Flags in force, by name.
     private(set) var values: [String: String] = [:]
 
-    /// - Parameter known: every flag the tool accepts.
-    init(_ arguments: [String], known: [Flag], environment: [String: String] = ProcessInfo.processInfo.environment)
-        throws
-    {
-        var byName: [String: Flag] = [:]
-        for flag in known {
-            for name in [flag.name] + flag.aliases { byName[name] = flag }
-        }
-        for (key, value) in environment where key.hasPrefix("MESOS_") {
-            guard let flag = byName[key.dropFirst("MESOS_".count).lowercased()] else { continue }
-            values[flag.name] = try MesosFlags.content(value)
-        }
-        var rest = arguments[...]
-        while let argument = rest.popFirst() {
-            guard argument.hasPrefix("--") else { throw ValidationError("Unexpected argument '\(argument)'") }
-            let parts = argument.dropFirst(2).split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-            let name = String(parts.first ?? "").replacing("-", with: "_")
-            if let flag = byName[name] {
-                if parts.count == 2 {
-                    values[flag.name] = try MesosFlags.content(String(parts[1]))
-                } else if flag.isBoolean {
-                    values[flag.name] = "true"
-                } else if let value = rest.popFirst(), !value.hasPrefix("--") {
-                    values[flag.name] = try MesosFlags.content(value)
-                } else {
-                    throw ValidationError("Failed to load non-boolean flag '\(flag.name)': Missing value")
-                }
-            } else if name.hasPrefix("no_"), let flag = byName[String(name.dropFirst(3))], flag.isBoolean {
-                values[flag.name] = "false"
-            } else {
-                throw ValidationError("Failed to load unknown flag '\(name)'")
+    init(
+        _ options: [(name: String, value: String?)], environment: [String: String] = ProcessInfo.processInfo.environment
+    ) {
+        for (name, value) in options {
+            if let value = value ?? environment["MESOS_" + name.uppercased()] {
+                values[name] = MesosFlags.content(value)
             }
         }
     }
 
-    private static func content(_ value: String) throws -> String {
-        guard value.hasPrefix("file://") else { return value }
-        let path = String(value.dropFirst("file://".count))
-        guard let data = FileManager.default.contents(atPath: path) else {
-            throw ValidationError("Failed to read the file '\(path)' of a flag")
-        }
+    private static func content(_ value: String) -> String {
+        guard value.hasPrefix("file://"),
+            let data = FileManager.default.contents(atPath: String(value.dropFirst("file://".count)))
+        else { return value }
         return String(decoding: data, as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
     }
 
     subscript(name: String) -> String? { values[name] }
 
-    /// All flags in force, sorted by name.
+    /// All in force, sorted by name.
     var sorted: [(name: String, value: String)] { values.sorted { $0.key < $1.key }.map { ($0.key, $0.value) } }
 
     func bool(_ name: String, default fallback: Bool) throws -> Bool {
@@ -101,12 +65,5 @@ struct MesosFlags {
             return .nanoseconds(Int64((number * seconds * 1e9).rounded()))
         }
         return nil
-    }
-
-    static func usage(_ tool: String, _ known: [Flag]) -> String {
-        let lines = known.sorted { $0.name < $1.name }.map { flag in
-            "  --\(flag.isBoolean ? "[no-]" : "")\(flag.name)\(flag.isBoolean ? "" : "=VALUE")\n      \(flag.help)"
-        }
-        return "Usage: \(tool) [options]\n\n" + lines.joined(separator: "\n")
     }
 }

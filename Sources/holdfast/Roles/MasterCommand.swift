@@ -11,15 +11,163 @@ import ServiceLifecycle
 struct MasterCommand: Role {
     static let configuration = CommandConfiguration(
         commandName: "master", abstract: "Runs a Mesos master.",
-        discussion: "Takes the flags of mesos-master; --help lists them.")
+        discussion: "Every option is also read from the environment as MESOS_<NAME>.")
 
-    @Argument(parsing: .captureForPassthrough, help: "Flags of mesos-master: --work_dir=DIR, --port=5050, ...")
-    var arguments: [String] = []
+    @Option(name: .customLong("ip"), help: "Address to listen on (all by default).")
+    var ip: String?
+
+    @Option(name: .customLong("port"), help: "Port to listen on (5050).")
+    var port: String?
+
+    @Option(
+        name: [.customLong("advertise_ip"), .customLong("advertise-ip")],
+        help: "Address at which others reach this master.")
+    var advertiseIP: String?
+
+    @Option(
+        name: [.customLong("advertise_port"), .customLong("advertise-port")],
+        help: "Port at which others reach this master.")
+    var advertisePort: String?
+
+    @Option(name: .customLong("hostname"), help: "Host name at which others reach this master.")
+    var hostname: String?
+
+    @Option(
+        name: [.customLong("hostname_lookup"), .customLong("hostname-lookup")], help: "Accepted for compatibility.")
+    var hostnameLookup: String?
+
+    @Option(
+        name: [.customLong("work_dir"), .customLong("work-dir")],
+        help: "Directory of the registry. Required unless --store or --zk is given.")
+    var workDir: String?
+
+    @Option(name: .customLong("store"), help: "Where the registry is kept: embedded:PATH, memory: or zk://HOSTS/PATH.")
+    var store: String?
+
+    @Option(name: .customLong("zk"), help: "ZooKeeper URL zk://host:port,.../path.")
+    var zk: String?
+
+    @Option(name: .customLong("quorum"), help: "Accepted for compatibility.")
+    var quorum: String?
+
+    @Option(name: .customLong("cluster"), help: "The cluster's name.")
+    var cluster: String?
+
+    @Option(
+        name: .customLong("registry"), help: "in_memory keeps the registry in memory; replicated_log is the default.")
+    var registry: String?
+
+    @Option(
+        name: [
+            .customLong("agent_ping_timeout"), .customLong("agent-ping-timeout"), .customLong("slave_ping_timeout"),
+        ], help: "Interval of pings (15secs).")
+    var agentPingTimeout: String?
+
+    @Option(
+        name: [
+            .customLong("max_agent_ping_timeouts"), .customLong("max-agent-ping-timeouts"),
+            .customLong("max_slave_ping_timeouts"),
+        ], help: "Pings an agent may miss (5).")
+    var maxAgentPingTimeouts: String?
+
+    @Option(
+        name: [
+            .customLong("agent_reregister_timeout"), .customLong("agent-reregister-timeout"),
+            .customLong("slave_reregister_timeout"),
+        ], help: "How long agents have to come back after a restart (10mins).")
+    var agentReregisterTimeout: String?
+
+    @Option(
+        name: [.customLong("offer_timeout"), .customLong("offer-timeout")],
+        help: "Unanswered offers are rescinded after this time.")
+    var offerTimeout: String?
+
+    @Option(name: .customLong("roles"), help: "The roles that frameworks may use, separated by commas.")
+    var roles: String?
+
+    @Option(name: .customLong("weights"), help: "role=weight pairs, separated by commas.")
+    var weights: String?
+
+    @Option(
+        name: [.customLong("root_submissions"), .customLong("root-submissions")],
+        help: "Whether root may run frameworks (true).")
+    var rootSubmissions: String?
+
+    @Option(
+        name: [.customLong("filter_gpu_resources"), .customLong("filter-gpu-resources")],
+        help: "Offer GPU agents only to GPU frameworks (true).")
+    var filterGPUResources: String?
+
+    @Option(
+        name: [.customLong("min_allocatable_resources"), .customLong("min-allocatable-resources")],
+        help: "Smallest offers (cpus:0.01|mem:32).")
+    var minAllocatableResources: String?
+
+    @Option(
+        name: [.customLong("max_completed_frameworks"), .customLong("max-completed-frameworks")],
+        help: "Completed frameworks remembered (50).")
+    var maxCompletedFrameworks: String?
+
+    @Option(
+        name: [.customLong("max_completed_tasks_per_framework"), .customLong("max-completed-tasks-per-framework")],
+        help: "Completed tasks remembered (1000).")
+    var maxCompletedTasksPerFramework: String?
+
+    @Option(
+        name: [.customLong("max_unreachable_tasks_per_framework"), .customLong("max-unreachable-tasks-per-framework")],
+        help: "Unreachable tasks remembered (1000).")
+    var maxUnreachableTasksPerFramework: String?
+
+    @Option(
+        name: [.customLong("log_dir"), .customLong("log-dir")],
+        help: "Accepted for compatibility; logs go to standard error.")
+    var logDir: String?
+
+    @Option(
+        name: [.customLong("allocation_interval"), .customLong("allocation-interval")],
+        help: "Accepted for compatibility; allocation follows events at once.")
+    var allocationInterval: String?
+
+    @Option(
+        name: [.customLong("zk_session_timeout"), .customLong("zk-session-timeout")],
+        help: "Accepted for compatibility.")
+    var zkSessionTimeout: String?
+
+    /// The options in force by their Mesos names; the environment fills in what the command line leaves out.
+    private var flags: MesosFlags {
+        MesosFlags([
+            ("ip", ip),
+            ("port", port),
+            ("advertise_ip", advertiseIP),
+            ("advertise_port", advertisePort),
+            ("hostname", hostname),
+            ("hostname_lookup", hostnameLookup),
+            ("work_dir", workDir),
+            ("store", store),
+            ("zk", zk),
+            ("quorum", quorum),
+            ("cluster", cluster),
+            ("registry", registry),
+            ("agent_ping_timeout", agentPingTimeout),
+            ("max_agent_ping_timeouts", maxAgentPingTimeouts),
+            ("agent_reregister_timeout", agentReregisterTimeout),
+            ("offer_timeout", offerTimeout),
+            ("roles", roles),
+            ("weights", weights),
+            ("root_submissions", rootSubmissions),
+            ("filter_gpu_resources", filterGPUResources),
+            ("min_allocatable_resources", minAllocatableResources),
+            ("max_completed_frameworks", maxCompletedFrameworks),
+            ("max_completed_tasks_per_framework", maxCompletedTasksPerFramework),
+            ("max_unreachable_tasks_per_framework", maxUnreachableTasksPerFramework),
+            ("log_dir", logDir),
+            ("allocation_interval", allocationInterval),
+            ("zk_session_timeout", zkSessionTimeout),
+        ])
+    }
 
     func services(logger: Logger) async throws -> [any Service] {
-        if arguments.contains("--help") { throw CleanExit.message(MesosFlags.usage("mesos-master", Self.flags)) }
-        if arguments.contains("--version") { throw CleanExit.message("mesos \(MasterConfiguration.version)") }
-        let flags = try MesosFlags(arguments, known: Self.flags)
+        let flags = flags
         let configuration = try Self.masterConfiguration(flags)
         let backend = try CoordinationBackend.open(try Self.store(flags))
         return [MasterService(configuration, backend: backend, logger: logger)]
@@ -89,43 +237,4 @@ struct MasterCommand: Role {
         }
         return result
     }
-
-    private static let flags: [MesosFlags.Flag] = [
-        .init(name: "ip", help: "Address to listen on (all by default)."),
-        .init(name: "port", help: "Port to listen on (5050)."),
-        .init(name: "advertise_ip", help: "Address at which others reach this master."),
-        .init(name: "advertise_port", help: "Port at which others reach this master."),
-        .init(name: "hostname", help: "Host name at which others reach this master."),
-        .init(name: "hostname_lookup", help: "Accepted for compatibility.", isBoolean: true),
-        .init(name: "work_dir", help: "Directory of the registry. Required unless --store or --zk is given."),
-        .init(name: "store", help: "Where the registry is kept: embedded:PATH, memory: or zk://HOSTS/PATH."),
-        .init(name: "zk", help: "ZooKeeper URL zk://host:port,.../path."),
-        .init(name: "quorum", help: "Accepted for compatibility."),
-        .init(name: "cluster", help: "The cluster's name."),
-        .init(name: "registry", help: "in_memory keeps the registry in memory; replicated_log is the default."),
-        .init(name: "agent_ping_timeout", help: "Interval of pings (15secs).", aliases: ["slave_ping_timeout"]),
-        .init(
-            name: "max_agent_ping_timeouts", help: "Pings an agent may miss (5).",
-            aliases: ["max_slave_ping_timeouts"]),
-        .init(
-            name: "agent_reregister_timeout", help: "How long agents have to come back after a restart (10mins).",
-            aliases: ["slave_reregister_timeout"]),
-        .init(name: "offer_timeout", help: "Unanswered offers are rescinded after this time."),
-        .init(name: "roles", help: "The roles that frameworks may use, separated by commas."),
-        .init(name: "weights", help: "role=weight pairs, separated by commas."),
-        .init(name: "root_submissions", help: "Whether root may run frameworks (true).", isBoolean: true),
-        .init(name: "filter_gpu_resources", help: "Offer GPU agents only to GPU frameworks (true).", isBoolean: true),
-        .init(name: "min_allocatable_resources", help: "Smallest offers (cpus:0.01|mem:32)."),
-        .init(name: "max_completed_frameworks", help: "Completed frameworks remembered (50)."),
-        .init(name: "max_completed_tasks_per_framework", help: "Completed tasks remembered (1000)."),
-        .init(name: "max_unreachable_tasks_per_framework", help: "Unreachable tasks remembered (1000)."),
-        .init(name: "log_dir", help: "Accepted for compatibility; logs go to standard error."),
-        .init(name: "logging_level", help: "Accepted for compatibility."),
-        .init(name: "quiet", help: "Accepted for compatibility.", isBoolean: true),
-        .init(name: "webui_dir", help: "Accepted for compatibility."),
-        .init(name: "allocation_interval", help: "Accepted for compatibility; allocation follows events at once."),
-        .init(name: "registry_store_timeout", help: "Accepted for compatibility."),
-        .init(name: "registry_fetch_timeout", help: "Accepted for compatibility."),
-        .init(name: "zk_session_timeout", help: "Accepted for compatibility."),
-    ]
 }
