@@ -150,7 +150,10 @@ let testing: [Target] = [
     tests("MasterCoreTests", ["MasterCore", "Allocator", "Resources", "MesosAPI", "Base"]),
     tests(
         "MasterTests",
-        ["Master", "MasterCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle]),
+        [
+            "Master", "MasterCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle,
+            httpClient, nio, nioHTTP1, protobuf,
+        ]),
     tests("AgentCoreTests", ["AgentCore", "MesosAPI", "Resources", "Base"]),
     tests(
         "AgentTests", ["Agent", "AgentCore", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging, lifecycle]),
