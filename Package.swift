@@ -63,7 +63,7 @@ let cluster: [Target] = [
         "Master", in: "Cluster",
         [
             "MasterCore", "Base", "MesosAPI", "Resources", "Allocator", "Telemetry", "HTTPKit", "Coordination",
-            hummingbird, httpTypes, lifecycle, logging,
+            hummingbird, httpTypes, lifecycle, logging, protobuf, orderedCollections,
         ]),
     .executableTarget(name: "holdfast-task", path: "Sources/Cluster/TaskRunner"),
     room("AgentCore", in: "Cluster", ["Base", "MesosAPI", "Resources", orderedCollections]),
@@ -158,7 +158,10 @@ let testing: [Target] = [
     tests("MasterCoreTests", ["MasterCore", "Allocator", "Resources", "MesosAPI", "Base"]),
     tests(
         "MasterTests",
-        ["Master", "MasterCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle]),
+        [
+            "Master", "MasterCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle,
+            httpClient, nio, nioHTTP1, protobuf,
+        ]),
     tests("AgentCoreTests", ["AgentCore", "MesosAPI", "Resources", "Base", orderedCollections]),
     tests(
         "AgentTests",
