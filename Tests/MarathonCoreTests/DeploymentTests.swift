@@ -120,6 +120,16 @@ import Testing
         #expect(cluster.running.count == 1)
     }
 
+    @Test func forcedRepetitionGoesOnWhereItWas() throws {
+        var cluster = Cluster()
+        try cluster.create(#"{"id":"/web","cmd":"run","instances":2}"#)
+        try cluster.update("/web", #"{"instances":2}"#, force: true)
+        #expect(cluster.core.deployments.count == 1, "nothing runs yet")
+        cluster.settle()
+        #expect(cluster.core.deployments.isEmpty)
+        #expect(cluster.running.count == 2)
+    }
+
     @Test func rollbackRestoresAndReplacesOnlyWhatChanged() throws {
         var cluster = Cluster()
         try cluster.create(#"{"id":"/web","cmd":"old","instances":2}"#)

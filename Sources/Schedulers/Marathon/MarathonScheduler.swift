@@ -237,11 +237,13 @@ actor MarathonScheduler {
     }
 
     private func keepTime() async throws {
+        let gauges = MarathonGauges()
         var ticks = 0
         while true {
             try await Task.sleep(for: .milliseconds(200))
             handle(.tick)
             ticks += 1
+            if ticks % 5 == 0 { gauges.update(core, uptime: (ContinuousClock.now - origin).inSeconds) }
             if ticks % 50 == 0 { hub.heartbeat() }
         }
     }

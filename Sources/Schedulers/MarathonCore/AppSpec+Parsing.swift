@@ -270,6 +270,9 @@ extension HealthCheck {
         if port != nil, portIndex != nil {
             reader.log.invalid(reader.path, "HealthCheck must specify either a port or a portIndex")
         }
+        if transport == .https {
+            reader.log.invalid(reader.path("protocol"), "HTTPS is not implemented; use TCP or MESOS_HTTPS")
+        }
         if intervalSeconds == 0 { reader.log.invalid(reader.path("intervalSeconds"), "got 0, expected 1 or more") }
     }
 }

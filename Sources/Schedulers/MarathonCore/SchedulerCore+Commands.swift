@@ -268,6 +268,7 @@ extension SchedulerCore {
         var deployment = Deployment(
             id: randomUUID(using: &rng), version: version, changes: changes, steps: SchedulerCore.steps(for: changes))
         resumeReplacements(&deployment)
+        if !conflicting.isEmpty { resumeScaling(&deployment) }
         for change in changes {
             if let target = change.target {
                 if target != change.original { set(target) }
@@ -307,6 +308,14 @@ extension SchedulerCore {
                 }
             }
         }
+    }
+
+    /// A forced change that equals what a dismissed plan had not reached yet still has to reach it.
+    private func resumeScaling(_ deployment: inout Deployment) {
+        let planned = Set(deployment.steps.flatMap { $0 }.map(\.app))
+        let missing = deployment.changes.filter { $0.target != nil && !planned.contains($0.app) }
+        guard !missing.isEmpty else { return }
+        deployment.steps.append(missing.map { Deployment.Step(kind: .scale, app: $0.app) })
     }
 
     private mutating func dismiss(_ deployment: Deployment, time: Timestamp) {

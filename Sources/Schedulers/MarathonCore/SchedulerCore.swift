@@ -34,6 +34,7 @@ public struct SchedulerCore: Sendable {
     var lastRevive: Timestamp?
     var revivedFor: [AppID: Int] = [:]
     var nextReconciliation: Timestamp?
+    var nextInquiry: Timestamp?
 
     /// Totals since the start, for metrics.
     public struct Counters: Sendable {
@@ -195,11 +196,20 @@ public struct SchedulerCore: Sendable {
     private mutating func tick(_ time: Timestamp) {
         if isConnected, let next = nextReconciliation, next <= time { reconcile(time) }
         for instance in Array(instances.values) { review(instance, time: time) }
+        inquire(time)
         for (app, backoff) in backoffs.sorted(by: { $0.key < $1.key }) {
             let forgetAfter = backoff.until + .seconds(apps[app]?.maxLaunchDelaySeconds ?? 0)
             if forgetAfter < time { backoffs[app] = nil }
             if backoff.until <= time { dirtyApps.insert(app) }
         }
+    }
+
+    /// Asks for launches that nothing has been heard of: the call may have been lost, and masters announce no STAGING.
+    private mutating func inquire(_ time: Timestamp) {
+        guard isConnected, (nextInquiry ?? time) <= time else { return }
+        nextInquiry = time + .seconds(5)
+        let silent = instances.values.filter { $0.condition == .provisioned && $0.stagedAt + .seconds(5) < time }
+        if !silent.isEmpty { effects.append(.reconcile(silent.map { (taskID: $0.taskID, agentID: $0.agentID) })) }
     }
 
     /// Counts down what time does to one instance.
