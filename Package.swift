@@ -135,7 +135,7 @@ let top: [Target] = [
         name: "holdfast",
         dependencies: [
             "Base", "Telemetry", "HTTPKit", "Coordination", "LinuxOS",
-            "MesosAPI", "Resources", "Master", "Agent", "MesosClient", "Marathon", "MarathonCore",
+            "MesosAPI", "Resources", "Master", "AgentCore", "MasterCore", "Allocator", "Agent", "MesosClient", "Marathon", "MarathonCore",
             "VolumeDriver", "ScaleIODriver", "VolumeService",
             "BlockCore", "BlockIO", "BlockManager", "BlockServer", "BlockClient", "Gateway", "StorageTools", "Lab",
             nioHTTP1, arguments, lifecycle, unixSignals, logging, yams,

@@ -20,7 +20,9 @@ struct MesosFlags {
         guard value.hasPrefix("file://"),
             let data = FileManager.default.contents(atPath: String(value.dropFirst("file://".count)))
         else { return value }
-        return String(decoding: data, as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
+        let text = String(decoding: data, as: UTF8.self)
+        guard let last = text.lastIndex(where: { !$0.isWhitespace }) else { return "" }
+        return String(text[...last].drop(while: \.isWhitespace))
     }
 
     subscript(name: String) -> String? { values[name] }

@@ -1,3 +1,4 @@
+import Allocator
 import ArgumentParser
 import Base
 import Coordination
@@ -5,6 +6,7 @@ import FoundationEssentials
 import HTTPKit
 import Logging
 import Master
+import MasterCore
 import Resources
 import ServiceLifecycle
 
