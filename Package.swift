@@ -179,7 +179,10 @@ let testing: [Target] = [
     tests("MarathonCoreTests", ["MarathonCore", "MesosAPI", "Base", orderedCollections]),
     tests(
         "MarathonTests",
-        ["Marathon", "MarathonCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle]),
+        [
+            "Marathon", "MarathonCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle,
+            hummingbird, httpClient, httpTypes, nio, nioHTTP1,
+        ]),
     tests(
         "VolumeServiceTests",
         [

@@ -205,7 +205,7 @@ extension Simulation {
     private func completed(_ id: NodeID, _ io: ClientIO, _ result: ClientIOResult) {
         guard let done = clients[id]?.ios.removeValue(forKey: io) else { return fail("\(id) completed an I/O twice") }
         note(
-            "\(id) io \(io.rawValue) \(done.isRead ? "read" : "write") \(done.first)+\(done.count): \(result) \(done.values) \(done.seen)"
+            "\(id) io \(io.rawValue) \(done.first)+\(done.count): \(result) wrote \(done.values) saw \(done.seen)"
         )
         guard result == .ok else { return }
         if isHealed { clients[id]?.servedSinceHeal.insert(done.volume) }
@@ -249,7 +249,7 @@ extension Simulation {
             values: values, isRead: isRead, invoked: now.nanoseconds,
             seen: Array(repeating: 0, count: Int(count)))
         note(
-            "\(id) io \(io.rawValue) begins \(isRead ? "read" : "write") \(target.attachment) \(first)+\(count) \(values)"
+            "\(id) io \(io.rawValue) begins on \(target.attachment) \(first)+\(count) \(values)"
         )
         drive(
             id,

@@ -233,7 +233,7 @@ public final class Simulation {
                     let copies = comb.inSync.map { content(of: unit, at: $0) }
                     if copies.count == 2, copies[0] != copies[1] {
                         return fail(
-                            "the copies of \(unit) differ: \(copies[0]) on \(comb.primary), \(copies[1]) on \(comb.secondary!)"
+                            "the copies of \(unit) at \(comb.inSync) differ: \(copies)"
                         )
                     }
                 }

@@ -258,7 +258,8 @@ private final class ThreadBody {
     init(_ body: @escaping () -> Void) { self.body = body }
 }
 
-/// Starts a detached thread of its own for work that blocks: disk calls, mounts, reactors. `name` shows in `ps -L` (15 characters).
+/// Starts a detached thread of its own for work that blocks: disk calls, mounts, reactors. `name` shows in `ps -L`
+/// (15 characters).
 public func startThread(name: String, _ body: @escaping @Sendable () -> Void) {
     var thread = pthread_t()
     let named = ThreadBody {

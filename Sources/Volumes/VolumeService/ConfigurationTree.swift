@@ -19,7 +19,10 @@ struct ConfigurationTree {
     /// Everything that is wrong, for a person to read.
     var faults: [String] = []
 
-    init(yaml: String, environment: [String: String], overrides: [(key: String, value: String)]) {
+    init(
+        yaml: String, environment: [String: String], overrides: [(key: String, value: String)],
+        defaults: [(key: String, value: String)] = []
+    ) {
         do {
             if let root = try Yams.compose(yaml: yaml) { read(root, path: []) }
         } catch {
@@ -35,6 +38,7 @@ struct ConfigurationTree {
             let isList = ConfigurationKeys.kind(of: key.lowercased()) == .list
             values[key.lowercased()] = isList ? .list(ConfigurationTree.words(value)) : .text(value)
         }
+        for (key, value) in defaults where values[key.lowercased()] == nil { values[key.lowercased()] = .text(value) }
         checkKeys()
     }
 

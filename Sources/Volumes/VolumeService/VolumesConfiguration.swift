@@ -63,12 +63,14 @@ public struct VolumesConfiguration: Sendable {
 
     /// - Parameters:
     ///   - yaml: the file's text; empty when there is none.
+    ///   - defaults: values of keys that are set nowhere.
     ///   - overrides: keys with values from the command line; they win over the environment, which wins over the file.
     public init(
         yaml: String, environment: [String: String], overrides: [(key: String, value: String)] = [],
+        defaults: [(key: String, value: String)] = [],
         directories: RexrayDirectories? = nil
     ) throws(ConfigurationError) {
-        var tree = ConfigurationTree(yaml: yaml, environment: environment, overrides: overrides)
+        var tree = ConfigurationTree(yaml: yaml, environment: environment, overrides: overrides, defaults: defaults)
         let directories = directories ?? RexrayDirectories(environment: environment)
         self.directories = directories
         let services = tree.names(under: "libstorage.server.services")

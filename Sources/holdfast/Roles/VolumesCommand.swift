@@ -28,6 +28,18 @@ struct VolumesOptions: ParsableArguments {
         help: "KEY=VALUE: sets a key of the configuration, e.g. scaleio.endpoint=http://10.0.0.1:8081/api. Repeatable.")
     var settings: [String] = []
 
+    @Option(name: .customLong("gateway"), help: "The ScaleIO Gateway, e.g. http://10.0.0.1:8081 (scaleio.endpoint).")
+    var gateway: String?
+
+    @Option(name: .customLong("gateway-user"), help: "Who logs in there (scaleio.userName).")
+    var gatewayUser: String?
+
+    @Option(name: .customLong("gateway-password-file"), help: "File with the password.")
+    var gatewayPasswordFile: String?
+
+    @Option(name: .customLong("gateway-password"), help: "The password. Prefer the file: this can be seen by others.")
+    var gatewayPassword: String?
+
     @Option(name: .customLong("lib-dir"), help: "Keeps the mount ledger and the mounts (default: /var/lib/rexray).")
     var libraryDirectory: String?
 
@@ -47,7 +59,9 @@ struct VolumesOptions: ParsableArguments {
     var controlSocket: String?
 
     /// Blocks on the file system; called before anything is served.
-    func load() throws -> VolumesConfiguration {
+    ///
+    /// - Parameter needsPlatform: false for the command line, which can do without the Gateway when a service runs.
+    func load(needsPlatform: Bool = true) throws -> VolumesConfiguration {
         let environment = currentEnvironment()
         var directories = RexrayDirectories(environment: environment)
         if let libraryDirectory { directories.library = libraryDirectory }
@@ -55,6 +69,13 @@ struct VolumesOptions: ParsableArguments {
         var overrides: [(key: String, value: String)] = []
         if let pluginDirectory { overrides.append(("holdfast.plugin.directory", pluginDirectory)) }
         if !pluginNames.isEmpty { overrides.append(("holdfast.plugin.names", pluginNames.joined(separator: ","))) }
+        if let gateway { overrides.append(("scaleio.endpoint", gateway)) }
+        if let gatewayUser { overrides.append(("scaleio.userName", gatewayUser)) }
+        if let gatewayPassword {
+            overrides.append(("scaleio.password", gatewayPassword))
+        } else if let gatewayPasswordFile {
+            overrides.append(("scaleio.password", try readText(gatewayPasswordFile)))
+        }
         if let deviceDirectory { overrides.append(("scaleio.deviceDirectory", deviceDirectory)) }
         if let controlSocket { overrides.append(("scaleio.controlSocket", controlSocket)) }
         for setting in settings {
@@ -64,7 +85,14 @@ struct VolumesOptions: ParsableArguments {
             overrides.append((String(setting[..<equals]), String(setting[setting.index(after: equals)...])))
         }
         return try VolumesConfiguration(
-            yaml: try text(directories), environment: environment, overrides: overrides, directories: directories)
+            yaml: try text(directories), environment: environment, overrides: overrides,
+            defaults: needsPlatform
+                ? [("scaleio.userName", "admin")]
+                : [
+                    ("scaleio.endpoint", "http://127.0.0.1:8081/api"), ("scaleio.userName", "admin"),
+                    ("scaleio.password", "-"),
+                ],
+            directories: directories)
     }
 
     private func text(_ directories: RexrayDirectories) throws -> String {

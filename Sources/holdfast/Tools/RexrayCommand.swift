@@ -45,7 +45,7 @@ struct RexrayEnvCommand: AsyncParsableCommand {
     @OptionGroup var options: VolumesOptions
 
     func run() async throws {
-        for (key, value) in try options.load().environment { print("\(key)=\(value)") }
+        for (key, value) in try options.load(needsPlatform: false).environment { print("\(key)=\(value)") }
     }
 }
 
@@ -113,7 +113,7 @@ struct RexrayStatusCommand: AsyncParsableCommand {
     @OptionGroup var global: RexrayGlobalOptions
 
     func run() async throws {
-        let configuration = try global.options.load()
+        let configuration = try global.options.load(needsPlatform: false)
         let client = try global.client(configuration, global.runningService(configuration))
         print(await client.isAlive() ? "REX-Ray is running" : "REX-Ray is stopped")
     }
@@ -162,7 +162,7 @@ struct RexrayGlobalOptions: ParsableArguments {
         async throws
     {
         do {
-            let configuration = try options.load()
+            let configuration = try options.load(needsPlatform: false)
             let address = try runningService(configuration)
             let remote = try client(configuration, address)
             if host != nil || configuration.host != nil {

@@ -88,7 +88,7 @@ public enum ClientAction: Sendable {
     case connect(SdsID, address: String)
     case close(LinkID)
     case send(LinkID, DataHeader, PayloadSlice?)
-    /// Part of a read has arrived: copy the buffer to `offset` in the I/O's own memory, then drop the buffer. Nil: zeros.
+    /// Part of a read has arrived: copy the buffer to `offset` in the I/O's memory, then drop the buffer. Nil: zeros.
     case deliver(ClientIO, offset: UInt32, length: UInt32, PayloadID?)
     case complete(ClientIO, ClientIOResult)
     case release(PayloadID)

@@ -6,7 +6,7 @@ public import Base
 /// - An acknowledged write is stable on every in-sync copy of the committed comb.
 /// - Operations on overlapping blocks are applied one after the other, in the order of their arrival at the primary.
 /// - A map revision is confirmed to the manager only when everything accepted under older rules has ended.
-/// - Nothing is served for a comb before the manager has said what this server is for it; a restarted server knows none.
+/// - Nothing is served for a comb before the manager has said what this server is for it; a restarted one knows none.
 public struct ServerCore: Sendable {
     enum PeerKey: Hashable {
         case client(SdcID)

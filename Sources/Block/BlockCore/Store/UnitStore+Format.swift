@@ -5,7 +5,7 @@ extension UnitStore {
 
     var nextTableOffset: UInt64 { layout.tables[Int((tableGeneration + 1) & 1)] }
 
-    /// What a new device has to contain, as writes in order with a flush after each. Everything else must read as zeros.
+    /// What a new device has to contain, as writes in order with a flush after each. All else must read as zeros.
     public static func format(_ label: DeviceLabel) -> [(offset: UInt64, bytes: [UInt8])] {
         var store = UnitStore(empty: label, acknowledgesUnflushed: false)
         store.tableGeneration = 0

@@ -6,8 +6,8 @@ public struct LinkID: Hashable, Comparable, Sendable, CustomStringConvertible {
     public var description: String { "link \(rawValue)" }
 }
 
-/// A device as its server offers it to the manager. Server and device ids are chosen by the server when it first formats
-/// the device, and kept in the label.
+/// A device as its server offers it to the manager. Server and device ids are chosen by the server when it first
+/// formats the device, and kept in the label.
 public struct DeviceOffer: Equatable, Sendable {
     public var id: DeviceID
     public var poolName: String
