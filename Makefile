@@ -42,4 +42,4 @@ demo-down:
 	$(HOLDFAST) lab down --dir $(LAB)
 
 bench: setup release
-	swift run --package-path Benchmarks -c release
+	Benchmarks/block.sh $(HOLDFAST)
