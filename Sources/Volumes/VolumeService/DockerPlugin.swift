@@ -83,7 +83,7 @@ public struct DockerPlugin: Sendable {
         _ method: String, to router: HTTPRouter, needsName: Bool = true,
         _ body: @escaping @Sendable (Call) async throws -> JSONValue
     ) {
-        router.post("/VolumeDriver.\(RouterPath(stringLiteral: method))") { request, _ in
+        router.post(RouterPath("/VolumeDriver.\(method)")) { request, _ in
             var name = ""
             do {
                 let call = try DockerPlugin.parse(try await request.bytes(limit: 1 << 20))
