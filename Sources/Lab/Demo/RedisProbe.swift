@@ -11,7 +11,7 @@ struct RedisProbe: Sendable {
             ["redis-cli", "-h", host, "-p", "\(port)"] + arguments, deadline: deadline)
         let text = result.outputText.split(separator: "\n").joined(separator: "\n")
         guard result.isSuccess, !text.hasPrefix("Could not connect"), !text.hasPrefix("Error"),
-            !text.hasPrefix("LOADING"), !text.hasPrefix("MISCONF")
+            !text.hasPrefix("LOADING"), !text.hasPrefix("MISCONF"), !text.hasPrefix("DENIED")
         else { throw ScenarioFailure("redis at \(host):\(port): \(text) \(result.errorText)") }
         return text
     }
