@@ -22,7 +22,7 @@ import VolumeDriver
                     size: 32
                     fsType: xfs
         scaleio:
-          endpoint: https://10.0.0.1:8443/api
+          endpoint: http://10.0.0.1:8081/api
           insecure: true
           userName: admin
           password: secret
@@ -35,7 +35,7 @@ import VolumeDriver
     @Test func theUsualFileIsUnderstood() throws {
         let configuration = try VolumesConfiguration(yaml: Self.usual, environment: [:])
         #expect(configuration.serviceName == "scaleio")
-        #expect(configuration.scaleIO.endpoint.description == "https://10.0.0.1:8443/api")
+        #expect(configuration.scaleIO.endpoint.description == "http://10.0.0.1:8081/api")
         #expect(configuration.scaleIO.isInsecure)
         #expect(configuration.scaleIO.storagePoolName == "pool1")
         #expect(configuration.volumes.defaultSize == .gibibytes(32))

@@ -56,7 +56,8 @@ public enum RexrayOutput {
 
 /// Which volumes the arguments of a command name.
 public enum RexraySelection {
-    /// Each argument is matched by id, id ignoring case, unique id prefix, the same ignoring case, and then the same four by name.
+    /// Each argument is matched by id, id ignoring case, unique id prefix, the same ignoring case; then the same four by
+    /// name.
     ///
     /// - Parameter allowsPrefixes: false for commands that destroy.
     /// - Returns: the volumes in their own order; nil when an argument names none or several.

@@ -135,8 +135,8 @@ public actor VolumeManager {
         try await unmountAll(entry.mountPoint, lazily: true)
     }
 
-    /// The volume's device once it is there and answers. A device of an earlier attachment may still be there at first: it does not
-    /// answer any more, and its successor takes its place.
+    /// The volume's device once it is there and answers. A device of an earlier attachment may still be there at first: it does
+    /// not answer any more, and its successor takes its place.
     private func readableDevice(_ volume: PlatformVolume) async throws -> String {
         let clock = ContinuousClock()
         let end = clock.now + settings.attachTimeout

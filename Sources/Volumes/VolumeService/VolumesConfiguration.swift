@@ -116,10 +116,14 @@ public struct VolumesConfiguration: Sendable {
         if let given = text("endpoint") {
             endpoint = ScaleIOEndpoint(given)
             if endpoint == nil {
-                tree.faults.append("'scaleio.endpoint' is '\(given)', but must be like https://gateway/api")
+                tree.faults.append("'scaleio.endpoint' is '\(given)', but must be like http://gateway/api")
+            }
+            if endpoint?.isSecure == true {
+                tree.faults.append(
+                    "'scaleio.endpoint' is '\(given)': HTTPS is not supported yet, use the plain address")
             }
         } else {
-            tree.faults.append("'scaleio.endpoint' is missing: the Gateway's address, like https://gateway/api")
+            tree.faults.append("'scaleio.endpoint' is missing: the Gateway's address, like http://gateway/api")
         }
         for key in ["userName", "password"] where text(key) == nil {
             tree.faults.append("'scaleio.\(key)' is missing: it is needed to log in at the Gateway")

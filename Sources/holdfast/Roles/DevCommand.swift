@@ -94,7 +94,7 @@ struct DevCommand: Role {
                     "--set", "scaleio.userName=admin", "--set", "scaleio.password=\(password)",
                     "--set", "scaleio.systemName=holdfast", "--set", "scaleio.protectionDomainName=pd1",
                     "--set", "scaleio.storagePoolName=default", "--set", "scaleio.thinOrThick=ThinProvisioned",
-                    "--set", "libstorage.host=tcp://\(host):\(layout.port(7979))",
+                    "--set", "libstorage.server.endpoints.tcp.address=tcp://\(host):\(layout.port(7979))",
                     "--lib-dir", "\(layout.directory)/volumes", "--run-dir", "\(layout.directory)/run",
                     "--plugin-dir", "\(layout.directory)/plugins", "--dev-dir", "\(layout.directory)/disks",
                     "--sdc", layout.controlSocket,
