@@ -9,7 +9,14 @@ struct LabDemoCommand: AsyncParsableCommand {
 
     @OptionGroup var options: LabCommand.Options
     @Option(help: "The app document that is deployed.") var app = "examples/redis.json"
-    @Flag(help: "Also cut the app's machine off while its Redis goes on writing, in both ways.") var partitions = false
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp(
+            "The acts: stop (deploy, write, docker stop), kill (the app's machine loses power), isolate (it is cut off from "
+                + "all others, still writing), zombie (from master and manager only, still writing)."))
+    var acts: [Act] = [.stop, .kill]
+
+    enum Act: String, ExpressibleByArgument, CaseIterable { case stop, kill, isolate, zombie }
 
     func run() async throws {
         let document = try await offPool { [app] in try readFile(app) }
@@ -28,10 +35,14 @@ struct LabDemoCommand: AsyncParsableCommand {
             machines: machines, report: StepReport(),
             tools: .init(docker: ["docker"], scli: scli, rexray: [executable, "rexray"]),
             password: NodeTemplate.gatewayPassword)
-        try await demo.deployAndStop(document: document)
-        try await demo.killMachine()
-        guard partitions else { return }
-        try await demo.cutOff(from: nil, title: "Cut off from every other machine, still writing")
-        try await demo.cutOff(from: [1], title: "Cut off from master and manager only, still writing")
+        for act in acts {
+            switch act {
+            case .stop: try await demo.deployAndStop(document: document)
+            case .kill: try await demo.killMachine()
+            case .isolate: try await demo.cutOff(from: nil, title: "Cut off from every other machine, still writing")
+            case .zombie:
+                try await demo.cutOff(from: [1], title: "Cut off from master and manager only, still writing")
+            }
+        }
     }
 }
