@@ -48,7 +48,16 @@ extension Response {
     }
 
     /// An answer whose body goes on until `feed` finishes, its reader falls behind, or the peer closes the connection.
+    ///
+    /// - Parameter request: its body has been read, or it has none.
     public static func stream(_ feed: BoundedFeed, request: Request, headers: HTTPFields) -> Response {
+        var request = request
+        // Watching for the peer's close reads on from the body's end, which a handler that read the body has passed already.
+        request.body = RequestBody(buffer: ByteBuffer())
+        return streaming(feed, request: request, headers: headers)
+    }
+
+    private static func streaming(_ feed: BoundedFeed, request: Request, headers: HTTPFields) -> Response {
         Response(
             status: .ok, headers: headers,
             body: ResponseBody { writer in
