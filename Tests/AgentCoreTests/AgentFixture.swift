@@ -6,10 +6,12 @@ import MesosAPI
 struct AgentFixture {
     var core: AgentCore
     var now = Instant(nanoseconds: 1_000_000_000)
-    var rng = SeededRandom(seed: 7)
+    var rng: SeededRandom
     var actions: [AgentCore.Action] = []
 
-    init(_ adjust: (inout AgentCore.Configuration) -> Void = { _ in }) {
+    /// - Parameter seed: another one for an agent process that follows, lest it repeat the uuids of the first.
+    init(seed: UInt64 = 7, _ adjust: (inout AgentCore.Configuration) -> Void = { _ in }) {
+        rng = SeededRandom(seed: seed)
         var info = MesosAgentInfo()
         info.hostname = "node1"
         var configuration = AgentCore.Configuration(

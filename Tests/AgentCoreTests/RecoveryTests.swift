@@ -17,7 +17,7 @@ import Testing
 
     @Test func runningTaskIsTakenOverWithoutAWord() {
         let (before, container) = running()
-        var agent = AgentFixture()
+        var agent = AgentFixture(seed: 8)
         let wanted = agent.apply(.recovered(before.actions.recovered(.running(ContainerReport(pid: 1)))))
         #expect(wanted.contains { if case .adopt(let order) = $0 { order.container == container } else { false } })
         #expect(wanted.stops.isEmpty)
@@ -33,7 +33,7 @@ import Testing
 
     @Test func endDuringTheAgentsAbsenceIsTold() {
         let (before, _) = running()
-        var agent = AgentFixture()
+        var agent = AgentFixture(seed: 8)
         agent.apply(.recovered(before.actions.recovered(.exited(.exited(status: 5)))))
         let seen = agent.acknowledgeAll(agent.registered())
         #expect(seen.map(\.state) == [.taskFailed])
@@ -43,7 +43,7 @@ import Testing
 
     @Test func taskOfADeadMachineIsGone() {
         let (before, _) = running()
-        var agent = AgentFixture()
+        var agent = AgentFixture(seed: 8)
         agent.apply(.recovered(before.actions.recovered(.exited(.unknown(message: "no process")))))
         let seen = agent.acknowledgeAll(agent.registered())
         #expect(seen.map(\.state) == [.taskGone])
@@ -54,7 +54,7 @@ import Testing
         var before = AgentFixture()
         before.register()
         before.run(.command("t1"), framework: .test([.partitionAware]))
-        var agent = AgentFixture()
+        var agent = AgentFixture(seed: 8)
         agent.apply(.recovered(before.actions.recovered(.neverStarted)))
         let seen = agent.acknowledgeAll(agent.registered())
         #expect(seen.map(\.state) == [.taskStarting, .taskDropped])
@@ -66,7 +66,7 @@ import Testing
         before.register()
         let first = before.run(.command("t1"))
         before.apply(.containerStarted(id: first.launches[0].container, ContainerReport()))
-        var agent = AgentFixture()
+        var agent = AgentFixture(seed: 8)
         agent.apply(.recovered(before.actions.recovered(.running(ContainerReport()))))
         let again = agent.registered()
         #expect(again.updates.map(\.uuid) == [first.updates[0].uuid])
@@ -81,7 +81,7 @@ import Testing
             guard prefix.launches.count == 1,
                 prefix.contains(where: { if case .checkpoint(.update) = $0 { true } else { false } })
             else { continue }
-            var agent = AgentFixture()
+            var agent = AgentFixture(seed: 8)
             agent.apply(.recovered(prefix.recovered(.running(ContainerReport()))))
             var seen = prefix.updates.map(\.state)
             for status in agent.acknowledgeAll(agent.registered()) where seen.last != status.state {
@@ -102,7 +102,7 @@ import Testing
         before.apply(.containerStarted(id: container, ContainerReport()))
         before.apply(.executorSubscribed(key, .init()))
 
-        var agent = AgentFixture()
+        var agent = AgentFixture(seed: 8)
         agent.apply(.recovered(before.actions.recovered(.running(ContainerReport()))))
         agent.registered()
         agent.now = agent.now + .seconds(2)
