@@ -79,7 +79,7 @@ final class FakeGateway: Sendable {
         get("/api/types/Volume/instances", router) { _ in
             .array(self.state.withLock { $0.volumes.values.sorted { $0.text < $1.text } })
         }
-        get("/api/instances/System::\(RouterPath(stringLiteral: Self.system))/relationships/Sdc", router) { _ in
+        get(RouterPath("/api/instances/System::\(Self.system)/relationships/Sdc"), router) { _ in
             .array(
                 Self.clients.sorted { $0.key < $1.key }.map { ["id": .string($0.key), "sdcGuid": .string($0.value)] })
         }
