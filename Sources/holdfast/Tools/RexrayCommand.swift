@@ -183,7 +183,10 @@ struct RexrayGlobalOptions: ParsableArguments {
         _ body: @escaping @Sendable (LibStorageClient, VolumesConfiguration) async throws -> Void
     ) async throws {
         let socket = "\(configuration.directories.run)/embedded-\(getpid()).sock"
-        let services = try await VolumesServices(configuration: configuration, logger: logger)
+        // What fails is told by the answers; that its servers are stopped at the end is no news.
+        var quiet = logger
+        if quiet.logLevel > .debug { quiet.logLevel = .critical }
+        let services = try await VolumesServices(configuration: configuration, logger: quiet)
             .prepareEmbedded(socket: socket)
         let client = try client(configuration, .unix(path: socket))
         defer { unlink(socket) }
