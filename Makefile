@@ -17,9 +17,10 @@ build: setup
 release: setup
 	swift build -c release --product holdfast
 
+# Building the test product alone leaves out the executables of dependencies, a C++ compiler of protocol buffers among them.
 test: setup lint
-	swift build --build-tests
-	swift test --skip-build
+	swift build --product holdfastPackageTests
+	HOLDFAST_SIM_SECONDS=$${HOLDFAST_SIM_SECONDS:-120} swift test --skip-build
 
 lint:
 	swift format lint --strict --parallel --recursive Package.swift $(shell git ls-files '*.swift' | grep -v '\.pb\.swift$$')

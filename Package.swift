@@ -135,7 +135,8 @@ let top: [Target] = [
         name: "holdfast",
         dependencies: [
             "Base", "Telemetry", "HTTPKit", "Coordination", "LinuxOS",
-            "MesosAPI", "Resources", "Master", "AgentCore", "MasterCore", "Allocator", "Agent", "MesosClient", "Marathon", "MarathonCore",
+            "MesosAPI", "Resources", "Master", "AgentCore", "MasterCore", "Allocator", "Agent", "MesosClient",
+            "Marathon", "MarathonCore",
             "VolumeDriver", "ScaleIODriver", "VolumeService",
             "BlockCore", "BlockIO", "BlockManager", "BlockServer", "BlockClient", "Gateway", "StorageTools", "Lab",
             nioHTTP1, arguments, lifecycle, unixSignals, logging, yams,
@@ -220,7 +221,7 @@ let testing: [Target] = [
         "StorageToolsTests",
         ["StorageTools", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes, nio, nioPosix]),
     tests("LabTests", ["Lab", "Base", "LinuxOS", "TestKit"]),
-    tests("SystemTests", ["TestKit", "LinuxOS", "HTTPKit", "Base", "holdfast"]),
+    tests("SystemTests", ["TestKit", "LinuxOS", "HTTPKit", "Base", "holdfast", "holdfast-task", nioHTTP1]),
 ]
 
 let package = Package(

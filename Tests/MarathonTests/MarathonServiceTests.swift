@@ -80,9 +80,10 @@ import Testing
             let scaled = try await caller.call(.PUT, address, "/v2/apps/web?force=true", json: ["instances": 1])
             #expect(scaled.status == 200)
             try await eventually("one running") { master.running.count == 1 }
-            let app = try await caller.call(.GET, address, "/v2/apps/web").json()["app"]
-            #expect(app?["tasks"]?.array?.count == 1)
-            #expect(app?["tasksRunning"] == 1)
+            try await eventually("one task in the app") {
+                let app = try await caller.call(.GET, address, "/v2/apps/web").json()["app"]
+                return app?["tasks"]?.array?.count == 1 && app?["tasksRunning"] == 1
+            }
             #expect(try await caller.call(.DELETE, address, "/v2/apps/web").status == 200)
             try await eventually("nothing running") { master.running.isEmpty }
             #expect(try await caller.call(.GET, address, "/v2/apps/web").status == 404)
