@@ -115,4 +115,22 @@ import Testing
         #expect(agent.kill("t1").events.map(\.type) == [.kill])
         #expect(agent.actions.stops.isEmpty)
     }
+
+    @Test func acknowledgedEndsAreNotReportedAgain() {
+        var agent = AgentFixture()
+        agent.register()
+        let first = agent.run(.custom("t1", executor: "e1"))
+        agent.run(.custom("t2", executor: "e1"))
+        agent.apply(.containerStarted(id: first.launches[0].container, ContainerReport()))
+        agent.apply(.executorSubscribed(key, .init()))
+        let end = agent.apply(.executorUpdate(key, status("t1", .taskFinished, uuid: 1)))
+        agent.acknowledge(end.updates[0])
+        agent.apply(.masterLost)
+        guard case .reregister(let reregister)? = agent.apply(.tick).connections.first?.kind else {
+            Issue.record("expected a re-registration")
+            return
+        }
+        #expect(reregister.tasks.map(\.taskID.value) == ["t2"])
+        #expect(reregister.executors.count == 1)
+    }
 }

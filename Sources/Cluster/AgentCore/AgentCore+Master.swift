@@ -56,7 +56,10 @@ extension AgentCore {
                     executorInfo.frameworkID.value = id
                     register.executors.append(executorInfo)
                 }
-                for task in executor.tasks.values {
+                for (name, task) in executor.tasks {
+                    // What is over and acknowledged the master has forgotten, though a long-lived executor still has it.
+                    let key = TaskKey(framework: id, task: name)
+                    if task.state.isTerminal, streams[key] == nil { continue }
                     register.tasks.append(describe(task, framework: id, executor: executor))
                 }
             }

@@ -34,6 +34,13 @@ struct DevCommand: Role {
         var logger = logger
         if !verbose { logger.logLevel = .warning }
         let layout = try DevLayout(directory: dir, offset: portOffset)
+        let taken = DevLayout.ports.map(layout.port).filter { !isFree(port: $0) }
+        guard taken.isEmpty else {
+            let list = taken.map(String.init).joined(separator: ", ")
+            throw ValidationError(
+                "Something listens on port \(list) already. End it, or run beside it with --port-offset 10000 --dir ANOTHER."
+            )
+        }
         try layout.makeDirectories()
         let password = try layout.password()
         var services: [any Service] = []
@@ -123,6 +130,8 @@ struct DevCommand: Role {
 /// Where `dev` keeps and finds things.
 struct DevLayout {
     static let host = "127.0.0.1"
+    /// All that is listened at, without offset.
+    static let ports = [5050, 5051, 6611, 7072, 7073, 7074, 7979, 8080, 8081, 8443]
 
     let directory: String
     private let offset: Int
@@ -170,6 +179,24 @@ struct DevLayout {
             throw ValidationError("\(passwordFile) cannot be written")
         }
         return password
+    }
+}
+
+/// Whether nobody listens on this port of the loopback address now.
+private func isFree(port: Int) -> Bool {
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    guard descriptor >= 0 else { return true }
+    defer { close(descriptor) }
+    var reuse: Int32 = 1
+    setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &reuse, socklen_t(MemoryLayout<Int32>.size))
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = UInt16(truncatingIfNeeded: port).bigEndian
+    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    return withUnsafePointer(to: &address) { pointer in
+        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+            bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
+        }
     }
 }
 
