@@ -23,7 +23,7 @@ test: setup lint
 	HOLDFAST_SIM_SECONDS=$${HOLDFAST_SIM_SECONDS:-120} swift test --skip-build
 
 lint:
-	swift format lint --strict --parallel --recursive Package.swift $(shell git ls-files '*.swift' | grep -v '\.pb\.swift$$')
+	@swift format lint --strict --parallel --recursive Package.swift $(shell git ls-files '*.swift' | grep -v '\.pb\.swift$$')
 	scripts/tidy
 
 format:

@@ -4,7 +4,8 @@ import PackageDescription
 // The house: a folder is a wing, a target is a room, and dependencies point down (docs/architecture.md).
 // A room may name only rooms of its own wing, of Ground, or of another wing's port.
 
-/// One room of the house. `optimised` asks for optimisation also in debug builds: the block data path is unusable without it.
+/// One room of the house. `optimised` asks for optimisation also in debug builds: the block data path is unusable
+/// without it.
 func room(
     _ name: String, in wing: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = [],
     optimised: Bool = false

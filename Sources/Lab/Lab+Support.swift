@@ -65,8 +65,8 @@ extension Lab {
         try await runCommand(["nsenter", "-t", "\(machine.pid)", "-m", "-n", "-p", "--", "docker", "version"]).isSuccess
     }
 
-    /// Imports a root file system as an image, unless the machine's Docker has it. Lines of `TARBALL.changes` (ENTRYPOINT,
-    /// WORKDIR, ...) become its configuration.
+    /// Imports a root file system as an image, unless the machine's Docker has it. Lines of `TARBALL.changes`
+    /// (ENTRYPOINT, WORKDIR, ...) become its configuration.
     func importImage(_ image: String, _ tarball: String, _ machine: ProcessIdentity) async throws {
         let docker = ["nsenter", "-t", "\(machine.pid)", "-m", "-n", "-p", "--", "docker"]
         if try await runCommand(docker + ["image", "inspect", image]).isSuccess { return }

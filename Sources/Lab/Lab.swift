@@ -2,11 +2,11 @@ import Glibc
 public import LinuxOS
 import Yams
 
-/// Simulated machines on this one: each a process tree with network, mount, pid and host name namespaces of its own, on a
-/// bridge of its own, with its own Docker and one `holdfast node`.
+/// Simulated machines on this one: each a process tree with network, mount, pid and host name namespaces of its own, on
+/// a bridge of its own, with its own Docker and one `holdfast node`.
 ///
-/// Every call reads the lab's state from its directory and writes it back, so that separate invocations work on one lab.
-/// Needs root.
+/// Every call reads the lab's state from its directory and writes it back, so that separate invocations work on one
+/// lab. Needs root.
 public struct Lab: Sendable {
     /// What `up` builds.
     public struct Plan: Sendable {
@@ -163,7 +163,8 @@ public struct Lab: Sendable {
         try await LabNetwork(lab: lab).applyCuts(at: number, machine: machine)
     }
 
-    /// Kills the init of the machine's pid namespace, with which the kernel kills everything in it, and waits for the end.
+    /// Kills the init of the machine's pid namespace, with which the kernel kills everything in it, and waits for the
+    /// end.
     private func cutPower(of node: LabState.Node, in lab: LabState) async throws {
         if let machine = node.initProcess, machine.isAlive {
             machine.signal(SIGKILL)
@@ -174,8 +175,8 @@ public struct Lab: Sendable {
         try await releaseLoopDevices(of: node.number)
     }
 
-    /// Loop devices are the kernel's, not a namespace's: those on the machine's files would survive it if somebody else,
-    /// such as a mount namespace copied at the wrong moment, still held them.
+    /// Loop devices are the kernel's, not a namespace's: those on the machine's files would survive it if somebody
+    /// else, such as a mount namespace copied at the wrong moment, still held them.
     private func releaseLoopDevices(of number: Int) async throws {
         let prefix = nodeDirectory(number) + "/"
         for (device, status) in LoopDevice.attached() where status.backingFile.hasPrefix(prefix) {
@@ -211,8 +212,8 @@ public struct Lab: Sendable {
         }
     }
 
-    /// Kills the process in which a role of a machine runs; its supervisor starts it again. Roles of one node file share a
-    /// process, except `sdc`.
+    /// Kills the process in which a role of a machine runs; its supervisor starts it again. Roles of one node file
+    /// share a process, except `sdc`.
     public func crash(_ name: String, role: String) async throws {
         let lab = try state()
         let node = try lab.node(named: name)

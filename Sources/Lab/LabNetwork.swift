@@ -42,12 +42,14 @@ struct LabNetwork: Sendable {
         try await runChecked(inside + ["ip", "route", "add", "default", "via", lab.gateway])
     }
 
-    /// Pulls the cable: nothing that the machine still sends gets out, so its peers see silence and no closed connection.
+    /// Pulls the cable: nothing that the machine still sends gets out, so its peers see silence and no closed
+    /// connection.
     func unplug(_ number: Int) async throws {
         _ = try await runCommand(["ip", "link", "set", lab.cable(of: number), "down"])
     }
 
-    /// Makes the machine drop exactly what the lab's cuts say, at the first place a packet passes: before port mappings.
+    /// Makes the machine drop exactly what the lab's cuts say, at the first place a packet passes: before port
+    /// mappings.
     func applyCuts(at number: Int, machine: ProcessIdentity) async throws {
         let iptables = ["nsenter", "-t", "\(machine.pid)", "-n", "iptables", "-w", "-t", "raw"]
         if try await !runCommand(iptables + ["-n", "-L", LabNetwork.chain]).isSuccess {

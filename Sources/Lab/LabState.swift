@@ -30,8 +30,8 @@ public struct LabState: Codable, Sendable {
     public struct Node: Codable, Sendable {
         /// Counted from 1.
         public var number: Int
-        /// The process whose death is the machine's, as this machine's processes are numbered: the init of its pid namespace.
-        /// Nil while the power is off.
+        /// The process whose death is the machine's, as this machine's processes are numbered: the init of its pid
+        /// namespace. Nil while the power is off.
         public var initProcess: ProcessIdentity?
     }
 

@@ -4,8 +4,8 @@ import Glibc
 import LinuxOS
 public import Logging
 
-/// The first process of a simulated machine, as systemd is of a real one: mounts what is the machine's own, starts Docker and
-/// `holdfast node`, starts them again when they end, and reaps orphans. Its death is the machine's.
+/// The first process of a simulated machine, as systemd is of a real one: mounts what is the machine's own, starts
+/// Docker and `holdfast node`, starts them again when they end, and reaps orphans. Its death is the machine's.
 public struct Machine: Sendable {
     /// What the machine is, as the lab writes it for the first process to read.
     struct Description: Codable, Sendable {
@@ -99,7 +99,8 @@ public struct Machine: Sendable {
         }
     }
 
-    /// Processes whose parents have ended become children of the first process and need somebody to take note of their end.
+    /// Processes whose parents have ended become children of the first process and need somebody to take note of their
+    /// end.
     private func reapOrphans() async throws {
         while true {
             try await Task.sleep(for: .seconds(1))

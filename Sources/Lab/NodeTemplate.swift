@@ -23,8 +23,8 @@ public enum NodeTemplate {
     /// The whole system: the first node leads and serves, every node computes and stores.
     static func standard(number: Int) -> String { number == 1 ? first + every + reserve : "roles:\n" + every }
 
-    /// The first node alone carries master, Marathon and manager: its agent offers too little for an app, so that the death
-    /// of an app's machine is not theirs too.
+    /// The first node alone carries master, Marathon and manager: its agent offers too little for an app, so that the
+    /// death of an app's machine is not theirs too.
     private static let reserve = "    resources: cpus:0.1;mem:64\n"
 
     /// The password of the lab's gateway. A lab is no place for secrets.

@@ -2,8 +2,8 @@ import ArgumentParser
 import Glibc
 import Telemetry
 
-/// `holdfast <role>` runs a role, `holdfast <noun> <verb>` is the operator's command line. Called through a symlink it speaks
-/// the command line of the tool whose name the symlink has (`MultiCall`).
+/// `holdfast <role>` runs a role, `holdfast <noun> <verb>` is the operator's command line. Called through a symlink it
+/// speaks the command line of the tool whose name the symlink has (`MultiCall`).
 @main
 struct Holdfast: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

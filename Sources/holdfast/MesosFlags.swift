@@ -1,8 +1,8 @@
 import ArgumentParser
 import FoundationEssentials
 
-/// Options by their Mesos names. `MESOS_<NAME>` in the environment stands in for what the command line leaves out, and a value
-/// `file:///path` is the content of that file.
+/// Options by their Mesos names. `MESOS_<NAME>` in the environment stands in for what the command line leaves out, and
+/// a value `file:///path` is the content of that file.
 struct MesosFlags {
     private(set) var values: [String: String] = [:]
 

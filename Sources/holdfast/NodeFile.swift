@@ -116,7 +116,8 @@ struct NodeFile {
             return faults.count == faultsBefore ? result : nil
         }
 
-        /// What a value becomes on the command line: lists repeat the flag, true is a bare flag where it takes no value.
+        /// What a value becomes on the command line: lists repeat the flag, true is a bare flag where it takes no
+        /// value.
         private mutating func texts(_ value: Node, flag: String, of type: any Role.Type) -> [String] {
             if let values = value.sequence { return values.flatMap { texts($0, flag: flag, of: type) } }
             guard let text = value.scalar?.string else {

@@ -3,8 +3,8 @@ import Logging
 import ServiceLifecycle
 import UnixSignals
 
-/// A long-running part of a machine. `holdfast <role>` runs it alone; `holdfast node` runs several in one process, giving each
-/// the flags that its section of the node file lists.
+/// A long-running part of a machine. `holdfast <role>` runs it alone; `holdfast node` runs several in one process,
+/// giving each the flags that its section of the node file lists.
 protocol Role: AsyncParsableCommand {
     /// The services of this role in the order in which they start; they stop in reverse.
     func services(logger: Logger) async throws -> [any Service]

@@ -1,8 +1,8 @@
 import Coordination
 import Foundation
 
-/// An engine under test. Every test of `StoreConformanceTests` and `ElectionConformanceTests` runs against each of these; a new
-/// engine is added here and nowhere else.
+/// An engine under test. Every test of `StoreConformanceTests` and `ElectionConformanceTests` runs against each of
+/// these; a new engine is added here and nowhere else.
 enum Engine: String, CaseIterable, Sendable {
     case memory, file
 

@@ -3,7 +3,8 @@ import Synchronization
 
 @testable import BlockCore
 
-/// A manager without servers: it decides commands on a `SystemState` as the real one does and proves every fencing at once.
+/// A manager without servers: it decides commands on a `SystemState` as the real one does and proves every fencing at
+/// once.
 final class MemoryManager: ManagerPort {
     private let box: Mutex<SystemState>
     /// What the next command is refused with.

@@ -7,8 +7,8 @@ import Logging
 import MesosAPI
 import Synchronization
 
-/// The scheduler API of a master with one agent, over real HTTP: offers whenever it is asked to, runs what is launched at once,
-/// kills what it is told to kill.
+/// The scheduler API of a master with one agent, over real HTTP: offers whenever it is asked to, runs what is launched
+/// at once, kills what it is told to kill.
 final class FakeMaster: Sendable {
     struct State {
         var feed: BoundedFeed?

@@ -14,8 +14,8 @@ import Testing
         }
     }
 
-    /// kill -9 of every holdfast process of the machines, in random order while the app is written to: every write that was
-    /// acknowledged is there afterwards, the container never restarts, and the cluster converges without hands.
+    /// kill -9 of every holdfast process of the machines, in random order while the app is written to: every write that
+    /// was acknowledged is there afterwards, the container never restarts, and the cluster converges without hands.
     @Test(.timeLimit(.minutes(12))) func anyProcessMayDieAtAnyTime() async throws {
         try await withLab { lab in
             try await lab.run(["lab", "demo", "--acts", "stop"], deadline: .seconds(200))

@@ -135,7 +135,8 @@ struct FakeDriver: VolumeDriver {
     }
 }
 
-/// One host's kernel: its mounts, and devices that die with their attachment. Survives the restart of a `VolumeManager`.
+/// One host's kernel: its mounts, and devices that die with their attachment. Survives the restart of a
+/// `VolumeManager`.
 final class FakeHost: FilesystemHost {
     struct State {
         var mounts: [MountedFilesystem] = []

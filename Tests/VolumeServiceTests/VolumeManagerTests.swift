@@ -248,8 +248,8 @@ struct TestHost {
         #expect(await after.entry("data") == nil)
     }
 
-    /// Any interleaving of mounts, unmounts, restarts and thefts: the holders are what the callers think, and at the end
-    /// all is free.
+    /// Any interleaving of mounts, unmounts, restarts and thefts: the holders are what the callers think, and at the
+    /// end all is free.
     @Test(arguments: [1, 2, 3, 4, 5, 6, 7, 8] as [UInt64]) func randomWalk(seed: UInt64) async throws {
         var rng = SeededRandom(seed: seed)
         let platform = FakePlatform()

@@ -69,8 +69,8 @@ final class VolumeDevice: BlockDeviceBackend {
 
 /// Performs the actions of one `ClientCore` on a reactor.
 ///
-/// Everything here runs on the reactor's thread. Events that arise while the core's actions are performed wait in a queue, so
-/// that the core is never entered twice.
+/// Everything here runs on the reactor's thread. Events that arise while the core's actions are performed wait in a
+/// queue, so that the core is never entered twice.
 final class ClientShell: DataLinkOwner, @unchecked Sendable {
     // SAFETY: made before the reactor starts; used on its thread only from then on.
     enum Transfer { case read, write, flush }

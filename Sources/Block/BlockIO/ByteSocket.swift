@@ -3,7 +3,8 @@ import Glibc
 
 /// What a socket tells its owner, on the reactor's thread.
 public protocol ByteSocketHandler: AnyObject {
-    /// Bytes are in `socket.available`: take the whole units with `consume` and `fill`. What stays is shown again with more.
+    /// Bytes are in `socket.available`: take the whole units with `consume` and `fill`. What stays is shown again with
+    /// more.
     func bytesArrived(on socket: ByteSocket)
     /// The buffer given to `fill` has all its bytes.
     func filled(_ buffer: IOBuffer, on socket: ByteSocket)
@@ -17,11 +18,11 @@ extension ByteSocketHandler {
     public func connected(_ socket: ByteSocket) {}
 }
 
-/// A connected stream socket on a reactor: reads into one small buffer or straight into a request's buffer, queues what is to be
-/// sent and sends it once per round of the reactor.
+/// A connected stream socket on a reactor: reads into one small buffer or straight into a request's buffer, queues what
+/// is to be sent and sends it once per round of the reactor.
 ///
-/// Bounds: input is read only as fast as the handler consumes it (`pauseReading`); output above `outputLimit` bytes closes the
-/// connection (a peer that does not read is not allowed to grow our memory).
+/// Bounds: input is read only as fast as the handler consumes it (`pauseReading`); output above `outputLimit` bytes
+/// closes the connection (a peer that does not read is not allowed to grow our memory).
 public final class ByteSocket: ReadyHandler {
     private enum State { case connecting, open, closed }
     private struct Output {

@@ -21,7 +21,8 @@ public final class ControlLink: ByteSocketHandler {
     private var socket: ByteSocket?
     private let frameMax: Int
 
-    /// Takes over an accepted socket. Frames longer than `firstFrameMax` are refused: peers of a manager send short ones.
+    /// Takes over an accepted socket. Frames longer than `firstFrameMax` are refused: peers of a manager send short
+    /// ones.
     public init(
         accepted descriptor: Int32, peer: String, id: LinkID, on reactor: Reactor, owner: any ControlLinkOwner,
         logger: Logger

@@ -1,12 +1,13 @@
 import Glibc
 import Synchronization
 
-/// A block of memory aligned to 4096 bytes, as direct I/O wants it. Its memory goes back to the process's pool with the last
-/// reference.
+/// A block of memory aligned to 4096 bytes, as direct I/O wants it. Its memory goes back to the process's pool with the
+/// last reference.
 ///
 /// One owner at a time writes into it; it may move between threads with the request that it belongs to.
 public final class IOBuffer: @unchecked Sendable {
-    // SAFETY: a buffer belongs to exactly one request, which one thread at a time works on; hand-over goes through locks.
+    // SAFETY: a buffer belongs to exactly one request, which one thread at a time works on; hand-over goes through
+    // locks.
     public let base: UnsafeMutableRawPointer
     /// Bytes that may be stored.
     public let capacity: Int

@@ -2,8 +2,8 @@ import Base
 public import BlockCore
 public import Logging
 
-/// The control connection of a server or a client to the leading manager: connects, and connects again when it breaks, trying
-/// the managers in turn with a growing pause.
+/// The control connection of a server or a client to the leading manager: connects, and connects again when it breaks,
+/// trying the managers in turn with a growing pause.
 ///
 /// Silence of the manager for `silenceMax` counts as a break: a host that vanished sends no reset.
 public final class ManagerLink: ControlLinkOwner {

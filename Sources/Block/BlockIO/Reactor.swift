@@ -11,7 +11,8 @@ public protocol ReadyHandler: AnyObject {
 
 /// One thread with an epoll loop: the only place where the connections and cores of a block role live.
 ///
-/// Everything that belongs to it is called on its thread and needs no lock. Other threads hand work over with `perform`.
+/// Everything that belongs to it is called on its thread and needs no lock. Other threads hand work over with
+/// `perform`.
 public final class Reactor: @unchecked Sendable {
     // SAFETY: `mailbox` is behind a mutex; every other mutable member is touched only on the reactor's own thread
     // (checked by `assertOnThread` where it is called from outside).

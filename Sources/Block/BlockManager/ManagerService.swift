@@ -6,8 +6,8 @@ import Glibc
 public import Logging
 public import ServiceLifecycle
 
-/// The manager (MDM) of the block store as a service: stands for leadership, keeps the objects in the metadata store, and
-/// serves the control connections of servers and clients. Also the way in for the Gateway (`ManagerPort`).
+/// The manager (MDM) of the block store as a service: stands for leadership, keeps the objects in the metadata store,
+/// and serves the control connections of servers and clients. Also the way in for the Gateway (`ManagerPort`).
 public final class ManagerService: Service, ManagerPort {
     public struct Configuration: Sendable {
         /// Where servers and clients connect (port 0: any free one, see `address`).

@@ -3,10 +3,11 @@ import BlockCore
 import BlockIO
 import Logging
 
-/// Performs the actions of one `ManagerCore` on a reactor: control connections and the tickets of commands. Commits go out
-/// through `commit` and come back as `committed`.
+/// Performs the actions of one `ManagerCore` on a reactor: control connections and the tickets of commands. Commits go
+/// out through `commit` and come back as `committed`.
 ///
-/// Everything here runs on the reactor's thread. Without a core (not leading) connections are closed and commands refused.
+/// Everything here runs on the reactor's thread. Without a core (not leading) connections are closed and commands
+/// refused.
 final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
     // SAFETY: made before the reactor starts; used on its thread only from then on.
     typealias Reply = @Sendable (Result<ManagerReply, ManagerError>) -> Void
@@ -58,7 +59,8 @@ final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
         handle(.tick)
     }
 
-    /// Leads no longer: whoever waits is told, and all connections are closed so that their owners look for the new leader.
+    /// Leads no longer: whoever waits is told, and all connections are closed so that their owners look for the new
+    /// leader.
     func depose(_ error: ManagerError) {
         core = nil
         for link in links.values { link.close(reason: error.message) }

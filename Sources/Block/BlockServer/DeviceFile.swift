@@ -15,8 +15,8 @@ enum DeviceOperation: Sendable {
 
 /// A file or a raw disk used with direct I/O: worker threads for reads and writes, one thread that flushes.
 ///
-/// Flushes are grouped: one fdatasync answers every flush that waited when it began. After a failed write or flush nothing
-/// succeeds any more: what the kernel did with the pages of a failed flush is unknown (fail-stop).
+/// Flushes are grouped: one fdatasync answers every flush that waited when it began. After a failed write or flush
+/// nothing succeeds any more: what the kernel did with the pages of a failed flush is unknown (fail-stop).
 final class DeviceFile: Sendable {
     typealias Completion = @Sendable (BlockIOError?) -> Void
 
@@ -35,7 +35,8 @@ final class DeviceFile: Sendable {
     private let flushes = Mutex(FlushQueue())
     private let failure = Mutex<BlockIOError?>(nil)
 
-    /// Opens `path` for exclusive use. When it does not exist and `sizeWhenAbsent` is given, a sparse file of that size is made.
+    /// Opens `path` for exclusive use. When it does not exist and `sizeWhenAbsent` is given, a sparse file of that size
+    /// is made.
     init(path: String, sizeWhenAbsent: UInt64?) throws(BlockIOError) {
         self.path = path
         var descriptor = cbio_open_direct(path, O_RDWR, 0)
@@ -112,7 +113,8 @@ final class DeviceFile: Sendable {
         return error
     }
 
-    /// Does a read or a write on the calling thread. For the time before the device serves (label, recovery) also from outside.
+    /// Does a read or a write on the calling thread. For the time before the device serves (label, recovery) also from
+    /// outside.
     func perform(_ operation: DeviceOperation) -> BlockIOError? {
         if let failure = failure.withLock({ $0 }) { return failure }
         switch operation {

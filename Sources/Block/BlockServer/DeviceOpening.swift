@@ -8,10 +8,11 @@ struct OpenedDevice: Sendable {
     var store: UnitStore
 }
 
-/// Opens the devices of a server, in order. New ones get a label; a label that cannot be read is an error and nothing is written.
-/// Blocks.
+/// Opens the devices of a server, in order. New ones get a label; a label that cannot be read is an error and nothing
+/// is written. Blocks.
 struct DeviceOpener {
-    /// What must read as zeros for a device to count as new: both copies of the label and what lies before the first table.
+    /// What must read as zeros for a device to count as new: both copies of the label and what lies before the first
+    /// table.
     private static let emptyHead = 128 << 10
 
     var random = SystemRandomNumberGenerator()

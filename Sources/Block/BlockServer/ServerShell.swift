@@ -5,8 +5,8 @@ import Logging
 
 /// Performs the actions of one `ServerCore` on a reactor: data connections, the control connection and the devices.
 ///
-/// Everything here runs on the reactor's thread. Events that arise while the core's actions are performed wait in a queue, so
-/// that the core is never entered twice.
+/// Everything here runs on the reactor's thread. Events that arise while the core's actions are performed wait in a
+/// queue, so that the core is never entered twice.
 final class ServerShell: DataLinkOwner, @unchecked Sendable {
     // SAFETY: made before the reactor starts; used on its thread only from then on.
     private let reactor: Reactor

@@ -3,7 +3,8 @@ import BlockCore
 import Logging
 import OrderedCollections
 
-/// What clients ask to have done. Every answer has a JSON body, `{}` where there is nothing to say: clients parse it blindly.
+/// What clients ask to have done. Every answer has a JSON body, `{}` where there is nothing to say: clients parse it
+/// blindly.
 extension Gateway {
     func create(_ type: ObjectType, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
         switch type {
@@ -195,7 +196,8 @@ extension Gateway {
         return Self.empty(try await submit(.resizeVolume(volume.id, sizeUnits: units)))
     }
 
-    /// `preempt` is ours: all other mappings are withdrawn in the same commit, and the answer comes when each is proven fenced.
+    /// `preempt` is ours: all other mappings are withdrawn in the same commit, and the answer comes when each is proven
+    /// fenced.
     private func map(_ volume: Volume, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
         if try fields.text("allSdcs") != nil, try fields.flag("allSdcs") == true { throw .unsupported }
         let sdc = try Lookup(state: try await state()).sdc(fields)

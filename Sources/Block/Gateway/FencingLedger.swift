@@ -2,10 +2,11 @@ import Base
 import BlockCore
 import Synchronization
 
-/// The proofs of the volumes' latest changes of rights, for people who ask "who may write, since when, and how do you know?".
+/// The proofs of the volumes' latest changes of rights, for people who ask "who may write, since when, and how do you
+/// know?".
 ///
-/// Kept in memory by the gateway that carried out the change: at most `recordMax` per volume and `volumeMax` volumes, the
-/// oldest of each forgotten first. What is in force is in the manager's state; this is its explanation.
+/// Kept in memory by the gateway that carried out the change: at most `recordMax` per volume and `volumeMax` volumes,
+/// the oldest of each forgotten first. What is in force is in the manager's state; this is its explanation.
 final class FencingLedger: Sendable {
     static let recordMax = 64
     static let volumeMax = 4096

@@ -20,8 +20,8 @@ public struct GatewayConfiguration: Sendable {
     }
 }
 
-/// The ScaleIO REST API in front of the manager. Holds no state of its own but tokens and the ledger of proofs: any number of
-/// gateways may serve one system.
+/// The ScaleIO REST API in front of the manager. Holds no state of its own but tokens and the ledger of proofs: any
+/// number of gateways may serve one system.
 public struct Gateway: Sendable {
     let configuration: GatewayConfiguration
     let manager: any ManagerPort

@@ -4,8 +4,9 @@ import HTTPTypes
 
 /// An answer of the gateway that is no success: `{"message", "httpStatusCode", "errorCode"}`.
 ///
-/// Old clients decide by the text alone and newer ones by the number, so both are data of the protocol. Numbers up to 206 are
-/// the same in all releases of the original; later ones shifted between releases and clients do not rely on them.
+/// Old clients decide by the text alone and newer ones by the number, so both are data of the protocol. Numbers up to
+/// 206 are the same in all releases of the original; later ones shifted between releases and clients do not rely on
+/// them.
 struct GatewayError: Error, Equatable {
     var status: Int
     var code: Int

@@ -1,4 +1,5 @@
-/// What a request's path names. The original's paths carry `Type::id` pairs, so they are parsed here and not by the router.
+/// What a request's path names. The original's paths carry `Type::id` pairs, so they are parsed here and not by the
+/// router.
 enum GatewayPath: Equatable {
     case login
     case logout

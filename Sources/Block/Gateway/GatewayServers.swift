@@ -1,6 +1,6 @@
 public import HTTPKit
-import LinuxOS
 import Hummingbird
+import LinuxOS
 import Logging
 public import ServiceLifecycle
 
@@ -22,8 +22,8 @@ public struct GatewayEndpoints: Sendable {
 }
 
 extension Gateway {
-    /// The servers for `endpoints`. Without a certificate and without the `openssl` tool to make one, HTTPS is left out and
-    /// the log says so; a certificate that was given but cannot be used is an error.
+    /// The servers for `endpoints`. Without a certificate and without the `openssl` tool to make one, HTTPS is left out
+    /// and the log says so; a certificate that was given but cannot be used is an error.
     ///
     /// - Parameter onServerRunning: called with the port of each server once it accepts; `isSecure` tells them apart.
     public func servers(
@@ -68,7 +68,8 @@ extension Gateway {
     }
 }
 
-/// The certificate of a gateway that nobody has given one: RSA, since old clients know nothing else, valid for ten years.
+/// The certificate of a gateway that nobody has given one: RSA, since old clients know nothing else, valid for ten
+/// years.
 enum SelfSignedCertificate {
     static func ensure(in directory: String) async throws -> (certificateFile: String, keyFile: String) {
         let certificate = "\(directory)/gateway.crt"

@@ -2,7 +2,8 @@ import Base
 import FoundationEssentials
 import Synchronization
 
-/// The tokens that logins have handed out. They live in memory only: after a restart clients log in again by themselves.
+/// The tokens that logins have handed out. They live in memory only: after a restart clients log in again by
+/// themselves.
 ///
 /// Bounded: beyond `tokenMax` the token unused for longest is dropped, and its owner has to log in again.
 final class GatewaySessions: Sendable {

@@ -1,8 +1,8 @@
 import Base
 import OrderedCollections
 
-/// The body of a request as clients of all ages write it: numbers and truth values come as JSON or as text, and fields that a
-/// command does not know are ignored.
+/// The body of a request as clients of all ages write it: numbers and truth values come as JSON or as text, and fields
+/// that a command does not know are ignored.
 struct RequestFields {
     private let members: JSONValue.Object
 

@@ -15,8 +15,8 @@ public struct ToolResult: Equatable, Sendable {
     }
 }
 
-/// `scli`, the storage administrator's command line: the original's commands, words and exit codes (0 done, 1 wrong usage or
-/// no connection, 7 refused by the manager), carried out over the gateway's REST API.
+/// `scli`, the storage administrator's command line: the original's commands, words and exit codes (0 done, 1 wrong
+/// usage or no connection, 7 refused by the manager), carried out over the gateway's REST API.
 public struct Scli: Sendable {
     /// Port of the gateway's plain HTTP side, used when an address names none.
     public static let portDefault = 8081
@@ -26,7 +26,8 @@ public struct Scli: Sendable {
 
     /// - Parameters:
     ///   - environment: `SCLI_MDM_IP` (addresses), `SCLI_SESSION_FILE`, `HOME`.
-    ///   - configurationFile: lines `mdm_ip=ADDRESS[,ADDRESS]`; used when neither option nor environment names an address.
+    ///   - configurationFile: lines `mdm_ip=ADDRESS[,ADDRESS]`; used when neither option nor environment names an
+    /// address.
     public init(environment: [String: String], configurationFile: String = "/etc/holdfast/scli.conf") {
         self.environment = environment
         self.configurationFile = configurationFile

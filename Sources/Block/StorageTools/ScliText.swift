@@ -3,7 +3,8 @@ import FoundationEssentials
 
 /// How `scli` writes sizes and rates.
 enum ScliText {
-    /// A size in the largest fitting unit with one decimal and, in parentheses, in the next smaller unit: `16.0 GB (16384 MB)`.
+    /// A size in the largest fitting unit with one decimal and, in parentheses, in the next smaller unit: `16.0 GB
+    /// (16384 MB)`.
     static func size(kibibytes: Int64) -> String {
         let units = ["KB", "MB", "GB", "TB", "PB"]
         guard kibibytes > 0 else { return "0 Bytes" }

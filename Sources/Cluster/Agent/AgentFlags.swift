@@ -8,8 +8,9 @@ import MesosAPI
 import OrderedCollections
 import Resources
 
-/// The command line of `mesos-agent`: `--name=value`, `--name` and `--no-name` for switches, `MESOS_NAME` in the environment below
-/// them. Dashes may stand for underscores. An unknown flag is an error; one of Mesos that changes nothing here is accepted.
+/// The command line of `mesos-agent`: `--name=value`, `--name` and `--no-name` for switches, `MESOS_NAME` in the
+/// environment below them. Dashes may stand for underscores. An unknown flag is an error; one of Mesos that changes
+/// nothing here is accepted.
 public struct AgentFlags: Sendable {
     private enum Kind: Hashable, Sendable { case text, duration, number, toggle }
 

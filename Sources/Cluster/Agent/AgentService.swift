@@ -199,7 +199,8 @@ public actor AgentService: Service {
         if let containerizer = containerizer(for: spec) { submit(.remove(spec, containerizer)) }
     }
 
-    /// The id is burnt: what comes next is a new agent in the same process, so that the other roles of the node live on.
+    /// The id is burnt: what comes next is a new agent in the same process, so that the other roles of the node live
+    /// on.
     private func retireAgent(_ message: String) async throws {
         logger.warning("agent id given up", metadata: ["reason": "\(message)"])
         let store = store
@@ -286,8 +287,8 @@ public actor AgentService: Service {
         var condition = RecoveredState.Container.neverStarted
         if let containerizer = containerizer(for: spec) {
             condition = .running(ContainerReport())
-            // A dockerd that starts together with the agent needs a moment. If it stays away the container counts as running:
-            // waiting for its end goes on as soon as dockerd answers.
+            // A dockerd that starts together with the agent needs a moment. If it stays away the container counts as
+            // running: waiting for its end goes on as soon as dockerd answers.
             for attempt in 0..<40 {
                 do {
                     condition = try await containerizer.recover(spec)

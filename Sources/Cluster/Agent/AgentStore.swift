@@ -7,8 +7,9 @@ import SwiftProtobuf
 
 /// An agent's memory on disk. Blocks: call it on a thread that may.
 ///
-/// Messages are stored in protobuf's binary form. `task.updates` is a list of records, each a kind (1: update, 2: acknowledged uuid),
-/// a 32-bit big-endian length, and so many bytes; a torn record at its end was never acted upon and is cut off.
+/// Messages are stored in protobuf's binary form. `task.updates` is a list of records, each a kind (1: update, 2:
+/// acknowledged uuid), a 32-bit big-endian length, and so many bytes; a torn record at its end was never acted upon and
+/// is cut off.
 struct AgentStore: Sendable {
     let paths: AgentPaths
 

@@ -1,7 +1,8 @@
 import Glibc
 import LinuxOS
 
-/// Files that are either there as a whole after a crash or not at all. All of this blocks: call it on a thread that may.
+/// Files that are either there as a whole after a crash or not at all. All of this blocks: call it on a thread that
+/// may.
 enum DurableFile {
     /// Replaces the file at `path`, making its directory if needed.
     static func write(_ bytes: [UInt8], to path: String) throws(LinuxError) {

@@ -7,10 +7,11 @@ import NIOCore
 import NIOHTTP1
 import SwiftProtobuf
 
-/// One link to the master, from its first message to its break: a RecordIO stream of the master's messages one way, a POST for each
-/// of the agent's the other way, in order.
+/// One link to the master, from its first message to its break: a RecordIO stream of the master's messages one way, a
+/// POST for each of the agent's the other way, in order.
 ///
-/// What waits to be sent is bounded; on overflow the link is given up, and registration tells the master everything anew.
+/// What waits to be sent is bounded; on overflow the link is given up, and registration tells the master everything
+/// anew.
 final class MasterLink: Sendable {
     static let path = "/holdfast/v1/agent"
     static let outboxMax = 16384

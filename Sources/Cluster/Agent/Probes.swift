@@ -6,8 +6,8 @@ import NIOCore
 import NIOHTTP1
 import NIOPosix
 
-/// Health checks and checks of one container's task. They reach it by its own address, or where it shares the host's network by the
-/// loopback address.
+/// Health checks and checks of one container's task. They reach it by its own address, or where it shares the host's
+/// network by the loopback address.
 struct Probes: Sendable {
     let runner: AgentService.Runner
     let address: String?
@@ -76,7 +76,8 @@ struct Probes: Sendable {
         try? await runner.containerizer.execute(runner.spec, command, deadline: timeout)
     }
 
-    /// TLS is not verified by Mesos' checks, and not spoken by ours: an HTTPS check answers by whether the port accepts.
+    /// TLS is not verified by Mesos' checks, and not spoken by ours: an HTTPS check answers by whether the port
+    /// accepts.
     private func get(port: Int, _ path: String, isSecure: Bool, _ timeout: Duration) async -> Int? {
         if isSecure { return await connect(port: port, timeout) ? 200 : nil }
         let reply = try? await HTTPCaller().call(

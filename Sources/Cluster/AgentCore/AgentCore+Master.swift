@@ -57,7 +57,8 @@ extension AgentCore {
                     register.executors.append(executorInfo)
                 }
                 for (name, task) in executor.tasks {
-                    // What is over and acknowledged the master has forgotten, though a long-lived executor still has it.
+                    // What is over and acknowledged the master has forgotten, though a long-lived executor still has
+                    // it.
                     let key = TaskKey(framework: id, task: name)
                     if task.state.isTerminal, streams[key] == nil { continue }
                     register.tasks.append(describe(task, framework: id, executor: executor))

@@ -108,7 +108,8 @@ extension AgentCore {
             // A task that was being killed when the agent went down was ended by that, whatever its status says.
             if executor.tasks.values.first?.state == .taskKilling { update(key) { $0.end = .killed } }
             containerExited(recovered.containerID, exit, now: now, rng: &rng, &actions)
-        case .neverStarted where executor.tasks.values.contains { $0.state == .taskRunning || $0.state == .taskKilling }:
+        case .neverStarted
+        where executor.tasks.values.contains { $0.state == .taskRunning || $0.state == .taskKilling }:
             update(key) { $0.phase = .running }
             let exit = ContainerExit.unknown(message: "The container was not found after the agent restarted")
             containerExited(recovered.containerID, exit, now: now, rng: &rng, &actions)

@@ -160,7 +160,8 @@ extension AgentCore {
 
     // MARK: Forgetting
 
-    /// Forgets tasks whose last update is acknowledged, and the executor when its container is gone and no task is left.
+    /// Forgets tasks whose last update is acknowledged, and the executor when its container is gone and no task is
+    /// left.
     mutating func retireIfFinished(_ key: ExecutorKey, _ actions: inout [Action]) {
         guard let executor = executor(key), let framework = frameworks[key.framework]?.info else { return }
         guard executor.phase == .terminated else { return }

@@ -2,14 +2,17 @@ public import Base
 public import MesosAPI
 public import OrderedCollections
 
-/// The agent as a state machine: frameworks, executors and tasks, the streams of their status updates, and the link to the master.
+/// The agent as a state machine: frameworks, executors and tasks, the streams of their status updates, and the link to
+/// the master.
 ///
 /// What always holds:
 /// - A task's updates reach the scheduler in order, each repeated until acknowledged; after a final one none follows.
-/// - Everything that recovery needs is a `.checkpoint` action which precedes every action that depends on it, and actions are to be
+/// - Everything that recovery needs is a `.checkpoint` action which precedes every action that depends on it, and
+/// actions are to be
 ///   performed in order.
 /// - Losing the master stops no task. Only a message of the master, a failed health check or the task's own limits do.
-/// - A container is ended only by an action; its tasks become final only when the container is known to be gone or never to start.
+/// - A container is ended only by an action; its tasks become final only when the container is known to be gone or
+/// never to start.
 public struct AgentCore: Sendable {
     public struct Configuration: Sendable {
         /// As the agent offers itself; `id` is added once known.

@@ -1,10 +1,11 @@
 public import Base
 public import MesosAPI
 
-/// The status updates of one task on their way to the scheduler: in order, one at a time, each repeated until acknowledged.
+/// The status updates of one task on their way to the scheduler: in order, one at a time, each repeated until
+/// acknowledged.
 public struct UpdateStream: Sendable {
-    /// Beyond this many waiting updates the oldest that is neither under way nor final gives way: only a scheduler that has not
-    /// acknowledged for a very long time misses an intermediate state.
+    /// Beyond this many waiting updates the oldest that is neither under way nor final gives way: only a scheduler that
+    /// has not acknowledged for a very long time misses an intermediate state.
     public static let pendingMax = 256
 
     public private(set) var pending: [MesosTaskStatus] = []

@@ -2,17 +2,19 @@ public import Base
 public import MesosAPI
 public import Resources
 
-/// Decides which framework is offered which agent's free resources, by dominant resource fairness (Ghodsi et al., NSDI '11).
+/// Decides which framework is offered which agent's free resources, by dominant resource fairness (Ghodsi et al., NSDI
+/// '11).
 ///
 /// A state machine without clock: the master reports what is added, used and refused, and calls `allocate` when
-/// `needsAllocation` says that something changed. The whole free part of an agent goes to the first framework in order that
-/// may have it; then the order is computed anew.
+/// `needsAllocation` says that something changed. The whole free part of an agent goes to the first framework in order
+/// that may have it; then the order is computed anew.
 ///
 /// Invariant: on each agent, what is allocated (offered or used) is contained in the total, and the shares of roles and
 /// frameworks are the sums of what is allocated to them.
 public struct Allocator: Sendable {
     public struct Options: Sendable {
-        /// An offer must contain all quantities of at least one of these (`--min_allocatable_resources`). Empty: any offer.
+        /// An offer must contain all quantities of at least one of these (`--min_allocatable_resources`). Empty: any
+        /// offer.
         public var minAllocatable: [[String: Quantity]] = [["cpus": Quantity(0.01)], ["mem": Quantity(32)]]
         /// Agents with GPUs are offered only to frameworks that can use them (`--filter_gpu_resources`).
         public var filterGPUs = true
@@ -157,8 +159,8 @@ public struct Allocator: Sendable {
 
     // MARK: Use
 
-    /// Resources (with allocation_info) that a framework uses without having been offered them by `allocate`: tasks an agent
-    /// reports.
+    /// Resources (with allocation_info) that a framework uses without having been offered them by `allocate`: tasks an
+    /// agent reports.
     public mutating func charge(_ framework: MesosFrameworkID, agent: MesosAgentID, _ resources: Resources) {
         guard agents[agent] != nil, !resources.isEmpty else { return }
         agents[agent]?.allocated[framework, default: Resources()] += resources

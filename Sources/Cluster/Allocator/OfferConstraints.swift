@@ -1,7 +1,8 @@
 public import MesosAPI
 
 extension SchedulerOfferConstraints {
-    /// What is wrong with the constraints; nil if nothing. Patterns are not supported by this allocator's first version.
+    /// What is wrong with the constraints; nil if nothing. Patterns are not supported by this allocator's first
+    /// version.
     public func fault(roles: [String]) -> String? {
         for (role, constraints) in roleConstraints.sorted(by: { $0.key < $1.key }) {
             if !roles.contains(role) {

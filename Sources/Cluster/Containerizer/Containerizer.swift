@@ -65,7 +65,8 @@ public protocol Containerizer: Sendable {
     func followOutput(_ spec: ContainerSpec) async
     /// Suspends until the container has ended, and tells how.
     func wait(_ spec: ContainerSpec) async throws(ContainerizerError) -> ContainerExit
-    /// Ends the container: gently first, by force after `grace`. Returns when that is done or another call has ended it.
+    /// Ends the container: gently first, by force after `grace`. Returns when that is done or another call has ended
+    /// it.
     func stop(_ spec: ContainerSpec, grace: Duration) async throws(ContainerizerError)
     /// Frees what is left of a container that has ended.
     func remove(_ spec: ContainerSpec) async throws(ContainerizerError)

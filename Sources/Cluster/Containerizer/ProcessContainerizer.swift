@@ -4,7 +4,8 @@ import Glibc
 import LinuxOS
 public import MesosAPI
 
-/// Runs commands as plain processes, each in a session of its own under a keeper (`holdfast-task`) that outlives the agent.
+/// Runs commands as plain processes, each in a session of its own under a keeper (`holdfast-task`) that outlives the
+/// agent.
 ///
 /// Isolates nothing, as Mesos' default `posix/cpu,posix/mem` does not. Containers with an image are not supported.
 public struct ProcessContainerizer: Containerizer {

@@ -3,8 +3,8 @@ import HTTPTypes
 import Hummingbird
 import MesosAPI
 
-/// Finds the handler of a path as libprocess does: bare or below "/master", with or without a trailing slash, and the nearest
-/// registered parent of paths that are not registered.
+/// Finds the handler of a path as libprocess does: bare or below "/master", with or without a trailing slash, and the
+/// nearest registered parent of paths that are not registered.
 struct Routes: Sendable {
     typealias Handler = @Sendable (Request, String) async throws -> Response
 

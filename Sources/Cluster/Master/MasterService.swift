@@ -9,11 +9,11 @@ import MesosAPI
 public import ServiceLifecycle
 import SwiftProtobuf
 
-/// A Mesos master: stands for leadership, recovers the registry, and from then on feeds the core with what comes in over HTTP
-/// and does what the core wants.
+/// A Mesos master: stands for leadership, recovers the registry, and from then on feeds the core with what comes in
+/// over HTTP and does what the core wants.
 ///
-/// A master that loses its leadership or its registry stops with an error: its successor starts from the registry, and agents and
-/// frameworks come back to it.
+/// A master that loses its leadership or its registry stops with an error: its successor starts from the registry, and
+/// agents and frameworks come back to it.
 public actor MasterService: Service {
     /// Where this master stands in the course of leadership.
     enum Phase {

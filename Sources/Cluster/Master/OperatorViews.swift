@@ -92,24 +92,14 @@ struct OperatorViews {
             response.getHealth.healthy = true
         case .getFlags:
             response.type = .getFlags
-            response.getFlags.flags = configuration.flags.map { flag in
-                var message = MesosFlag()
-                message.name = flag.name
-                message.value = flag.value
-                return message
-            }
+            response.getFlags.flags = flagMessages(configuration)
         case .getVersion:
             response.type = .getVersion
             response.getVersion.versionInfo.version = MasterConfiguration.version
         case .getMetrics:
             response.type = .getMetrics
             let views = StateViews(core: core, configuration: configuration, times: times)
-            response.getMetrics.metrics = (views.metrics(isLeading: true).object ?? [:]).map { name, value in
-                var metric = MesosMetric()
-                metric.name = name
-                metric.value = value.double ?? 0
-                return metric
-            }
+            response.getMetrics.metrics = metricMessages(views)
         case .getLoggingLevel:
             response.type = .getLoggingLevel
             response.getLoggingLevel.level = 0
@@ -163,6 +153,24 @@ struct OperatorViews {
             return nil
         }
         return response
+    }
+
+    private func flagMessages(_ configuration: MasterConfiguration) -> [MesosFlag] {
+        configuration.flags.map { flag in
+            var message = MesosFlag()
+            message.name = flag.name
+            message.value = flag.value
+            return message
+        }
+    }
+
+    private func metricMessages(_ views: StateViews) -> [MesosMetric] {
+        (views.metrics(isLeading: true).object ?? [:]).map { name, value in
+            var metric = MesosMetric()
+            metric.name = name
+            metric.value = value.double ?? 0
+            return metric
+        }
     }
 }
 

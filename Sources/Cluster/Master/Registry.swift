@@ -3,15 +3,16 @@ import Coordination
 import MasterCore
 import MesosAPI
 
-/// What a master leaves to the next one, in the metadata store: one JSON document per agent and per framework, so that operators
-/// can read it.
+/// What a master leaves to the next one, in the metadata store: one JSON document per agent and per framework, so that
+/// operators can read it.
 struct Registry: Sendable {
     static let prefix = "/master/registry/"
 
     let store: any MetadataStore
     let epoch: LeaderEpoch
 
-    /// Everything an earlier master left. Documents that cannot be read are an error: to start without them would lose tasks.
+    /// Everything an earlier master left. Documents that cannot be read are an error: to start without them would lose
+    /// tasks.
     func load() async throws(MasterError) -> (agents: [RegistryAgent], frameworks: [RegistryFramework]) {
         var agents: [RegistryAgent] = []
         var frameworks: [RegistryFramework] = []

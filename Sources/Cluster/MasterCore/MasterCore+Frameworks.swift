@@ -277,7 +277,8 @@ extension MasterCore {
         send(call.agentID, .frameworkMessage(message))
     }
 
-    /// Operations on reservations and volumes are never under way here, so every one asked for is unknown or its agent's fate.
+    /// Operations on reservations and volumes are never under way here, so every one asked for is unknown or its
+    /// agent's fate.
     private mutating func reconcileOperations(_ id: MesosFrameworkID, _ call: SchedulerCall.ReconcileOperations) {
         for operation in call.operations {
             var status = MesosOperationStatus()

@@ -5,9 +5,9 @@ import Resources
 
 /// The master's decisions: frameworks, agents, offers and tasks, without network, disk or clock.
 ///
-/// Invariants: a task in `FrameworkRecord.tasks` names a registered agent whose `tasks` has its key, and the other way round;
-/// what the allocator holds as allocated on an agent is the sum of its offers, of its tasks that are not terminal, and of its
-/// executors; an offer is known to its framework and its agent.
+/// Invariants: a task in `FrameworkRecord.tasks` names a registered agent whose `tasks` has its key, and the other way
+/// round; what the allocator holds as allocated on an agent is the sum of its offers, of its tasks that are not
+/// terminal, and of its executors; an offer is known to its framework and its agent.
 public struct MasterCore: Sendable {
     public let options: MasterOptions
     /// Seconds since the epoch at `Instant.zero`, so that the core can stamp what it reports.

@@ -24,7 +24,8 @@ extension MesosResourceProviderID: MesosID {}
 extension MesosOperationID: MesosID {}
 extension MesosContainerID: MesosID {}
 
-/// What is wrong with an id that a user chose (task, executor, persistence id); nil if nothing. Ids become directory names.
+/// What is wrong with an id that a user chose (task, executor, persistence id); nil if nothing. Ids become directory
+/// names.
 public func idFault(_ id: String) -> String? {
     if id.isEmpty { return "ID must not be empty" }
     if id.utf8.count > 255 { return "ID must not be greater than 255 characters" }

@@ -8,8 +8,8 @@ import NIOHTTP1
 
 /// A scheduler's side of the v1 scheduler API: one subscription that is renewed whenever it breaks, and calls on it.
 ///
-/// Start `run()` in a task group, iterate `signals`, make calls with `call` or the methods named after them. All calls go out
-/// in the order in which they were made only if the caller awaits each before the next.
+/// Start `run()` in a task group, iterate `signals`, make calls with `call` or the methods named after them. All calls
+/// go out in the order in which they were made only if the caller awaits each before the next.
 public actor SchedulerClient {
     public struct Options: Sendable {
         /// Masters to try in turn; followers redirect to the leader.
@@ -44,8 +44,8 @@ public actor SchedulerClient {
         case disconnected(reason: String)
     }
 
-    /// The signals, for exactly one reader. Bounded: when the reader falls 16384 signals behind, the subscription is renewed and
-    /// what was missed has to be reconciled, as after any disconnection.
+    /// The signals, for exactly one reader. Bounded: when the reader falls 16384 signals behind, the subscription is
+    /// renewed and what was missed has to be reconciled, as after any disconnection.
     public nonisolated let signals: AsyncStream<Signal>
 
     private let continuation: AsyncStream<Signal>.Continuation

@@ -16,7 +16,8 @@ public struct ResourcesError: CodedError {
 }
 
 extension Resources {
-    /// Parses what `--resources` takes: `cpus:4;mem(role):1024;ports:[31000-32000];set:{a,b}` or a JSON list of resources.
+    /// Parses what `--resources` takes: `cpus:4;mem(role):1024;ports:[31000-32000];set:{a,b}` or a JSON list of
+    /// resources.
     ///
     /// - Parameter defaultRole: the role that resources without one are statically reserved to; "*" for none.
     public init(parsing text: String, defaultRole: String = "*") throws(ResourcesError) {
@@ -97,7 +98,8 @@ extension MesosResource {
 }
 
 extension MesosValue {
-    /// A value of the text form of resources and attributes: `[1-2,4-5]` ranges, `{a,b}` set, a number scalar, else text.
+    /// A value of the text form of resources and attributes: `[1-2,4-5]` ranges, `{a,b}` set, a number scalar, else
+    /// text.
     public init(parsing text: String) throws(ResourcesError) {
         self.init()
         if text.hasPrefix("[") {

@@ -1,7 +1,8 @@
 public import MesosAPI
 
 /// A multiset of resources with the algebra of Mesos: resources of one identity (name, reservations, allocation, disk,
-/// provider, revocable, shared) are summed into one; scalars have three decimals; shared resources are counted by copies.
+/// provider, revocable, shared) are summed into one; scalars have three decimals; shared resources are counted by
+/// copies.
 ///
 /// Every resource inside has the new form (`reservations`, no `role`); see `normalized`.
 public struct Resources: Hashable, Sendable, CustomStringConvertible {

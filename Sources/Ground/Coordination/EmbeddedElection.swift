@@ -1,8 +1,9 @@
 public import Base
 import Synchronization
 
-/// The election of one machine: candidates of this process lead in the order in which they stood. Each leadership has an epoch
-/// that the store keeps, so a second process that opens the same store deposes the first instead of sharing with it.
+/// The election of one machine: candidates of this process lead in the order in which they stood. Each leadership has
+/// an epoch that the store keeps, so a second process that opens the same store deposes the first instead of sharing
+/// with it.
 public final class EmbeddedElection: LeaderElection {
     private let store: EmbeddedStore
     private let places = Mutex(Places())

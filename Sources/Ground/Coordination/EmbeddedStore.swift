@@ -4,8 +4,8 @@ import Synchronization
 
 /// The metadata store of one machine: a SQLite file, written ahead and synchronised in full at every commit.
 ///
-/// Several stores, also in several processes, may open the same file and see each other's commits, but a watch only sees the
-/// commits made through its own store.
+/// Several stores, also in several processes, may open the same file and see each other's commits, but a watch only
+/// sees the commits made through its own store.
 public final class EmbeddedStore: MetadataStore {
     private let queue: DatabaseQueue
     private let watchers = Mutex(Watchers())
@@ -21,7 +21,8 @@ public final class EmbeddedStore: MetadataStore {
         configuration.busyMode = .timeout(5)
         configuration.label = "holdfast.metadata"
         configuration.prepareDatabase { database in
-            // A commit must survive power loss. WAL needs one fsync per commit where the rollback journal needs several.
+            // A commit must survive power loss. WAL needs one fsync per commit where the rollback journal needs
+            // several.
             try database.execute(sql: "PRAGMA journal_mode = WAL")
             try database.execute(sql: "PRAGMA synchronous = FULL")
         }
@@ -38,8 +39,8 @@ public final class EmbeddedStore: MetadataStore {
         }
     }
 
-    /// The layout, version 1. `revision` counts commits and is where versions come from, so a key that is deleted and made
-    /// again never shows an earlier version.
+    /// The layout, version 1. `revision` counts commits and is where versions come from, so a key that is deleted and
+    /// made again never shows an earlier version.
     private static func createTables(_ database: Database) throws {
         let version = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
         guard version <= 1 else {

@@ -81,7 +81,8 @@ public struct StoreError: CodedError {
     }
 }
 
-/// Limits that hold for every engine, so that state written to one fits the others. ZooKeeper takes at most 1 MiB per request.
+/// Limits that hold for every engine, so that state written to one fits the others. ZooKeeper takes at most 1 MiB per
+/// request.
 public enum MetadataLimits {
     /// UTF-8 bytes.
     public static let keyLengthMax = 512
@@ -91,7 +92,8 @@ public enum MetadataLimits {
     public static let watchBacklogMax = 4096
 }
 
-/// Versioned keys with atomic compare-and-set: where masters, schedulers and the block manager keep what must survive them.
+/// Versioned keys with atomic compare-and-set: where masters, schedulers and the block manager keep what must survive
+/// them.
 ///
 /// Keys are paths by convention ("/master/registry"). A commit that returns is durable.
 public protocol MetadataStore: Sendable {
@@ -108,8 +110,8 @@ public protocol MetadataStore: Sendable {
     @discardableResult
     func commit(_ changes: [StoreChange], as leader: LeaderEpoch?) async throws(StoreError) -> [UInt64]
 
-    /// Changes from now on of keys that start with `prefix`, in commit order. The stream ends when the watcher falls behind by
-    /// `MetadataLimits.watchBacklogMax` or the store loses its connection: watch again, then list.
+    /// Changes from now on of keys that start with `prefix`, in commit order. The stream ends when the watcher falls
+    /// behind by `MetadataLimits.watchBacklogMax` or the store loses its connection: watch again, then list.
     func watch(prefix: String) -> AsyncStream<StoreEvent>
 }
 

@@ -1,9 +1,10 @@
 public import NIOCore
 
-/// The sending side of a long-lived answer (RecordIO, server-sent events): chunks wait in a bounded buffer for one reader.
+/// The sending side of a long-lived answer (RecordIO, server-sent events): chunks wait in a bounded buffer for one
+/// reader.
 ///
-/// Overflow policy: disconnect. A reader that falls `limit` chunks behind loses its connection and has to subscribe again;
-/// memory never grows with a slow reader.
+/// Overflow policy: disconnect. A reader that falls `limit` chunks behind loses its connection and has to subscribe
+/// again; memory never grows with a slow reader.
 public struct BoundedFeed: Sendable {
     /// Thrown to the reader's side when it fell too far behind.
     public struct SlowReader: Error {}

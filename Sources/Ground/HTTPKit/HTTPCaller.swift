@@ -91,7 +91,8 @@ public struct HTTPCaller: Sendable {
 
     /// Sends one request and answers with the head and the body as it arrives.
     ///
-    /// - Parameter deadline: from now until the **end** of the body; give a long one for subscriptions and cancel the task to
+    /// - Parameter deadline: from now until the **end** of the body; give a long one for subscriptions and cancel the
+    /// task to
     ///   leave.
     public func stream(
         _ method: HTTPMethod, _ address: HTTPAddress, _ path: String, headers: HTTPHeaders = [:], body: [UInt8]? = nil,

@@ -52,7 +52,8 @@ extension Response {
     /// - Parameter request: its body has been read, or it has none.
     public static func stream(_ feed: BoundedFeed, request: Request, headers: HTTPFields) -> Response {
         var request = request
-        // Watching for the peer's close reads on from the body's end, which a handler that read the body has passed already.
+        // Watching for the peer's close reads on from the body's end, which a handler that read the body has passed
+        // already.
         request.body = RequestBody(buffer: ByteBuffer())
         return streaming(feed, request: request, headers: headers)
     }

@@ -1,4 +1,5 @@
-/// Server-sent events (WHATWG HTML, section 9.2) as Marathon writes them: `event:` and `data:` lines, CRLF, an empty line.
+/// Server-sent events (WHATWG HTML, section 9.2) as Marathon writes them: `event:` and `data:` lines, CRLF, an empty
+/// line.
 public enum ServerSentEvent {
     public static func encode(event: String, data: String, id: String? = nil) -> [UInt8] {
         var text = ""

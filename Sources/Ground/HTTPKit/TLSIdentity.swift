@@ -24,7 +24,8 @@ public struct TLSIdentityError: CodedError {
 
 /// A server's certificate with its key, ready to serve HTTPS.
 ///
-/// TLS 1.2 stays allowed, with the classic RSA suites: old storage clients carry their own TLS stack and know nothing newer.
+/// TLS 1.2 stays allowed, with the classic RSA suites: old storage clients carry their own TLS stack and know nothing
+/// newer.
 public struct TLSIdentity: Sendable {
     let builder: HTTPServerBuilder
 

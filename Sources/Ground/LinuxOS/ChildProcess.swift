@@ -103,7 +103,8 @@ public final class ChildProcess: Sendable {
     @discardableResult
     public func signal(_ number: Int32) -> Bool { clinux_pidfd_send_signal(pidfd.raw, number) == 0 }
 
-    /// Signals everything in the session of the process, also what outlived it. Only for a process with its own session.
+    /// Signals everything in the session of the process, also what outlived it. Only for a process with its own
+    /// session.
     public func signalSession(_ number: Int32) { identity.signalSession(number) }
 }
 

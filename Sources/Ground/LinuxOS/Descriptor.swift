@@ -20,8 +20,8 @@ public final class Descriptor: Sendable {
     public static func pipe() throws(LinuxError) -> (reading: Descriptor, writing: Descriptor) {
         var ends: [Int32] = [0, 0]
         guard Glibc.pipe(&ends) == 0 else { throw LinuxError(errno: errno, "A pipe could not be made") }
-        // pipe2 is hidden from Swift (_GNU_SOURCE). The window before the flags is harmless: `ChildProcess` closes everything
-        // in its children whatever the flags say.
+        // pipe2 is hidden from Swift (_GNU_SOURCE). The window before the flags is harmless: `ChildProcess` closes
+        // everything in its children whatever the flags say.
         for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
         return (Descriptor(owning: ends[0]), Descriptor(owning: ends[1]))
     }

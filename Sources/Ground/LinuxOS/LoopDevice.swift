@@ -1,8 +1,8 @@
 import CLinux
 import Glibc
 
-/// A loop device: a file as a block device. It detaches itself when its last user closes it, so whoever attaches one must
-/// mount it or keep the `LoopDevice` (which holds it open) for as long as it shall exist.
+/// A loop device: a file as a block device. It detaches itself when its last user closes it, so whoever attaches one
+/// must mount it or keep the `LoopDevice` (which holds it open) for as long as it shall exist.
 public final class LoopDevice: Sendable {
     /// What /sys says of an attached loop device.
     public struct Status: Hashable, Sendable {

@@ -2,8 +2,8 @@ import CLinux
 import Glibc
 import Synchronization
 
-/// Starts a thread of its own that runs `body` and ends with it. For loops that block: the cooperative pool has one thread per
-/// processor and must never wait for the kernel.
+/// Starts a thread of its own that runs `body` and ends with it. For loops that block: the cooperative pool has one
+/// thread per processor and must never wait for the kernel.
 public func startThread(name: String, _ body: @escaping @Sendable () -> Void) throws(LinuxError) {
     final class Box {
         let name: String

@@ -1,8 +1,8 @@
 import CLinux
 import Glibc
 
-/// A process beyond doubt: its number and when it started. Numbers are used again, so whoever writes one down and comes back
-/// later (a restarted agent) must compare the start as well before it kills anything.
+/// A process beyond doubt: its number and when it started. Numbers are used again, so whoever writes one down and comes
+/// back later (a restarted agent) must compare the start as well before it kills anything.
 public struct ProcessIdentity: Hashable, Sendable, Codable {
     public var pid: Int32
     /// In clock ticks since the machine's boot, as field 22 of /proc/PID/stat has it.
@@ -39,8 +39,8 @@ public struct ProcessIdentity: Hashable, Sendable, Codable {
 
     /// Signals every process of the session that this process leads, also when the leader itself has ended.
     ///
-    /// The kernel gives the number of a session to no new process while the session has members, so members of a session with
-    /// our number are ours unless a process with that number and another start exists.
+    /// The kernel gives the number of a session to no new process while the session has members, so members of a
+    /// session with our number are ours unless a process with that number and another start exists.
     public func signalSession(_ number: Int32) {
         for member in sessionMembers() { member.signal(number) }
     }
@@ -54,8 +54,8 @@ public struct ProcessIdentity: Hashable, Sendable, Codable {
         }
     }
 
-    /// Suspends until the process has ended, which it may have long ago. For processes that are not children, such as those a
-    /// restarted agent finds again; their status is not known.
+    /// Suspends until the process has ended, which it may have long ago. For processes that are not children, such as
+    /// those a restarted agent finds again; their status is not known.
     public func waitForExit() async throws {
         let raw = clinux_pidfd_open(pid)
         if raw == -ESRCH { return }

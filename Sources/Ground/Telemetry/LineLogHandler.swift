@@ -21,8 +21,8 @@ public struct LineLogHandler: LogHandler {
         self.write = write
     }
 
-    /// To standard error; the level comes from `HOLDFAST_LOG` (trace, debug, info, notice, warning, error, critical; default
-    /// info).
+    /// To standard error; the level comes from `HOLDFAST_LOG` (trace, debug, info, notice, warning, error, critical;
+    /// default info).
     public static func standardError(label: String) -> LineLogHandler {
         let level = getenv("HOLDFAST_LOG").flatMap { Logger.Level(rawValue: String(cString: $0).lowercased()) }
         return LineLogHandler(label: label, level: level ?? .info, format: isatty(2) == 1 ? .plain : .json) { line in

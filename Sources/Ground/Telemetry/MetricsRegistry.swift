@@ -4,9 +4,9 @@ import Synchronization
 
 /// All metrics of this process: what swift-metrics makes them with, and what `/metrics` and `/metrics/snapshot` show.
 ///
-/// Labels are named as Mesos names them ("master/tasks_running", "allocator/mesos/run_ms"); Prometheus gets the same with
-/// underscores. A label has at most `seriesMax` combinations of dimensions; further ones are counted nowhere but in
-/// "telemetry/series_refused", so that no client can fill the memory by inventing names.
+/// Labels are named as Mesos names them ("master/tasks_running", "allocator/mesos/run_ms"); Prometheus gets the same
+/// with underscores. A label has at most `seriesMax` combinations of dimensions; further ones are counted nowhere but
+/// in "telemetry/series_refused", so that no client can fill the memory by inventing names.
 public final class MetricsRegistry: MetricsFactory {
     public static let seriesMax = 200
 
@@ -25,8 +25,8 @@ public final class MetricsRegistry: MetricsFactory {
 
     public init() {}
 
-    /// A value that is asked for at every read. Replaces one with the same label. `read` must be quick and must not call
-    /// the registry.
+    /// A value that is asked for at every read. Replaces one with the same label. `read` must be quick and must not
+    /// call the registry.
     public func gauge(_ label: String, _ read: @escaping @Sendable () -> Double) {
         state.withLock { $0.gauges[label] = read }
     }

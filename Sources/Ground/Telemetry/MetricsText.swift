@@ -33,8 +33,8 @@ extension MetricsRegistry {
         return text
     }
 
-    /// One flat object of numbers, as Mesos' `/metrics/snapshot`. Dimensions become parts of the name; a distribution gives its
-    /// latest window under Mesos' suffixes ("/count", "/max", "/p99", ...).
+    /// One flat object of numbers, as Mesos' `/metrics/snapshot`. Dimensions become parts of the name; a distribution
+    /// gives its latest window under Mesos' suffixes ("/count", "/max", "/p99", ...).
     public func snapshot() -> JSONValue {
         let (families, gauges) = read()
         var members: [(String, JSONValue)] = []

@@ -75,7 +75,8 @@ struct ClusterView: Sendable {
         return try reply.json()
     }
 
-    /// Who may write the volume, and the proofs of how it came to be; see the gateway's `/holdfast/v1/volumes/ID/epochs`.
+    /// Who may write the volume, and the proofs of how it came to be; see the gateway's
+    /// `/holdfast/v1/volumes/ID/epochs`.
     func epochs(of volume: String) async throws -> JSONValue {
         try await storage("/holdfast/v1/volumes/\(volume)/epochs")
     }

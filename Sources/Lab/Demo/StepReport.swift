@@ -1,8 +1,8 @@
 import Base
 import Glibc
 
-/// Prints the steps of a long piece of work with their seconds: a line when a step begins on a terminal, overwritten when it
-/// ends; plain lines otherwise. `NO_COLOR` is honoured.
+/// Prints the steps of a long piece of work with their seconds: a line when a step begins on a terminal, overwritten
+/// when it ends; plain lines otherwise. `NO_COLOR` is honoured.
 public struct StepReport: Sendable {
     private let start = ContinuousClock.now
     private let isTerminal: Bool

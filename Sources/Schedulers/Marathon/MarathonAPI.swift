@@ -7,8 +7,8 @@ import MarathonCore
 import OrderedCollections
 import Telemetry
 
-/// The REST API v2. Paths are taken apart here rather than by the router: ids hold slashes, doubled and encoded ones included,
-/// and sub-resources are found from the right end.
+/// The REST API v2. Paths are taken apart here rather than by the router: ids hold slashes, doubled and encoded ones
+/// included, and sub-resources are found from the right end.
 struct MarathonAPI: Sendable {
     let scheduler: MarathonScheduler
     let configuration: MarathonConfiguration

@@ -40,7 +40,8 @@ public struct MarathonError: CodedError {
     public enum Code: Hashable, Sendable {
         case store
         case leadershipLost
-        /// There are instances but no framework id: registering anew would start every task twice (Marathon's exit code 108).
+        /// There are instances but no framework id: registering anew would start every task twice (Marathon's exit code
+        /// 108).
         case frameworkIDMissing
         /// The master has removed the framework (exit code 110).
         case frameworkRemoved

@@ -4,7 +4,8 @@ import OrderedCollections
 import Synchronization
 import Telemetry
 
-/// The numbers that people alert on, under the names of Marathon 1.7 and later. Read when asked for, updated every second.
+/// The numbers that people alert on, under the names of Marathon 1.7 and later. Read when asked for, updated every
+/// second.
 final class MarathonGauges: Sendable {
     private let values = Mutex<[String: Double]>([:])
 

@@ -12,8 +12,8 @@ import Telemetry
 
 /// Owns the core: feeds it with what happens and carries out what it decides.
 ///
-/// The core's actions form batches. One loop stores them and only then answers requests and publishes events; calls to the
-/// master go through a second loop, so that a silent master holds up neither.
+/// The core's actions form batches. One loop stores them and only then answers requests and publishes events; calls to
+/// the master go through a second loop, so that a silent master holds up neither.
 actor MarathonScheduler {
     private let configuration: MarathonConfiguration
     private let store: any MetadataStore
@@ -32,8 +32,8 @@ actor MarathonScheduler {
     private var failure: MarathonError?
     private var isStopped = false
 
-    // Overflow policy: the batch queue ends the process (nothing may be lost from it), the call queue drops and counts (the
-    // core repeats kills and reconciles), the probe queue answers "overloaded".
+    // Overflow policy: the batch queue ends the process (nothing may be lost from it), the call queue drops and counts
+    // (the core repeats kills and reconciles), the probe queue answers "overloaded".
     private nonisolated let batches: AsyncStream<[Action]>
     private let batchContinuation: AsyncStream<[Action]>.Continuation
     private nonisolated let calls: AsyncStream<Action>

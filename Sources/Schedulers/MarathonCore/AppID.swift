@@ -4,8 +4,8 @@ public struct AppID: Hashable, Comparable, Sendable, CustomStringConvertible {
 
     public init(segments: [String]) { self.segments = segments }
 
-    /// Resolves `text` against `parent`: relative paths get its prefix, ".." and "." are followed, doubled and trailing slashes
-    /// are ignored. Nothing is validated.
+    /// Resolves `text` against `parent`: relative paths get its prefix, ".." and "." are followed, doubled and trailing
+    /// slashes are ignored. Nothing is validated.
     public init(_ text: String, parent: AppID = .root) {
         var segments = text.hasPrefix("/") ? [] : parent.segments
         for segment in text.split(separator: "/") {

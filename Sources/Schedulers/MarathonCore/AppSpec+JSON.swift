@@ -2,7 +2,8 @@ public import Base
 import OrderedCollections
 
 extension AppSpec {
-    /// The canonical form (1.5+) that the REST API gives and the store keeps: defaults filled in, absent members omitted.
+    /// The canonical form (1.5+) that the REST API gives and the store keeps: defaults filled in, absent members
+    /// omitted.
     public var json: JSONValue {
         var object: JSONValue.Object = [:]
         object["id"] = .string(id.description)

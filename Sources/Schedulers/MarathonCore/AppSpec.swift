@@ -241,8 +241,9 @@ extension AppSpec {
         networkMode == .host ? portDefinitions.map(\.port) : (container?.portMappings ?? []).map(\.servicePort)
     }
 
-    /// True when the app holds storage that only one task may write at a time: an external volume that is not shared, or a
-    /// docker `volume-driver` parameter together with a `volume` (or `mount`). Old tasks then stop before new ones start.
+    /// True when the app holds storage that only one task may write at a time: an external volume that is not shared,
+    /// or a docker `volume-driver` parameter together with a `volume` (or `mount`). Old tasks then stop before new ones
+    /// start.
     public var holdsExclusiveVolume: Bool {
         guard let container else { return false }
         let hasExternal = container.volumes.contains { volume in

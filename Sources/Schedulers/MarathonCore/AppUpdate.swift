@@ -4,8 +4,8 @@ import OrderedCollections
 extension AppSpec {
     /// The app that results when the members of `update` replace those of this one.
     ///
-    /// Members of an older generation displace their canonical successors (`ports` the `portDefinitions`, `docker.network` the
-    /// `networks`, `uris` the `fetch`), and `cmd` displaces `args` and the other way round.
+    /// Members of an older generation displace their canonical successors (`ports` the `portDefinitions`,
+    /// `docker.network` the `networks`, `uris` the `fetch`), and `cmd` displaces `args` and the other way round.
     public func updated(by update: JSONValue, rules: SpecRules = SpecRules()) throws(SpecError) -> AppSpec {
         guard let changes = update.object else {
             throw SpecError(.malformed, [Violation(path: "/", errors: ["error.expected.jsobject"])])

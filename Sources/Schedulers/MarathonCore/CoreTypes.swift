@@ -4,7 +4,8 @@ import OrderedCollections
 /// What the core needs to know of its installation. Names and defaults are Marathon's flags unless noted.
 public struct CoreConfiguration: Sendable {
     public var rules = SpecRules()
-    /// The wall-clock time at `Instant.zero`: versions and time stamps are wall-clock times, yet the core reads no clock.
+    /// The wall-clock time at `Instant.zero`: versions and time stamps are wall-clock times, yet the core reads no
+    /// clock.
     public var clockOrigin = Timestamp(milliseconds: 0)
     public var servicePorts = 10_000...20_000
     public var declineDuration = Duration.seconds(120)

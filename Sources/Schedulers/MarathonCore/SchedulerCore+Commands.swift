@@ -205,8 +205,8 @@ extension SchedulerCore {
 
     // MARK: Planning
 
-    /// The apps in layers, each depending only on earlier ones; nil when the dependencies are cyclic. A dependency on a path
-    /// means every app in it.
+    /// The apps in layers, each depending only on earlier ones; nil when the dependencies are cyclic. A dependency on a
+    /// path means every app in it.
     static func layers(of ids: Set<AppID>, apps: [AppID: AppSpec]) -> [[AppID]]? {
         var needs: [AppID: Set<AppID>] = [:]
         for id in ids {
@@ -224,7 +224,8 @@ extension SchedulerCore {
         return layers
     }
 
-    /// Stop what is removed, record what is new, then scale or restart layer by layer. Apps that stay equal get no action.
+    /// Stop what is removed, record what is new, then scale or restart layer by layer. Apps that stay equal get no
+    /// action.
     static func steps(for changes: [Deployment.Change]) -> [[Deployment.Step]] {
         let sorted = changes.sorted { $0.app < $1.app }
         let stops = sorted.filter { $0.original != nil && $0.target == nil }
@@ -288,7 +289,8 @@ extension SchedulerCore {
         return deployment.id
     }
 
-    /// A forced change over an unfinished replacement must finish it too: tasks of former configurations are still there.
+    /// A forced change over an unfinished replacement must finish it too: tasks of former configurations are still
+    /// there.
     private func resumeReplacements(_ deployment: inout Deployment) {
         for change in deployment.changes {
             guard let target = change.target, target.instances > 0 else { continue }

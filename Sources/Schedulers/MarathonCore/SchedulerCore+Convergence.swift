@@ -86,8 +86,8 @@ extension SchedulerCore {
     }
 
     /// The rolling replacement of all instances of former configurations (facts of the field: capacity bounds by
-    /// `upgradeStrategy`, unhealthy ones go first, one extra instance if the bounds coincide). Computed from the present
-    /// instances alone, so that it goes on after a restart of the scheduler where it was.
+    /// `upgradeStrategy`, unhealthy ones go first, one extra instance if the bounds coincide). Computed from the
+    /// present instances alone, so that it goes on after a restart of the scheduler where it was.
     private func replaced(_ mine: [Instance], app: AppSpec) -> Adjustment {
         let count = app.instances
         let old = mine.filter { $0.isActive && $0.configVersion != app.lastConfigChangeAt }

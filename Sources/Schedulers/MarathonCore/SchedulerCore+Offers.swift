@@ -2,7 +2,8 @@ import Base
 import OrderedCollections
 
 extension SchedulerCore {
-    /// Places waiting instances on offers; what is left of an offer goes back with the acceptance, unused ones are declined.
+    /// Places waiting instances on offers; what is left of an offer goes back with the acceptance, unused ones are
+    /// declined.
     mutating func consider(_ offers: [AgentOffer], time: Timestamp, rng: inout some RandomNumberGenerator) {
         counters.offersIncoming += offers.count
         var unused: [String] = []
@@ -70,8 +71,8 @@ extension SchedulerCore {
         return backoff.configVersion == app.lastConfigChangeAt && backoff.until > time
     }
 
-    /// Asks for offers when there is more to place than before, and from time to time while something waits; refuses them
-    /// altogether while nothing does.
+    /// Asks for offers when there is more to place than before, and from time to time while something waits; refuses
+    /// them altogether while nothing does.
     mutating func balanceOffers(_ time: Timestamp) {
         guard isConnected else { return }
         let hungry = hungryApps(time)

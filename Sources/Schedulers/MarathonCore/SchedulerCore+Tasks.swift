@@ -146,8 +146,8 @@ extension SchedulerCore {
 
     // MARK: Unreachable
 
-    /// Applies the strategy of the instance's app. Zero times act at once: exclusive volumes rely on it, since their storage
-    /// keeps the silent writer out by itself.
+    /// Applies the strategy of the instance's app. Zero times act at once: exclusive volumes rely on it, since their
+    /// storage keeps the silent writer out by itself.
     mutating func expireUnreachable(_ instance: Instance, time: Timestamp) {
         guard let since = instance.unreachableSince, var instance = instances[instance.id] else { return }
         if instance.goal == .decommissioned {

@@ -5,7 +5,8 @@ public import OrderedCollections
 ///
 /// Invariants, checked after every input:
 /// - at most one deployment holds an app;
-/// - an app that holds an exclusive volume never has two instances whose tasks may both run, unless it asks for several;
+/// - an app that holds an exclusive volume never has two instances whose tasks may both run, unless it asks for
+/// several;
 /// - an instance is gone from memory only together with its record.
 public struct SchedulerCore: Sendable {
     public let configuration: CoreConfiguration
@@ -185,7 +186,8 @@ public struct SchedulerCore: Sendable {
         dirtyApps.formUnion(apps.keys)
     }
 
-    /// Explicitly for the tasks that we know, so that lost ones come to light, then implicitly for those that we do not.
+    /// Explicitly for the tasks that we know, so that lost ones come to light, then implicitly for those that we do
+    /// not.
     private mutating func reconcile(_ time: Timestamp) {
         nextReconciliation = time + configuration.reconciliationInterval
         let known = instances.values.map { (taskID: $0.taskID, agentID: $0.agentID) }

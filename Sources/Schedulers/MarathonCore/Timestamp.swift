@@ -1,4 +1,5 @@
-/// A point in wall-clock time with millisecond precision, as Marathon's versions are written: `2021-01-02T03:04:05.678Z`.
+/// A point in wall-clock time with millisecond precision, as Marathon's versions are written:
+/// `2021-01-02T03:04:05.678Z`.
 public struct Timestamp: Hashable, Comparable, Sendable, CustomStringConvertible {
     /// Milliseconds since 1970-01-01T00:00:00Z.
     public var milliseconds: Int64

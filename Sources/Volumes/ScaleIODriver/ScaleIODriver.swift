@@ -104,7 +104,8 @@ public actor ScaleIODriver: VolumeDriver {
     public func attach(id: String, to instanceID: String, preempt: Bool) async throws(VolumeDriverError)
         -> PlatformVolume
     {
-        // Several hosts may pre-empt one another at the same time: whoever loses a race tries again, a bounded number of times.
+        // Several hosts may pre-empt one another at the same time: whoever loses a race tries again, a bounded number
+        // of times.
         for _ in 0..<4 {
             let current = try await volume(id: id)
             let others = current.attachments.filter { $0.instanceID != instanceID }
@@ -294,7 +295,8 @@ public actor ScaleIODriver: VolumeDriver {
 
     /// The name under which the platform keeps a volume: names have at most 31 characters there.
     ///
-    /// REX-Ray cuts longer names off, so that two volumes may become one. Here a longer name ends in a hash of the whole.
+    /// REX-Ray cuts longer names off, so that two volumes may become one. Here a longer name ends in a hash of the
+    /// whole.
     static func platformName(_ name: String) -> String {
         guard name.count > 31 else { return name }
         let hash = name.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 }

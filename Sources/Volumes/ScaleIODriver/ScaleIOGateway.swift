@@ -6,7 +6,8 @@ import VolumeDriver
 
 /// The Gateway's REST API as far as the driver needs it: login, token renewal, errors, retries.
 ///
-/// A token may die at any time (expiry, a Gateway that was restarted): a 401 or 403 leads to one new login and one repetition.
+/// A token may die at any time (expiry, a Gateway that was restarted): a 401 or 403 leads to one new login and one
+/// repetition.
 actor ScaleIOGateway {
     /// The manager's error numbers that the driver decides by.
     enum ErrorNumber {

@@ -38,7 +38,8 @@ public struct DeviceNumber: Hashable, Sendable, CustomStringConvertible {
 
 /// What the mount workflow needs of the host it runs on. `LinuxFilesystemHost` is the real one; tests have another.
 ///
-/// All calls have deadlines; a call that missed its deadline may still take effect later, so callers look again before they act.
+/// All calls have deadlines; a call that missed its deadline may still take effect later, so callers look again before
+/// they act.
 public protocol FilesystemHost: Sendable {
     /// All mounts of our own mount namespace, in the kernel's order.
     func mounts() async throws(VolumeDriverError) -> [MountedFilesystem]
@@ -48,7 +49,8 @@ public protocol FilesystemHost: Sendable {
     func contents(of device: String) async throws(VolumeDriverError) -> DeviceContents
     /// True when the device answers a read from the medium, not from a cache, in good time.
     func isReadable(_ device: String) async -> Bool
-    /// True when a filesystem on the device is mounted in any mount namespace, or someone else has the device exclusively.
+    /// True when a filesystem on the device is mounted in any mount namespace, or someone else has the device
+    /// exclusively.
     func isInUse(_ device: String) async -> Bool
     /// Makes a filesystem on a device that is `blank`, or whose making was interrupted before. Never anything else.
     func makeFilesystem(_ kind: FilesystemKind, on device: String, overwrite: Bool) async throws(VolumeDriverError)

@@ -34,7 +34,8 @@ extension DeviceContents {
         func matches(_ magic: String, at offset: Int) -> Bool { matches(Array(magic.utf8), at: offset) }
 
         if matches([0x53, 0xEF], at: 0x438) {
-            // The superblock is at 1024; s_state is its 16-bit word at 0x3A, of which bit 1 says that errors were detected.
+            // The superblock is at 1024; s_state is its 16-bit word at 0x3A, of which bit 1 says that errors were
+            // detected.
             self = .filesystem(.ext4, needsCheck: prefix[0x400 + 0x3A] & 2 != 0)
         } else if matches("XFSB", at: 0) {
             self = .filesystem(.xfs, needsCheck: false)

@@ -7,8 +7,9 @@ import Synchronization
 ///
 /// Devices are read past the page cache: what a cache remembers of an earlier attachment is no news of the device.
 public struct LinuxFilesystemHost: FilesystemHost {
-    /// Written to the middle of a device before a filesystem is made there and cleared afterwards: where it is found and no
-    /// filesystem is, making one was interrupted, and no data can be there yet. The host that finds it may be another one.
+    /// Written to the middle of a device before a filesystem is made there and cleared afterwards: where it is found
+    /// and no filesystem is, making one was interrupted, and no data can be there yet. The host that finds it may be
+    /// another one.
     private static let formattingMark = Array("HOLDFAST: making a filesystem here was begun and not ended\n".utf8)
     private static let blockLength = 4096
     /// O_DIRECT, which Swift does not see (it hides behind _GNU_SOURCE).
@@ -109,7 +110,8 @@ public struct LinuxFilesystemHost: FilesystemHost {
         // xfs and btrfs recover when they are mounted and have no check that is safe to run unasked.
         guard kind == .ext4 else { return }
         let result = try await run(["e2fsck", "-p", device], deadline: .seconds(100))
-        // fsck(8): 1 = errors corrected, 2 = corrected and a restart is due (for root filesystems), 4 and more = not corrected.
+        // fsck(8): 1 = errors corrected, 2 = corrected and a restart is due (for root filesystems), 4 and more = not
+        // corrected.
         guard case .exited(let code) = result.status, code < 4 else {
             throw VolumeDriverError(
                 .failed,
@@ -179,7 +181,8 @@ public struct LinuxFilesystemHost: FilesystemHost {
         }
     }
 
-    /// Runs `body` on a thread of its own and stops waiting at the deadline; a thread that hangs in the kernel ends when it can.
+    /// Runs `body` on a thread of its own and stops waiting at the deadline; a thread that hangs in the kernel ends
+    /// when it can.
     private func blocking<Value: Sendable>(
         _ activity: String, deadline: Duration, _ body: @escaping @Sendable () throws -> Value
     ) async throws(VolumeDriverError) -> Value {

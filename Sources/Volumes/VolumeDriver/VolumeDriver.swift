@@ -36,7 +36,8 @@ public struct PlatformVolume: Hashable, Sendable {
         attachments.contains { $0.instanceID.lowercased() == instanceID.lowercased() }
     }
 
-    /// The platform's name for this attachment to `instanceID`, different after every re-attach; nil when the platform has none.
+    /// The platform's name for this attachment to `instanceID`, different after every re-attach; nil when the platform
+    /// has none.
     public func attachmentGeneration(of instanceID: String) -> String? {
         attachments.first { $0.instanceID.lowercased() == instanceID.lowercased() }?.generation
     }
@@ -46,8 +47,8 @@ public struct PlatformVolume: Hashable, Sendable {
 public struct PlatformAttachment: Hashable, Sendable {
     public var instanceID: String
     public var status: String
-    /// Changes whenever the volume is attached anew (for our block store the attach epoch). A mount that was made under another
-    /// generation is stale even when its device looks the same.
+    /// Changes whenever the volume is attached anew (for our block store the attach epoch). A mount that was made under
+    /// another generation is stale even when its device looks the same.
     public var generation: String?
 
     public init(instanceID: String, status: String = "", generation: String? = nil) {
@@ -79,8 +80,8 @@ public struct VolumeRequest: Hashable, Sendable {
 /// The port to a storage platform: what a driver must do. The first group of calls talks to the platform and needs its
 /// credentials; the second looks at this host only.
 ///
-/// Every call has a deadline of its own and is safe to repeat: attaching what is attached here and detaching what is not are no
-/// errors.
+/// Every call has a deadline of its own and is safe to repeat: attaching what is attached here and detaching what is
+/// not are no errors.
 public protocol VolumeDriver: Sendable {
     /// libStorage's name of the driver, lower case.
     var name: String { get }
@@ -96,7 +97,8 @@ public protocol VolumeDriver: Sendable {
     func remove(id: String) async throws(VolumeDriverError)
     /// Attaches the volume to `instanceID` and to nobody else.
     ///
-    /// - Parameter preempt: takes the volume from the host that holds it. When the call returns, that host's writes are refused.
+    /// - Parameter preempt: takes the volume from the host that holds it. When the call returns, that host's writes are
+    /// refused.
     /// - Throws: `heldElsewhere` when another host holds it and `preempt` is false.
     func attach(id: String, to instanceID: String, preempt: Bool) async throws(VolumeDriverError) -> PlatformVolume
     /// Detaches the volume from `instanceID`; nil: from every host.

@@ -61,7 +61,8 @@ enum ConfigurationKeys {
         ("controlSocket", .text), ("deviceDirectory", .text), ("callDeadline", .duration),
     ]
 
-    /// Sections of storage platforms that REX-Ray has and this service does not: left alone, so that a shared file can be used.
+    /// Sections of storage platforms that REX-Ray has and this service does not: left alone, so that a shared file can
+    /// be used.
     static let foreignSections: Set<String> = [
         "ebs", "ec2", "aws", "efs", "gcepd", "cinder", "rbd", "isilon", "virtualbox", "vfs", "azureud", "dobs", "s3fs",
         "fittedcloud", "xtremio", "vmax", "rackspace", "openstack", "gce", "flexrex", "env",

@@ -1,7 +1,8 @@
 import OrderedCollections
 import Yams
 
-/// The keys and values of a configuration file with the environment and flags laid over it. Keys are lower case, joined by dots.
+/// The keys and values of a configuration file with the environment and flags laid over it. Keys are lower case, joined
+/// by dots.
 struct ConfigurationTree {
     enum Value: Hashable {
         case text(String)
@@ -28,7 +29,8 @@ struct ConfigurationTree {
         } catch {
             faults.append("The file is no YAML: \(error)\n---BEGIN---\n\(yaml)\n---END---")
         }
-        // An environment variable is a key's path in upper case with "_" for ".": only keys without names of their own have one.
+        // An environment variable is a key's path in upper case with "_" for ".": only keys without names of their own
+        // have one.
         for (pattern, kind) in ConfigurationKeys.all where !pattern.contains("*") && kind != .ignored {
             let variable = pattern.uppercased().replacing(".", with: "_")
             guard let value = environment[variable], !value.isEmpty else { continue }

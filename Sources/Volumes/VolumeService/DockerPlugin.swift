@@ -6,12 +6,13 @@ public import Logging
 import OrderedCollections
 import VolumeDriver
 
-/// Docker's volume plugin protocol, version 1: POST of JSON to `/VolumeDriver.*` on a socket whose name is the driver's name.
+/// Docker's volume plugin protocol, version 1: POST of JSON to `/VolumeDriver.*` on a socket whose name is the driver's
+/// name.
 public struct DockerPlugin: Sendable {
     private let manager: VolumeManager
     private let serviceName: String
-    /// True for the name under which all volumes are listed. Docker asks every plugin it finds: if each of our names listed
-    /// all volumes, `docker volume ls` would show them several times.
+    /// True for the name under which all volumes are listed. Docker asks every plugin it finds: if each of our names
+    /// listed all volumes, `docker volume ls` would show them several times.
     private let listsAll: Bool
     private let logger: Logger
 

@@ -8,8 +8,8 @@ import VolumeDriver
 
 /// The libStorage REST API for one service (a named storage driver), with what REX-Ray 0.10 and 0.11 clients use of it.
 ///
-/// Two routes are additions: `POST /volumes/{service}/{id}?mount` and `?unmount` mount on the host of this process, for its
-/// own command line.
+/// Two routes are additions: `POST /volumes/{service}/{id}?mount` and `?unmount` mount on the host of this process, for
+/// its own command line.
 public struct LibStorageServer: Sendable {
     let manager: VolumeManager
     let serviceName: String

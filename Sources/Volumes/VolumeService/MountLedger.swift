@@ -62,7 +62,8 @@ public struct LedgerEntry: Hashable, Sendable {
     }
 }
 
-/// The ledger's text: one JSON document `{"version": 1, "volumes": [...]}`, sorted by name (docs/formats/mount-ledger.md).
+/// The ledger's text: one JSON document `{"version": 1, "volumes": [...]}`, sorted by name
+/// (docs/formats/mount-ledger.md).
 enum MountLedgerFormat {
     static let version: Int64 = 1
 

@@ -3,7 +3,8 @@ import OrderedCollections
 
 /// What the command line prints.
 public enum RexrayOutput {
-    /// A table: columns padded with spaces and two more between them; no header when `quiet`, and then only the first column.
+    /// A table: columns padded with spaces and two more between them; no header when `quiet`, and then only the first
+    /// column.
     public static func table(header: [String], rows: [[String]], quiet: Bool) -> String {
         if quiet { return rows.map { ($0.first ?? "") + "\n" }.joined() }
         let lines = [header] + rows
@@ -56,8 +57,8 @@ public enum RexrayOutput {
 
 /// Which volumes the arguments of a command name.
 public enum RexraySelection {
-    /// Each argument is matched by id, id ignoring case, unique id prefix, the same ignoring case; then the same four by
-    /// name.
+    /// Each argument is matched by id, id ignoring case, unique id prefix, the same ignoring case; then the same four
+    /// by name.
     ///
     /// - Parameter allowsPrefixes: false for commands that destroy.
     /// - Returns: the volumes in their own order; nil when an argument names none or several.

@@ -54,7 +54,8 @@ actor VolumeLocks {
                 return true
             }
             group.addTask {
-                // Cancelled when the wait is over, or when the caller is: there is nobody to give up for, or nobody who waits.
+                // Cancelled when the wait is over, or when the caller is: there is nobody to give up for, or nobody who
+                // waits.
                 try? await Task.sleep(for: deadline)
                 await self.giveUp(id: id, key: key)
                 return false

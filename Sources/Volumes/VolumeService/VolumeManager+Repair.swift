@@ -55,8 +55,9 @@ extension VolumeManager {
         }
     }
 
-    /// Looks after what no call will look after: releases what was left half done, and takes down mounts whose volume another
-    /// host has taken over, so that this host can mount it again later. Volumes that are being worked on are left alone.
+    /// Looks after what no call will look after: releases what was left half done, and takes down mounts whose volume
+    /// another host has taken over, so that this host can mount it again later. Volumes that are being worked on are
+    /// left alone.
     public func sweep() async {
         guard !entries.isEmpty else { return }
         let platform: [String: PlatformVolume]

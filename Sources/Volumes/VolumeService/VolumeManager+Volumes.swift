@@ -5,7 +5,8 @@ import VolumeDriver
 extension VolumeManager {
     /// Creates a volume. One that exists already counts as created, unless another size was asked for.
     ///
-    /// - Parameter options: Docker's `--opt`s; the keys' case does not matter, unknown keys are ignored as REX-Ray does.
+    /// - Parameter options: Docker's `--opt`s; the keys' case does not matter, unknown keys are ignored as REX-Ray
+    /// does.
     public func create(_ name: String, options: [String: String]) async throws {
         try VolumeManager.checkName(name)
         if settings.isCreateDisabled { return }

@@ -4,8 +4,8 @@ public import VolumeDriver
 
 /// The mount workflow of this host (REX-Ray's "linux" integration driver) with a memory that survives crashes.
 ///
-/// Operations on one volume run one after the other; the ledger on the disk is ahead of every step that changes something.
-/// After a crash at any point a repeated call converges, and what nobody repeats `sweep` releases.
+/// Operations on one volume run one after the other; the ledger on the disk is ahead of every step that changes
+/// something. After a crash at any point a repeated call converges, and what nobody repeats `sweep` releases.
 public actor VolumeManager {
     public nonisolated let driver: any VolumeDriver
     public nonisolated let settings: VolumeSettings
@@ -31,8 +31,8 @@ public actor VolumeManager {
 
     // MARK: Mounting
 
-    /// Mounts the volume for the caller `holder` and answers the path that its user shall see. A volume that does not exist is
-    /// created if the settings say so.
+    /// Mounts the volume for the caller `holder` and answers the path that its user shall see. A volume that does not
+    /// exist is created if the settings say so.
     ///
     /// - Parameter holder: Docker's mount id; repeating one changes nothing. Nil for callers that have none.
     /// - Parameter preempt: overrides the setting.
@@ -135,8 +135,8 @@ public actor VolumeManager {
         try await unmountAll(entry.mountPoint, lazily: true)
     }
 
-    /// The volume's device once it is there and answers. A device of an earlier attachment may still be there at first: it does
-    /// not answer any more, and its successor takes its place.
+    /// The volume's device once it is there and answers. A device of an earlier attachment may still be there at first:
+    /// it does not answer any more, and its successor takes its place.
     private func readableDevice(_ volume: PlatformVolume) async throws -> String {
         let clock = ContinuousClock()
         let end = clock.now + settings.attachTimeout
@@ -232,7 +232,8 @@ public actor VolumeManager {
         logger.notice("volume released", metadata: ["volume.name": "\(name)", "volume.id": "\(entry.volumeID)"])
     }
 
-    /// Unmounts, waits until no container's own copy of the mount is left, detaches if the volume is still ours, and forgets.
+    /// Unmounts, waits until no container's own copy of the mount is left, detaches if the volume is still ours, and
+    /// forgets.
     func release(_ entry: LedgerEntry) async throws {
         var isAlive = false
         if let device = entry.device { isAlive = await host.isReadable(device) }
@@ -305,7 +306,8 @@ public actor VolumeManager {
     }
 
     private func persist() async throws {
-        // One writer at a time, and each writes what is true when its turn comes: an older ledger never replaces a newer one.
+        // One writer at a time, and each writes what is true when its turn comes: an older ledger never replaces a
+        // newer one.
         try await locks.withLock("/ledger") {
             try await self.file.write(MountLedgerFormat.encode(await self.allEntries))
         }
@@ -313,7 +315,8 @@ public actor VolumeManager {
 
     private var allEntries: [LedgerEntry] { Array(entries.values) }
 
-    /// Reads the ledger at start. One that cannot be understood is set aside: the mounts themselves then tell what is there.
+    /// Reads the ledger at start. One that cannot be understood is set aside: the mounts themselves then tell what is
+    /// there.
     func load() async throws {
         guard let bytes = try await file.read() else { return }
         do {

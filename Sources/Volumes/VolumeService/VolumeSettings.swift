@@ -1,7 +1,8 @@
 public import Base
 public import VolumeDriver
 
-/// The `libstorage.integration.volume.operations.*` and `linux.volume.*` keys: how volumes are mounted, created and removed.
+/// The `libstorage.integration.volume.operations.*` and `linux.volume.*` keys: how volumes are mounted, created and
+/// removed.
 public struct VolumeSettings: Hashable, Sendable {
     /// `mount.path`: volumes are mounted in directories of their names here.
     public var mountDirectory = "/var/lib/rexray/volumes"

@@ -32,8 +32,8 @@ public struct VolumesServices: Sendable {
             ledgerPath: configuration.directories.library + "/mounts.json", logger: logger)
     }
 
-    /// Makes the directories, repairs the ledger and answers the services to run: with plugin sockets, so that containers find
-    /// their volumes, and the libStorage API.
+    /// Makes the directories, repairs the ledger and answers the services to run: with plugin sockets, so that
+    /// containers find their volumes, and the libStorage API.
     public func prepare() async throws -> [any Service] {
         let host = LinuxFilesystemHost()
         for directory in [

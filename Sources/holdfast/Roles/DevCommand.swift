@@ -7,8 +7,9 @@ import Logging
 import NIOHTTP1
 import ServiceLifecycle
 
-/// The first look: a whole cluster in one process, without root and without Docker. Tasks are plain processes; volumes are
-/// NBD sockets (for root also block devices). Everything lives below one directory and goes on where it was when started again.
+/// The first look: a whole cluster in one process, without root and without Docker. Tasks are plain processes; volumes
+/// are NBD sockets (for root also block devices). Everything lives below one directory and goes on where it was when
+/// started again.
 struct DevCommand: Role {
     static let configuration = CommandConfiguration(
         commandName: "dev", abstract: "Runs everything on this machine, for a first look.",

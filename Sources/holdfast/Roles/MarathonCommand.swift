@@ -9,7 +9,8 @@ import Marathon
 import MarathonCore
 import ServiceLifecycle
 
-/// Marathon's flags, with its names and units. Each may also come from the environment as `MARATHON_<NAME>`; the flag wins.
+/// Marathon's flags, with its names and units. Each may also come from the environment as `MARATHON_<NAME>`; the flag
+/// wins.
 struct MarathonCommand: Role {
     static let configuration = CommandConfiguration(
         commandName: "marathon", abstract: "Runs Marathon, the scheduler of long-running services.")

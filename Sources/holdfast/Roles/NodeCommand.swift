@@ -35,8 +35,8 @@ private struct Idle: Service {
     func run() async throws { try await gracefulShutdown() }
 }
 
-/// Keeps one `sdc` running beside this process: takes over the one that an earlier node process started, starts one when there
-/// is none, and leaves it running when the node ends.
+/// Keeps one `sdc` running beside this process: takes over the one that an earlier node process started, starts one
+/// when there is none, and leaves it running when the node ends.
 struct ClientKeeper: Service {
     /// With the role's name first.
     let arguments: [String]

@@ -3,10 +3,11 @@ import CBlockIO
 import Glibc
 import Logging
 
-/// The way to the keeper: a tiny process that holds our /dev/fuse descriptor, so that the mount and the devices over it outlive
-/// the death of this process. Its successor gets the descriptor and the list of files back.
+/// The way to the keeper: a tiny process that holds our /dev/fuse descriptor, so that the mount and the devices over it
+/// outlive the death of this process. Its successor gets the descriptor and the list of files back.
 final class FuseKeeper: ReadyHandler, @unchecked Sendable {
-    // SAFETY: `connection` and `isStopped` are used on the reactor's thread only once `watch` was called, before by its creator.
+    // SAFETY: `connection` and `isStopped` are used on the reactor's thread only once `watch` was called, before by its
+    // creator.
 
     /// How long the keeper waits for a successor before it lets go and the kernel fails all requests.
     private static let orphanSeconds: Int32 = 180

@@ -5,8 +5,8 @@ public import Logging
 
 /// A FUSE file system of one directory with one file per volume, served straight from /dev/fuse on a reactor's thread.
 ///
-/// It exists for loop devices on top of its files: direct I/O, parallel writes on one file, 1 MiB requests. The protocol is
-/// that of linux/fuse.h (7.38); whatever a block device does not need answers ENOSYS.
+/// It exists for loop devices on top of its files: direct I/O, parallel writes on one file, 1 MiB requests. The
+/// protocol is that of linux/fuse.h (7.38); whatever a block device does not need answers ENOSYS.
 public final class FuseMount: ReadyHandler {
     /// Requests in the kernel's background queue; its default of 12 would throttle a loop device.
     static let backgroundMax: UInt16 = 128
@@ -42,8 +42,8 @@ public final class FuseMount: ReadyHandler {
     /// Called on the reactor's thread when the kernel has ended the connection.
     public var ended: (() -> Void)?
 
-    /// Serves the connection behind `descriptor`: one that `FuseMount.open` made, or one taken over from a predecessor, whose
-    /// unanswered requests the kernel is then asked to hand out again.
+    /// Serves the connection behind `descriptor`: one that `FuseMount.open` made, or one taken over from a predecessor,
+    /// whose unanswered requests the kernel is then asked to hand out again.
     public init(
         descriptor: Int32, directory: String, takenOver: Bool, on reactor: Reactor, logger: Logger
     ) throws(BlockIOError) {
@@ -169,7 +169,8 @@ public final class FuseMount: ReadyHandler {
         switch fuse_opcode(header.opcode) {
         case FUSE_INIT: initialise(header)
         case FUSE_LOOKUP: lookUp(header)
-        case FUSE_FORGET, FUSE_BATCH_FORGET, FUSE_INTERRUPT: break  // Have no answer; nodes live as long as their volume.
+        // Have no answer; nodes live as long as their volume.
+        case FUSE_FORGET, FUSE_BATCH_FORGET, FUSE_INTERRUPT: break
         case FUSE_GETATTR, FUSE_SETATTR: attributes(header)
         case FUSE_OPEN: open(header)
         case FUSE_OPENDIR: answer(header, fuse_open_out())

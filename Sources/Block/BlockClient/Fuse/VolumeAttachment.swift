@@ -6,7 +6,8 @@ import Synchronization
 
 /// One volume's way into the system: FUSE file, loop device over it and the symbolic link by which drivers find it.
 ///
-/// `attach` and `detach` may be called from the reactor's thread: the blocking part runs in order on a thread of its own.
+/// `attach` and `detach` may be called from the reactor's thread: the blocking part runs in order on a thread of its
+/// own.
 final class VolumeAttachment: Sendable {
     private let file: String
     private let link: String
@@ -20,7 +21,8 @@ final class VolumeAttachment: Sendable {
     /// - Parameters:
     ///   - file: the path of the volume's file in the FUSE mount.
     ///   - link: the symbolic link to make, such as `/dev/disk/by-id/emc-vol-<system>-<volume>`.
-    ///   - links: a serial queue for the making and removing of links, common to all volumes: a volume that is mapped again
+    ///   - links: a serial queue for the making and removing of links, common to all volumes: a volume that is mapped
+    /// again
     ///     gets the link of its earlier device.
     init(file: String, link: String, isReadOnly: Bool, blockSize: Int, links: WorkerPool, logger: Logger) {
         self.file = file

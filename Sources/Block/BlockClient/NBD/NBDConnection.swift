@@ -108,7 +108,8 @@ final class NBDConnection: ByteSocketHandler {
         reply(number, .acknowledge)
     }
 
-    /// INFO and GO: name length, name, number of information requests, requests (we send all we have whatever is asked).
+    /// INFO and GO: name length, name, number of information requests, requests (we send all we have whatever is
+    /// asked).
     private func describe(_ option: NBD.Option, _ data: [UInt8]) {
         let valid = data.withUnsafeBytes { bytes -> Bool? in
             guard bytes.count >= 6 else { return nil }
@@ -147,7 +148,8 @@ final class NBDConnection: ByteSocketHandler {
     private var transmissionFlags: NBD.TransmissionFlags {
         var flags: NBD.TransmissionFlags = [.hasFlags, .flush, .forceUnitAccess, .trim, .writeZeroes]
         if server.device.isReadOnly { flags.insert(.readOnly) }
-        // True because every connection goes through the same device and an acknowledged write is stable and visible to all.
+        // True because every connection goes through the same device and an acknowledged write is stable and visible to
+        // all.
         if server.device.acknowledgesDurably { flags.insert(.multipleConnections) }
         return flags
     }

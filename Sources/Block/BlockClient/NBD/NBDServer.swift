@@ -3,7 +3,8 @@ public import Logging
 
 /// Serves one block device over NBD on a unix socket (or a TCP port), fixed newstyle, to any number of connections.
 ///
-/// Lives on the reactor's thread. Reads take no more than `NBDConnection.inFlightMax` requests of a connection at a time.
+/// Lives on the reactor's thread. Reads take no more than `NBDConnection.inFlightMax` requests of a connection at a
+/// time.
 public final class NBDServer {
     /// Connections at a time; more are closed at once.
     static let connectionsMax = 64

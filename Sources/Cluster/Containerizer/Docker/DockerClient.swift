@@ -95,7 +95,8 @@ public final class DockerClient: Sendable {
         return try document(reply)
     }
 
-    /// Returns when the container is not running (any more), which dockerd tells at once; nil when there is no such container.
+    /// Returns when the container is not running (any more), which dockerd tells at once; nil when there is no such
+    /// container.
     public func wait(_ id: String) async throws(ContainerizerError) -> Int? {
         let reply = try await call(
             .POST, "/containers/\(percentEncoded(id))/wait?condition=not-running", allowing: [404],
@@ -104,7 +105,8 @@ public final class DockerClient: Sendable {
         return try document(reply)["StatusCode"]?.integer.map(Int.init)
     }
 
-    /// SIGTERM (or the image's stop signal), then SIGKILL after `grace` (rounded up to seconds). A missing or stopped one is no error.
+    /// SIGTERM (or the image's stop signal), then SIGKILL after `grace` (rounded up to seconds). A missing or stopped
+    /// one is no error.
     public func stop(_ id: String, grace: Duration) async throws(ContainerizerError) {
         let seconds = max(0, Int(grace.inSeconds.rounded(.up)))
         _ = try await call(
@@ -148,7 +150,8 @@ public final class DockerClient: Sendable {
         return reply.isSuccess ? try document(reply) : nil
     }
 
-    /// What the container writes, from its beginning, until it stops or the task is cancelled. `receive` gets whole pieces in order.
+    /// What the container writes, from its beginning, until it stops or the task is cancelled. `receive` gets whole
+    /// pieces in order.
     public func followLogs(
         _ id: String, isTerminal: Bool, _ receive: (DockerLogDecoder.Piece) async throws -> Void
     ) async throws {

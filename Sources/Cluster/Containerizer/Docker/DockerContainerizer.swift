@@ -118,7 +118,8 @@ public struct DockerContainerizer: Containerizer {
         return .exited(status: Int32(clamping: state?["ExitCode"]?.integer ?? -1))
     }
 
-    /// dockerd may be restarted meanwhile: as long as it does not answer, nothing is known and the question is repeated.
+    /// dockerd may be restarted meanwhile: as long as it does not answer, nothing is known and the question is
+    /// repeated.
     public func wait(_ spec: ContainerSpec) async throws(ContainerizerError) -> ContainerExit {
         while true {
             do {
@@ -164,8 +165,8 @@ public struct DockerContainerizer: Containerizer {
 
     // MARK: Output
 
-    /// dockerd keeps all that the container has written; what the sandbox already has of it is skipped, so that a restarted agent
-    /// goes on where the last one was ended.
+    /// dockerd keeps all that the container has written; what the sandbox already has of it is skipped, so that a
+    /// restarted agent goes on where the last one was ended.
     public func followOutput(_ spec: ContainerSpec) async {
         var output: OutputFile
         var errors: OutputFile

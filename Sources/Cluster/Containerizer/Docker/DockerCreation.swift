@@ -55,7 +55,8 @@ public struct DockerCreation: Sendable {
         config["Env"] = .array(list)
     }
 
-    /// `[SOURCE:]PATH[:OPTIONS]`, where SOURCE is a path of the host or the name of a volume; without SOURCE an anonymous volume.
+    /// `[SOURCE:]PATH[:OPTIONS]`, where SOURCE is a path of the host or the name of a volume; without SOURCE an
+    /// anonymous volume.
     public mutating func addVolume(_ specification: String) throws(ContainerizerError) {
         guard !specification.isEmpty else { throw ContainerizerError(.invalidRequest, "invalid empty volume spec") }
         if specification.contains(":") {

@@ -1,7 +1,8 @@
 /// Cuts dockerd's log stream into pieces of stdout and stderr.
 ///
-/// A container without terminal has its two streams multiplexed in frames: one byte stream number, three zero bytes, a 32-bit
-/// big-endian length, and that many bytes (Engine API, "Attach to a container"). With a terminal all bytes are stdout.
+/// A container without terminal has its two streams multiplexed in frames: one byte stream number, three zero bytes, a
+/// 32-bit big-endian length, and that many bytes (Engine API, "Attach to a container"). With a terminal all bytes are
+/// stdout.
 public struct DockerLogDecoder: Sendable {
     public struct Piece: Hashable, Sendable {
         public var isError: Bool

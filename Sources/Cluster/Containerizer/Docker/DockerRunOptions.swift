@@ -3,8 +3,8 @@ import OrderedCollections
 
 /// Translates options of `docker run` (20.10), as a task gives them in `parameters`, into the body of a creation.
 ///
-/// Options apply in their order: lists grow, of others the last one counts. An option that is unknown, or that only makes sense for
-/// the command line client (`--detach`, `--cidfile`, ...), is refused with an error that names it.
+/// Options apply in their order: lists grow, of others the last one counts. An option that is unknown, or that only
+/// makes sense for the command line client (`--detach`, `--cidfile`, ...), is refused with an error that names it.
 extension DockerCreation {
     public mutating func apply(option key: String, value: String) throws(ContainerizerError) {
         let name = key.hasPrefix("--") ? String(key.dropFirst(2)) : key
@@ -128,7 +128,8 @@ extension DockerCreation {
             addresses["LinkLocalIPs"] = .array((addresses["LinkLocalIPs"]?.array ?? []) + [.string(value)])
             setEndpoint("IPAMConfig", addresses)
         case "security-opt":
-            // `seccomp=FILE` names a file of the client, which has no meaning for a task; a profile itself may be given.
+            // `seccomp=FILE` names a file of the client, which has no meaning for a task; a profile itself may be
+            // given.
             if value.hasPrefix("seccomp="), value != "seccomp=unconfined", !value.hasPrefix("seccomp={") {
                 throw ContainerizerError(
                     .invalidRequest, "The docker parameter 'security-opt' cannot name a file: \(value)")
@@ -312,7 +313,8 @@ extension DockerCreation {
         return (String(text[..<index]), String(text[text.index(after: index)...]))
     }
 
-    /// Bytes from `512`, `64k`, `1.5g`, `10MB`, `1GiB` (binary units in every spelling, as docker reads them); -1 stays -1.
+    /// Bytes from `512`, `64k`, `1.5g`, `10MB`, `1GiB` (binary units in every spelling, as docker reads them); -1 stays
+    /// -1.
     static func size(_ text: String) -> Int64? {
         if text == "-1" { return -1 }
         var rest = Substring(text.lowercased())

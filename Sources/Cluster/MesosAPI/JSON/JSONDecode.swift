@@ -3,8 +3,8 @@ internal import FoundationEssentials
 import OrderedCollections
 public import SwiftProtobuf
 
-/// A message from JSON as leniently as Mesos reads it: unknown members and unknown enum names are ignored, null is unset,
-/// numbers and booleans may be strings, a lone value stands for a list of one. Required fields must be there.
+/// A message from JSON as leniently as Mesos reads it: unknown members and unknown enum names are ignored, null is
+/// unset, numbers and booleans may be strings, a lone value stands for a list of one. Required fields must be there.
 public func jsonDecode<M: Message>(_ type: M.Type, from json: JSONValue) throws(MesosJSONError) -> M {
     guard case .object(let members) = json else {
         throw MesosJSONError(.malformed, "Expecting a JSON object")

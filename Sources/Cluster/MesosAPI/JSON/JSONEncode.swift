@@ -3,8 +3,8 @@ internal import FoundationEssentials
 import OrderedCollections
 public import SwiftProtobuf
 
-/// A message as Mesos prints it: members named and ordered as in the .proto file, fields with a default printed also when they
-/// are unset, 64-bit integers as numbers, bytes as base64, enums by name.
+/// A message as Mesos prints it: members named and ordered as in the .proto file, fields with a default printed also
+/// when they are unset, 64-bit integers as numbers, bytes as base64, enums by name.
 public func jsonEncode(_ message: some Message) -> JSONValue {
     guard let bytes: [UInt8] = try? message.serializedBytes(partial: true) else {
         preconditionFailure("a message in memory could not be serialized")

@@ -1,5 +1,5 @@
-/// The protocol buffer wire format, as far as JSON conversion goes through it: JSON becomes wire bytes which the generated code
-/// reads, and the generated code's bytes become JSON. So the conversion needs no reflection.
+/// The protocol buffer wire format, as far as JSON conversion goes through it: JSON becomes wire bytes which the
+/// generated code reads, and the generated code's bytes become JSON. So the conversion needs no reflection.
 struct WireWriter {
     private(set) var bytes: [UInt8] = []
 

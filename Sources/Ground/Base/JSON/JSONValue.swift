@@ -1,9 +1,10 @@
 public import OrderedCollections
 
-/// A JSON document (RFC 8259) that keeps what the text said: member order, and whether a number was written as an integer.
+/// A JSON document (RFC 8259) that keeps what the text said: member order, and whether a number was written as an
+/// integer.
 ///
-/// Used where the shape of a document is not known beforehand or where errors must name the path of the offending member;
-/// fixed shapes use `Codable`.
+/// Used where the shape of a document is not known beforehand or where errors must name the path of the offending
+/// member; fixed shapes use `Codable`.
 public enum JSONValue: Hashable, Sendable {
     case null
     case bool(Bool)
