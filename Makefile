@@ -3,7 +3,8 @@
 
 LAB := /tmp/holdfast-lab
 NODES := 4
-HOLDFAST := .build/release/holdfast
+# The block data path is optimised in debug builds too (Package.swift), so one build serves tests and demonstration.
+HOLDFAST := .build/debug/holdfast
 IMAGE := .build/redis.tar
 
 .PHONY: setup build test format lint protos demo demo-down bench release
@@ -35,7 +36,8 @@ protos: setup
 $(IMAGE): scripts/make-redis-image
 	scripts/make-redis-image $@
 
-demo: setup release
+demo: setup
+	swift build --product holdfast
 	@$(MAKE) --no-print-directory $(IMAGE)
 	scripts/demo $(HOLDFAST) $(LAB) $(NODES) $(IMAGE)
 

@@ -218,7 +218,12 @@ public struct Lab: Sendable {
         let lab = try state()
         let node = try lab.node(named: name)
         guard let machine = node.initProcess, machine.isAlive else { throw LabError(.state, "\(name) is not running.") }
-        let victims = machineProcesses(machine).filter { runs(role, $0) }
+        let running = machineProcesses(machine).filter { runs(role, $0) }
+        // Helpers that a role forks (the keeper of the client's devices) are not the role.
+        let victims = running.filter { process in
+            let parent = ProcessStatus.of(process.pid)?.parent
+            return !running.contains { $0.pid == parent }
+        }
         guard !victims.isEmpty else { throw LabError(.state, "No process of \(name) runs \(role).") }
         for victim in victims { victim.signal(SIGKILL) }
         report(

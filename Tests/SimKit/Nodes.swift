@@ -286,7 +286,8 @@ extension Simulation {
         }
         if toOpener {
             network.connections[id]?.opener.isOpen = false
-            endOfOpener(id, connection)
+            return known.opener.node == node && known.server == server
+                && known.opener.life == connection.opener.life
         } else {
             network.connections[id]?.accepter.isOpen = false
             if end.node == .manager {
