@@ -68,7 +68,9 @@ import Testing
                         #expect(taken == framework)
                         break
                     }
-                    await #expect(throws: MesosClientError.self) { try await end }
+                    var failure: MesosClientError?
+                    do { try await end } catch { failure = error as? MesosClientError }
+                    #expect(failure?.code == .unsubscribed)
                     return
                 case .event, .disconnected: break
                 }
