@@ -162,7 +162,7 @@ let testing: [Target] = [
         "MasterTests",
         [
             "Master", "MasterCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle,
-            httpClient, nio, nioHTTP1, protobuf,
+            "MesosClient", httpClient, nio, nioHTTP1, protobuf,
         ]),
     tests("AgentCoreTests", ["AgentCore", "MesosAPI", "Resources", "Base", orderedCollections]),
     tests(

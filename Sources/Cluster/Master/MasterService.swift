@@ -253,6 +253,11 @@ public actor MasterService: Service {
         if agents.removeValue(forKey: connection) != nil { take(.agentGone(connection)) }
     }
 
+    /// Ends every stream, so that the server can stop: agents and frameworks come back to the next master.
+    func closeStreams() {
+        for outlet in [schedulers, agents, watchers].flatMap(\.values) { outlet.feed.finish() }
+    }
+
     private func heartbeatWatchers() {
         var event = MasterEvent()
         event.type = .heartbeat
@@ -268,5 +273,6 @@ private struct MasterLoop: Service {
         try await cancelWhenGracefulShutdown {
             do { try await master.lead() } catch is CancellationError {}
         }
+        await master.closeStreams()
     }
 }

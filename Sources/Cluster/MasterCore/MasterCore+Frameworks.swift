@@ -9,6 +9,7 @@ extension MasterCore {
     /// Subscribes a framework, new or known; refusals are an ERROR event on the stream, as the protocol wants.
     mutating func subscribe(_ call: SchedulerCall, _ connection: ConnectionID, principal: String?) {
         var info = call.subscribe.frameworkInfo
+        let isNew = info.id.value.isEmpty || frameworks[info.id] == nil
         if !info.hasPrincipal, let principal { info.principal = principal }
         if let fault = fault(in: info, call.subscribe) {
             reject(connection, fault)
@@ -36,6 +37,17 @@ extension MasterCore {
         allocator.addFramework(
             info, suppressed: suppressed, constraints: call.subscribe.offerConstraints, isActive: true)
         persist([.framework(RegistryFramework(info: info, isRemoved: false, since: time))], then: .nothing)
+        publishFramework(info.id, isNew: isNew)
+    }
+
+    private mutating func publishFramework(_ id: MesosFrameworkID, isNew: Bool) {
+        guard let framework = frameworks[id] else { return }
+        let message = frameworkMessage(framework)
+        if isNew {
+            publish(.frameworkAdded) { $0.frameworkAdded.framework = message }
+        } else {
+            publish(.frameworkUpdated) { $0.frameworkUpdated.framework = message }
+        }
     }
 
     /// SUBSCRIBED and the first HEARTBEAT.
@@ -247,6 +259,7 @@ extension MasterCore {
         frameworks[framework.id]?.constraints = call.offerConstraints
         allocator.addFramework(info, suppressed: suppressed, constraints: call.offerConstraints, isActive: true)
         persist([.framework(RegistryFramework(info: info, isRemoved: false, since: time))], then: .nothing)
+        publishFramework(framework.id, isNew: false)
         for agent in agents.keys.sorted() {
             var update = ClusterMasterMessage.UpdateFramework()
             update.framework = info
