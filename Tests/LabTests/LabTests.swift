@@ -32,7 +32,7 @@ import Testing
     private func check(_ lab: Lab, _ plan: Lab.Plan) async throws {
         #expect(try await lab.run("node1", ["hostname"]).outputText == "node1\n")
         let second = try lab.state().address(of: 2)
-        let ping = ["ping", "-c", "1", "-W", "1", second]
+        let ping = ["busybox", "ping", "-c", "1", "-W", "1", second]
         #expect(try await lab.run("node1", ping).isSuccess)
         #expect(try await runCommand(ping).isSuccess)
         await #expect(throws: LabError.self) { try await lab.up(plan) }

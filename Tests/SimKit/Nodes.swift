@@ -286,8 +286,7 @@ extension Simulation {
         }
         if toOpener {
             network.connections[id]?.opener.isOpen = false
-            return known.opener.node == node && known.server == server
-                && known.opener.life == connection.opener.life
+            endOfOpener(id, connection)
         } else {
             network.connections[id]?.accepter.isOpen = false
             if end.node == .manager {
