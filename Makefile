@@ -13,7 +13,8 @@ setup:
 	@scripts/setup
 
 build: setup
-	swift build
+	swift build --product holdfast
+	swift build --product holdfast-task
 
 release: setup
 	swift build -c release --product holdfast
@@ -21,6 +22,8 @@ release: setup
 # Building the test product alone leaves out the executables of dependencies, a C++ compiler of protocol buffers among them.
 # The system tests have the machine to themselves: their machines ping each other every second.
 test: setup lint
+	swift build --product holdfast
+	swift build --product holdfast-task
 	swift build --product holdfastPackageTests
 	HOLDFAST_SIM_SECONDS=$${HOLDFAST_SIM_SECONDS:-120} swift test --skip-build --skip SystemTests
 	swift test --skip-build --no-parallel --filter SystemTests
@@ -38,8 +41,7 @@ protos: setup
 $(IMAGE): scripts/make-redis-image
 	scripts/make-redis-image $@
 
-demo: setup
-	swift build --product holdfast
+demo: build
 	@$(MAKE) --no-print-directory $(IMAGE)
 	scripts/demo $(HOLDFAST) $(LAB) $(NODES) $(IMAGE)
 

@@ -3,15 +3,20 @@ import LinuxOS
 
 // What shows that an old writer stays out: the writer itself, and a look into the volume without its application.
 extension Demo {
-    /// Starts a loop inside the old container that sets `counter` to 1, 2, 3... until the container dies.
+    /// The key that a container counts in: its own, because the volume remembers earlier counters.
+    static func counterKey(of container: String) -> String { "counter-" + container.prefix(12) }
+
+    /// Starts a loop inside the old container that sets its counter to 1, 2, 3... until the container dies.
     func startWriter(_ instance: AppInstance, _ container: String) async throws {
-        let loop = "i=0; while i=$((i+1)); do redis-cli set counter $i >/dev/null || exit; done"
+        let key = Self.counterKey(of: container)
+        let loop = "i=0; while i=$((i+1)); do redis-cli set \(key) $i >/dev/null || exit; done"
         _ = try await checked(instance, tools.docker + ["exec", "-d", container, "sh", "-c", loop])
     }
 
-    /// The counter that the instance holds now.
-    func counter(_ instance: AppInstance) async throws -> Int {
-        Int(try await RedisProbe(host: instance.host, port: instance.port).call("get", "counter")) ?? 0
+    /// The container's counter as the instance holds it now.
+    func counter(_ instance: AppInstance, of container: String) async throws -> Int {
+        let key = Self.counterKey(of: container)
+        return Int(try await RedisProbe(host: instance.host, port: instance.port).call("get", key)) ?? 0
     }
 
     func containerGone(_ container: String, _ node: Int) async throws {
@@ -39,7 +44,7 @@ extension Demo {
 
     /// Stops the app, mounts its volume where no Redis runs, checks the filesystem and reads the log that Redis kept:
     /// no counter beyond what the new instance took over may be in it.
-    func inspectVolume(counter taken: Int) async throws {
+    func inspectVolume(of container: String, counter taken: Int) async throws {
         try await cluster.scale(Self.app, to: 0)
         _ = try await until("the app has stopped", deadline: .seconds(60)) {
             try await cluster.instances(of: Self.app).isEmpty ? true : nil
@@ -60,7 +65,7 @@ extension Demo {
         let fields = line.split(separator: " ")
         let device = String(fields[0])
         let path = String(fields[1])
-        let highest = try await highestCounter(node, path)
+        let highest = try await highestCounter(of: container, node, path)
         guard highest <= taken else {
             throw ScenarioFailure("the volume holds counter \(highest), beyond \(taken): a fenced writer has written")
         }
@@ -74,11 +79,11 @@ extension Demo {
         _ = try await answering()
     }
 
-    /// The highest value ever set for `counter` in the append-only files below `path`. Redis writes commands as
+    /// The highest value ever set for the container's counter in the append-only files below `path`. Redis writes commands as
     /// `SET`, the key and the value on lines of their own.
-    private func highestCounter(_ node: Int, _ path: String) async throws -> Int {
+    private func highestCounter(of container: String, _ node: Int, _ path: String) async throws -> Int {
         let script =
-            "grep -a -h -A2 '^counter' $(find \(path) -name '*.aof') | tr -d '\\r' | grep -a -E '^[0-9]+$' | sort -n | tail -n 1"
+            "grep -a -h -A2 '^\(Self.counterKey(of: container))' $(find \(path) -name '*.aof') | tr -d '\\r' | grep -a -E '^[0-9]+$' | sort -n | tail -n 1"
         let output = try await checked(node: node, ["sh", "-c", script], deadline: .seconds(60))
         return Int(output.split(separator: "\n").first ?? "0") ?? 0
     }

@@ -98,7 +98,7 @@ public struct Demo: Sendable {
         try await startWriter(old, container)
         try await report.step("the app writes a counter without pause") {
             _ = try await until("the counter grows", interval: .milliseconds(200)) {
-                try await counter(old) > 3 ? true : nil
+                try await counter(old, of: container) > 3 ? true : nil
             }
         }
         let began = ContinuousClock.now
@@ -112,7 +112,7 @@ public struct Demo: Sendable {
         }
         let failover = ContinuousClock.now - began
         report.say("cut off -> keys answered elsewhere: \(report.seconds(failover))")
-        let taken = try await counter(new)
+        let taken = try await counter(new, of: container)
         try await showProof()
         try await report.step("the old writer goes on for 3 s behind the cut") {
             try await Task.sleep(for: .seconds(3))
@@ -122,7 +122,7 @@ public struct Demo: Sendable {
         try await rejoined(zombie)
         try await twoCopies("the volume has two copies again")
         try await report.step("the volume holds no write of the old one after the take-over, and checks clean") {
-            try await inspectVolume(counter: taken)
+            try await inspectVolume(of: container, counter: taken)
         }
         return failover
     }
