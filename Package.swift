@@ -166,18 +166,11 @@ let testing: [Target] = [
         ]),
     tests("AgentCoreTests", ["AgentCore", "MesosAPI", "Resources", "Base", orderedCollections]),
     tests(
-        "AgentTests",
-        [
-            "Agent", "AgentCore", "Containerizer", "MesosAPI", "Resources", "Base", "HTTPKit", "LinuxOS", "TestKit",
-            hummingbird, httpTypes, lifecycle, logging, nio, nioHTTP1, orderedCollections, protobuf,
-        ]),
-    tests(
         "ContainerizerTests",
         [
             "Containerizer", "AgentCore", "MesosAPI", "Base", "HTTPKit", "LinuxOS", "TestKit", logging,
             orderedCollections,
         ]),
-    tests("MesosClientTests", ["MesosClient", "MesosAPI", "Base", "HTTPKit", "TestKit", logging]),
     tests("MarathonCoreTests", ["MarathonCore", "MesosAPI", "Base", orderedCollections]),
     tests(
         "MarathonTests",
@@ -198,7 +191,6 @@ let testing: [Target] = [
             "ScaleIODriver", "VolumeDriver", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes, nio,
             nioPosix,
         ]),
-    tests("BlockIOTests", ["BlockIO", "Base", "TestKit", logging]),
     tests("BlockCoreTests", ["BlockCore", "Base"]),
     tests("BlockSimulationTests", ["SimKit", "BlockCore", "Base"]),
     tests(
