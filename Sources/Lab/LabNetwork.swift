@@ -32,7 +32,8 @@ struct LabNetwork: Sendable {
         // The cable of a machine that was switched off lives until the kernel has cleared its namespace away.
         _ = try await runCommand(["ip", "link", "delete", cable])
         try await runChecked([
-            "ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", "\(machine.pid)",
+            "ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "address", hardwareAddress(of: number),
+            "netns", "\(machine.pid)",
         ])
         try await runChecked(["ip", "link", "set", cable, "master", lab.bridge, "up"])
         let inside = ["nsenter", "-t", "\(machine.pid)", "-n"]
@@ -40,6 +41,15 @@ struct LabNetwork: Sendable {
         try await runChecked(inside + ["ip", "link", "set", "lo", "up"])
         try await runChecked(inside + ["ip", "link", "set", "eth0", "up"])
         try await runChecked(inside + ["ip", "route", "add", "default", "via", lab.gateway])
+    }
+
+    /// A machine keeps its network card over a power loss; with a new one each time, its peers would go on sending to
+    /// the old one until their neighbour tables forget it. The first byte says "locally administered".
+    private func hardwareAddress(of number: Int) -> String {
+        [0x02, 0x48, 0x46, lab.index, number >> 8, number & 0xFF].map { byte in
+            let digits = String(byte, radix: 16)
+            return digits.count == 1 ? "0" + digits : digits
+        }.joined(separator: ":")
     }
 
     /// Pulls the cable: nothing that the machine still sends gets out, so its peers see silence and no closed
