@@ -10,7 +10,7 @@ import Testing
     /// All acts one after the other on one lab, and nothing left of it afterwards.
     @Test(.timeLimit(.minutes(12))) func everyActPasses() async throws {
         try await withLab { lab in
-            try await lab.run(["lab", "demo", "--acts", "stop", "kill", "isolate", "zombie"], deadline: .seconds(400))
+            try await lab.run(["lab", "demo", "--acts", "stop", "isolate", "zombie", "kill"], deadline: .seconds(400))
         }
     }
 
