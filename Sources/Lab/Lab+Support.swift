@@ -37,11 +37,24 @@ extension Lab {
     func writeNodeFile(_ number: Int, _ lab: LabState) async throws {
         let directory = nodeDirectory(number)
         let template = lab.nodeTemplate ?? NodeTemplate.standard(number: number)
-        let text = NodeTemplate.fill(template, lab: lab, number: number, directory: directory)
+        var text = NodeTemplate.fill(template, lab: lab, number: number, directory: directory)
+        text = try NodeTemplate.adapt(text, settings: lab.settings, separatesRoles: lab.separatesRoles)
         try await replaceFile("\(directory)/node.yaml", text)
         try makeDirectories("\(directory)/etc-rexray")
         let rexray = NodeTemplate.fill(NodeTemplate.rexray, lab: lab, number: number, directory: directory)
         try await replaceFile("\(directory)/etc-rexray/config.yml", rexray)
+    }
+
+    func toolDirectory(of number: Int) -> String { "\(nodeDirectory(number))/bin" }
+
+    func linkTools(_ names: [String], to executable: String, on number: Int) throws(LinuxError) {
+        let directory = toolDirectory(of: number)
+        try makeDirectories(directory)
+        for name in names {
+            guard symlink(executable, "\(directory)/\(name)") == 0 || errno == EEXIST else {
+                throw LinuxError(errno: errno, "\(directory)/\(name) could not be made")
+            }
+        }
     }
 
     /// The roles that a machine's node file lists.
@@ -84,15 +97,22 @@ extension Lab {
         }
     }
 
-    /// Whether a process is where `role` runs: a process of its own (`holdfast sdc`, `dockerd`), or else the node's.
-    func runs(_ role: String, _ process: ProcessIdentity) -> Bool {
-        guard let line = try? readFile("/proc/\(process.pid)/cmdline") else { return false }
+    /// The processes of a machine in which `role` runs: those of its own (`holdfast sdc`, `dockerd`), or else the node's.
+    func processes(of role: String, in machine: ProcessIdentity) throws -> [ProcessIdentity] {
+        let all = machineProcesses(machine).map { (process: $0, name: programName($0)) }
+        let own = all.filter { $0.name == role }
+        if !own.isEmpty || ["sdc", "sdc-keeper", "dockerd"].contains(role) { return own.map(\.process) }
+        return all.filter { $0.name == "node" }.map(\.process)
+    }
+
+    /// The role that a `holdfast` process was started as, the file name of any other program.
+    private func programName(_ process: ProcessIdentity) -> String {
+        // A fork of the client, with its command line but a name of its own.
+        if (try? readText("/proc/\(process.pid)/comm")) == "sdc-keeper" { return "sdc-keeper" }
+        guard let line = try? readFile("/proc/\(process.pid)/cmdline") else { return "" }
         let words = line.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
-        let program = words.first?.split(separator: "/").last
-        if program == "holdfast", words.count > 1 {
-            return words[1] == role || (words[1] == "node" && role != "sdc" && role != "dockerd")
-        }
-        return program.map(String.init) == role
+        let program = words.first?.split(separator: "/").last.map(String.init) ?? ""
+        return program == "holdfast" && words.count > 1 ? words[1] : program
     }
 }
 

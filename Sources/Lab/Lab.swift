@@ -14,11 +14,17 @@ public struct Lab: Sendable {
         public var index = 0
         /// A node file with `${...}` (see `NodeTemplate`) instead of the standard one.
         public var nodeTemplate: String?
+        /// Flags that differ from the node file's.
+        public var settings: [LabState.Setting] = []
+        /// Runs every role as a process of its own instead of one process for all of a machine.
+        public var separatesRoles = false
         public var runsDocker = true
         /// Name to tarball.
         public var images: [String: String] = [:]
         /// The `holdfast` that the machines run.
         public var executable: String
+        /// Names under which the machines' users find it too.
+        public var tools: [String] = []
 
         public init(nodes: Int, executable: String) {
             self.nodes = nodes
@@ -57,13 +63,15 @@ public struct Lab: Sendable {
             let lab = LabState(
                 index: plan.index, executable: plan.executable,
                 runsDocker: plan.runsDocker && isInstalled("dockerd"), images: plan.images,
-                nodeTemplate: plan.nodeTemplate, nodes: (1...plan.nodes).map { .init(number: $0, initProcess: nil) })
+                nodeTemplate: plan.nodeTemplate, settings: plan.settings, separatesRoles: plan.separatesRoles,
+                nodes: (1...plan.nodes).map { .init(number: $0, initProcess: nil) })
             guard try await !runCommand(["ip", "link", "show", lab.bridge]).isSuccess else {
                 throw LabError(
                     .state, "The network \(lab.bridge) exists: another lab uses it. Give this one another --index.")
             }
             try lab.write(to: statePath)
             do {
+                for node in lab.nodes { try linkTools(plan.tools, to: plan.executable, on: node.number) }
                 try await LabNetwork(lab: lab).up()
                 report("network \(lab.network).0/24 on \(lab.bridge)")
                 try await powerOn(lab.nodes.map(\.number), deadline: deadline)
@@ -218,12 +226,7 @@ public struct Lab: Sendable {
         let lab = try state()
         let node = try lab.node(named: name)
         guard let machine = node.initProcess, machine.isAlive else { throw LabError(.state, "\(name) is not running.") }
-        let running = machineProcesses(machine).filter { runs(role, $0) }
-        // Helpers that a role forks (the keeper of the client's devices) are not the role.
-        let victims = running.filter { process in
-            let parent = ProcessStatus.of(process.pid)?.parent
-            return !running.contains { $0.pid == parent }
-        }
+        let victims = try processes(of: role, in: machine)
         guard !victims.isEmpty else { throw LabError(.state, "No process of \(name) runs \(role).") }
         for victim in victims { victim.signal(SIGKILL) }
         report(
@@ -282,11 +285,15 @@ public struct Lab: Sendable {
         return words.joined(separator: ", ")
     }
 
-    /// The program and arguments that run `command` inside a machine.
+    /// The program and arguments that run `command` inside a machine, where the tools of `Plan.tools` are in the PATH.
     public func enter(_ name: String, _ command: [String]) throws(LabError) -> [String] {
         let node = try state().node(named: name)
         guard let machine = node.initProcess, machine.isAlive else { throw LabError(.state, "\(name) is not running.") }
-        return ["nsenter", "-t", "\(machine.pid)", "-m", "-u", "-n", "-p", "--"] + command
+        let path = currentEnvironment()["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin"
+        let environment = [
+            "PATH=\(toolDirectory(of: node.number)):\(path)", "SCLI_SESSION_FILE=/run/holdfast/scli-session",
+        ]
+        return ["nsenter", "-t", "\(machine.pid)", "-m", "-u", "-n", "-p", "--", "env"] + environment + command
     }
 
     /// Runs `command` inside a machine and collects what it prints.

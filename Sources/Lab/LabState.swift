@@ -41,6 +41,19 @@ public struct LabState: Codable, Sendable {
         public var to: Int
     }
 
+    /// A flag of a role, on every machine that runs the role.
+    public struct Setting: Codable, Hashable, Sendable {
+        public var role: String
+        public var flag: String
+        public var value: String
+
+        public init(role: String, flag: String, value: String) {
+            self.role = role
+            self.flag = flag
+            self.value = value
+        }
+    }
+
     public var version = LabState.version
     /// Which of the labs that may run side by side: bridge hf0 and 10.71.0.0/24, hf1 and 10.72.0.0/24, and so on.
     public var index: Int
@@ -50,6 +63,10 @@ public struct LabState: Codable, Sendable {
     public var images: [String: String]
     /// The file that the operator gave with --node-config.
     public var nodeTemplate: String?
+    /// Flags of roles that differ from the template.
+    public var settings: [Setting] = []
+    /// Every role is a process of its own.
+    public var separatesRoles = false
     public var nodes: [Node]
     public var cuts: [Cut] = []
 }

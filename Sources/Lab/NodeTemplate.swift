@@ -1,4 +1,5 @@
 import Base
+import Yams
 
 /// The node files of a lab: which roles a machine runs and with which flags.
 public enum NodeTemplate {
@@ -18,6 +19,25 @@ public enum NodeTemplate {
             rest = rest[rest.index(after: end)...]
         }
         return text + rest
+    }
+
+    /// A node file with some flags set differently, or with every role as a process of its own.
+    static func adapt(_ text: String, settings: [LabState.Setting], separatesRoles: Bool) throws -> String {
+        guard !settings.isEmpty || separatesRoles else { return text }
+        guard var root = try compose(yaml: text), var roles = root["roles"] else { return text }
+        for setting in settings {
+            guard var flags = roles[setting.role] else { continue }
+            // The node file takes either spelling; the template's own must not stay beside the new one.
+            let known = [setting.flag.replacing("-", with: "_"), setting.flag.replacing("_", with: "-")]
+            let flag = known.first { flags[$0] != nil } ?? setting.flag
+            flags[flag] = Node(setting.value)
+            roles[setting.role] = flags
+        }
+        if separatesRoles {
+            root["separate"] = Node.sequence(.init(roles.mapping?.map(\.key) ?? []))
+        }
+        root["roles"] = roles
+        return try serialize(node: root)
     }
 
     /// The whole system: the first node leads and serves, every node computes and stores.

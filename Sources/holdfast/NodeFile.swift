@@ -13,6 +13,8 @@ struct NodeFile {
         var name: String
         var command: any Role
         var arguments: [String]
+        /// Runs as a process of its own beside the node's.
+        var isSeparate = false
     }
 
     static let roles: [(name: String, type: any Role.Type)] = [
@@ -34,13 +36,23 @@ struct NodeFile {
             throw NodeFileFaults(faults: ["\(path): \(error)"])
         }
         let found = reader.sections(root ?? Node.mapping([:]))
+        for name in reader.separate.keys.sorted() where !found.contains(where: { $0.name == name }) {
+            reader.fault(at: reader.separate[name], "\"\(name)\" is to be separate and is no role of this node")
+        }
         guard reader.faults.isEmpty else { throw NodeFileFaults(faults: reader.faults) }
-        sections = NodeFile.roles.compactMap { role in found.first { $0.name == role.name } }
+        sections = NodeFile.roles.compactMap { role in
+            guard var section = found.first(where: { $0.name == role.name }) else { return nil }
+            // Block devices shall outlive a restart of everything else.
+            section.isSeparate = section.command is SdcCommand || reader.separate[role.name] != nil
+            return section
+        }
     }
 
     private struct Reader {
         let path: String
         var faults: [String] = []
+        /// The names listed under "separate", with their places.
+        var separate: [String: Node] = [:]
 
         mutating func fault(at node: Node?, _ message: String) {
             faults.append("\(path)\(node?.mark.map { ":\($0.line)" } ?? ""): \(message)")
@@ -53,8 +65,13 @@ struct NodeFile {
             }
             var result: [Section] = []
             for (key, value) in mapping {
+                if key.string == "separate" {
+                    readSeparate(value)
+                    continue
+                }
                 guard key.string == "roles" else {
-                    fault(at: key, "unknown key \"\(key.string ?? "")\"\(suggestion(for: key.string, of: ["roles"]))")
+                    let hint = suggestion(for: key.string, of: ["roles", "separate"])
+                    fault(at: key, "unknown key \"\(key.string ?? "")\"\(hint)")
                     continue
                 }
                 if let roles = value.mapping {
@@ -65,6 +82,14 @@ struct NodeFile {
             }
             if mapping["roles"] == nil { fault(at: nil, "\"roles\" is missing") }
             return result
+        }
+
+        private mutating func readSeparate(_ list: Node) {
+            guard let names = list.sequence else { return fault(at: list, "\"separate\" is a list of roles") }
+            for name in names {
+                guard let text = name.string else { return fault(at: name, "\"separate\" is a list of roles") }
+                separate[text] = name
+            }
         }
 
         private mutating func section(_ nameNode: Node, _ flags: Node) -> Section? {

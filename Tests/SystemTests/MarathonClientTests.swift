@@ -36,7 +36,8 @@ import Testing
         try await eventually("Marathon's answer") {
             try await caller.call(.GET, .tcp(host: "127.0.0.1", port: marathon), "/ping").isSuccess
         }
-        let script = #filePath.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" } + "/marathon_client.py"
+        let tests = #filePath.split(separator: "/").dropLast(2).reduce("") { "\($0)/\($1)" }
+        let script = "\(tests)/Clients/marathon_client.py"
         let result = try await runCommand(
             ["\(environment)/bin/python", script, "http://127.0.0.1:\(marathon)"], deadline: .seconds(120))
         #expect(

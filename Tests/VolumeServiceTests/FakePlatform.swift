@@ -143,6 +143,8 @@ final class FakeHost: FilesystemHost {
         var directories: Set<String> = []
         /// Devices that are mounted in a container's namespace too.
         var usedElsewhere: Set<String> = []
+        /// Device names that have passed to volumes of others.
+        var foreignDevices: Set<String> = []
         /// Fails at the n-th call from now on, as if the process had been killed there.
         var callsUntilCrash: Int?
     }
@@ -196,7 +198,9 @@ final class FakeHost: FilesystemHost {
         return platform.state.withLock { $0.devices[id]?.contents ?? .blank }
     }
 
-    func isReadable(_ device: String) async -> Bool { volumeID(device) != nil }
+    func isReadable(_ device: String) async -> Bool {
+        state.withLock { $0.foreignDevices.contains(device) } || volumeID(device) != nil
+    }
 
     func isInUse(_ device: String) async -> Bool {
         state.withLock { $0.usedElsewhere.contains(device) || $0.mounts.contains { $0.source == device } }

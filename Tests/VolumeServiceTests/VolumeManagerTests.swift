@@ -128,6 +128,30 @@ struct TestHost {
         #expect(first.host.mountPoints().isEmpty)
     }
 
+    /// After a restart of the host the device's name may be another volume's, busy or hanging. The ledger's entry has to go
+    /// all the same, or the host could not take the volume back.
+    @Test func aDeviceNameThatPassedToAnotherVolumeHoldsNothingUp() async throws {
+        let platform = FakePlatform()
+        let first = try TestHost(platform, "sdc1")
+        let second = try TestHost(platform, "sdc2")
+        defer {
+            first.remove()
+            second.remove()
+        }
+        _ = try await first.start().mount("data", holder: "a")
+        let device = try await #require(first.start().entry("data")?.device)
+        _ = try await second.start().mount("data", holder: "b")
+        first.host.state.withLock { state in
+            state.mounts = []
+            state.foreignDevices = [device]
+            state.usedElsewhere = [device]
+        }
+        let restarted = try await first.start()
+        await restarted.sweep()
+        #expect(await restarted.entry("data") == nil)
+        #expect(platform.holder("data") == "sdc2")
+    }
+
     @Test func aForeignDeviceIsNeverFormatted() async throws {
         let platform = FakePlatform()
         let node = try TestHost(platform, "sdc1")

@@ -10,7 +10,7 @@ extension Demo {
     func startWriter(_ instance: AppInstance, _ container: String) async throws {
         let key = Self.counterKey(of: container)
         let loop = "i=0; while i=$((i+1)); do redis-cli set \(key) $i >/dev/null || exit; done"
-        _ = try await checked(instance, tools.docker + ["exec", "-d", container, "sh", "-c", loop])
+        _ = try await checked(instance, ["docker", "exec", "-d", container, "sh", "-c", loop])
     }
 
     /// The container's counter as the instance holds it now.
@@ -19,10 +19,21 @@ extension Demo {
         return Int(try await RedisProbe(host: instance.host, port: instance.port).call("get", key)) ?? 0
     }
 
+    /// Tells how far the old writer came in its own memory, or that it hangs in a write that nobody takes.
+    func showOldWriter(_ container: String, on node: Int, counter taken: Int) async throws {
+        let get = ["docker", "exec", container, "redis-cli", "get", Self.counterKey(of: container)]
+        do {
+            let text = try await checked(node: node, get, deadline: .seconds(3)).filter(\.isNumber)
+            report.say("the old writer has counted to \(text), the new instance took over \(taken)")
+        } catch let error as LinuxError where error.code == .timedOut {
+            report.say("the old writer hangs in a write that nobody takes; the new instance took over \(taken)")
+        }
+    }
+
     func containerGone(_ container: String, _ node: Int) async throws {
         _ = try await until("the old container is gone", deadline: .seconds(90), interval: .milliseconds(500)) {
             let output = try await checked(
-                node: node, tools.docker + ["ps", "-q", "--no-trunc", "--filter", "id=\(container)"])
+                node: node, ["docker", "ps", "-q", "--no-trunc", "--filter", "id=\(container)"])
             return output.split(separator: "\n").isEmpty ? true : nil
         }
     }
@@ -54,7 +65,7 @@ extension Demo {
             try await cluster.epochs(of: Self.volume)["mappedSdcInfo"]?.array?.isEmpty ?? true ? true : nil
         }
         let attached = try await checked(
-            node: node, tools.rexray + ["volume", "mount", Self.volume], deadline: .seconds(60))
+            node: node, ["rexray", "volume", "mount", Self.volume], deadline: .seconds(60))
         guard !attached.isEmpty else { throw ScenarioFailure("rexray volume mount printed nothing") }
         let mounts = try await checked(node: node, ["cat", "/proc/mounts"])
         guard
@@ -73,7 +84,7 @@ extension Demo {
         let check = try await machines.execute(on: node, ["e2fsck", "-f", "-n", device], deadline: .seconds(120))
         let text = check.outputText + check.errorText
         _ = try await machines.execute(
-            on: node, tools.rexray + ["volume", "unmount", Self.volume], deadline: .seconds(60))
+            on: node, ["rexray", "volume", "unmount", Self.volume], deadline: .seconds(60))
         guard check.isSuccess else { throw ScenarioFailure("e2fsck \(check.status): \(text)") }
         try await cluster.scale(Self.app, to: 1)
         _ = try await answering()

@@ -13,26 +13,10 @@ public struct Demo: Sendable {
     let machines: any Machines
     let report: StepReport
     let cluster: ClusterView
-    /// Commands as the demo runs them inside a node.
-    let tools: Tools
 
-    /// How the lab's nodes call the tools that a person would use.
-    public struct Tools: Sendable {
-        var docker: [String]
-        var scli: [String]
-        var rexray: [String]
-
-        public init(docker: [String], scli: [String], rexray: [String]) {
-            self.docker = docker
-            self.scli = scli
-            self.rexray = rexray
-        }
-    }
-
-    public init(machines: any Machines, report: StepReport, tools: Tools, controlNode: Int = 1, password: String) {
+    public init(machines: any Machines, report: StepReport, controlNode: Int = 1, password: String) {
         self.machines = machines
         self.report = report
-        self.tools = tools
         cluster = ClusterView(control: machines.address(of: controlNode), password: password)
     }
 
@@ -54,7 +38,7 @@ public struct Demo: Sendable {
         }
         let container = try await container(on: first)
         try await report.step("docker stop \(container.prefix(12))") {
-            _ = try await checked(first, tools.docker + ["stop", container], deadline: .seconds(40))
+            _ = try await checked(first, ["docker", "stop", container], deadline: .seconds(40))
         }
         try await report.step("running again, keys there", { try await keysAnswered(after: first) }) {
             "on \($0.host):\($0.port)"
@@ -70,14 +54,13 @@ public struct Demo: Sendable {
         let dead = try node(of: old)
         let began = ContinuousClock.now
         try await report.step("lab kill node\(dead) (it runs the app)") { try await machines.kill(dead) }
-        let new = try await report.step(
+        try await report.step(
             "keys answered from another machine", { try await keysAnswered(elsewhereThan: old) }
         ) {
             "on \($0.host):\($0.port)"
         }
         let failover = ContinuousClock.now - began
         report.say("node killed -> keys answered elsewhere: \(report.seconds(failover))")
-        _ = new
         try await showProof()
         try await twoCopies("the volume has two copies again on the machines that remain")
         try await report.step("lab start node\(dead)") { try await machines.start(dead) }
@@ -117,6 +100,7 @@ public struct Demo: Sendable {
         try await report.step("the old writer goes on for 3 s behind the cut") {
             try await Task.sleep(for: .seconds(3))
         }
+        try await showOldWriter(container, on: zombie, counter: taken)
         try await report.step("heal") { try await machines.heal() }
         try await report.step("the old container is gone") { try await containerGone(container, zombie) }
         try await rejoined(zombie)
@@ -194,7 +178,7 @@ extension Demo {
     /// The id of the app's container on the instance's node.
     func container(on instance: AppInstance) async throws -> String {
         let output = try await checked(
-            instance, tools.docker + ["ps", "-q", "--no-trunc", "--filter", "label=MESOS_TASK_ID=\(instance.id)"])
+            instance, ["docker", "ps", "-q", "--no-trunc", "--filter", "label=MESOS_TASK_ID=\(instance.id)"])
         guard let id = output.split(separator: "\n").first else {
             throw ScenarioFailure("no container of \(instance.id) on \(instance.host)")
         }
@@ -203,15 +187,15 @@ extension Demo {
 
     func showContainer(on instance: AppInstance) async throws {
         let node = try node(of: instance)
-        report.show("lab exec node\(node) -- docker ps", try await checked(instance, tools.docker + ["ps"]))
+        report.show("lab exec node\(node) -- docker ps", try await checked(instance, ["docker", "ps"]))
         report.show(
-            "lab exec node\(node) -- docker volume ls", try await checked(instance, tools.docker + ["volume", "ls"]))
+            "lab exec node\(node) -- docker volume ls", try await checked(instance, ["docker", "volume", "ls"]))
     }
 
     func showVolumes() async throws {
         report.show(
             "lab exec node1 -- scli --query_all_volumes",
-            try await checked(node: 1, tools.scli + ["--query_all_volumes"]))
+            try await checked(node: 1, ["scli", "--query_all_volumes"]))
     }
 
     func twoCopies(_ text: String) async throws {

@@ -15,7 +15,10 @@ public struct LinuxFilesystemHost: FilesystemHost {
     /// O_DIRECT, which Swift does not see (it hides behind _GNU_SOURCE).
     private static let direct: Int32 = 0o40000
 
-    public init() {}
+    /// How long a device may take to answer one read before it counts as dead.
+    private let readDeadline: Duration
+
+    public init(readDeadline: Duration = .seconds(8)) { self.readDeadline = readDeadline }
 
     // MARK: Looking
 
@@ -55,7 +58,7 @@ public struct LinuxFilesystemHost: FilesystemHost {
 
     public func isReadable(_ device: String) async -> Bool {
         do {
-            return try await blocking("Reading \(device)", deadline: .seconds(8)) {
+            return try await blocking("Reading \(device)", deadline: readDeadline) {
                 let file = try Descriptor.open(device, O_RDONLY | LinuxFilesystemHost.direct)
                 let count = LinuxFilesystemHost.blockLength
                 return try LinuxFilesystemHost.read(file, at: 0, count: count).count == count
@@ -191,9 +194,12 @@ public struct LinuxFilesystemHost: FilesystemHost {
                 let outcome = Outcome<Value>()
                 let (reading, writing) = try Descriptor.pipe()
                 try startThread(name: "hf-filesystem") {
-                    outcome.result.withLock { $0 = Result { try body() } }
+                    // Outside the lock: who waits must be able to look and give up.
+                    let result = Result { try body() }
+                    outcome.result.withLock { $0 = result }
                     var byte: UInt8 = 1
-                    _ = write(writing.raw, &byte, 1)
+                    // Whoever gave up does not read any more, but the pipe must not break.
+                    withExtendedLifetime(reading) { _ = write(writing.raw, &byte, 1) }
                 }
                 let clock = ContinuousClock()
                 let end = clock.now + deadline

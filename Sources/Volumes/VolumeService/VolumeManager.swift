@@ -235,10 +235,11 @@ public actor VolumeManager {
     /// Unmounts, waits until no container's own copy of the mount is left, detaches if the volume is still ours, and
     /// forgets.
     func release(_ entry: LedgerEntry) async throws {
+        let device = try await ownDevice(entry)
         var isAlive = false
-        if let device = entry.device { isAlive = await host.isReadable(device) }
+        if let device { isAlive = await host.isReadable(device) }
         try await unmountAll(entry.mountPoint, lazily: !isAlive)
-        if isAlive, let device = entry.device {
+        if isAlive, let device {
             let clock = ContinuousClock()
             let end = clock.now + settings.releaseTimeout
             while await host.isInUse(device) {
@@ -252,6 +253,19 @@ public actor VolumeManager {
         try await detachIfOurs(entry)
         await host.removeEmptyDirectory(entry.mountPoint)
         try await forget(entry.name)
+    }
+
+    /// The entry's device as long as it is the volume's. Names and numbers of block devices go round: after a restart of
+    /// the host they may be another volume's, whose state is no news of this one.
+    private func ownDevice(_ entry: LedgerEntry) async throws -> String? {
+        guard let device = entry.device, let number = entry.deviceNumber else { return nil }
+        if try await host.mounts().contains(where: { $0.mountPoint == entry.mountPoint && isMount($0, of: entry) }) {
+            return device
+        }
+        guard let local = try await driver.localDevices()[entry.volumeID.lowercased()],
+            try await host.deviceNumber(of: local) == number
+        else { return nil }
+        return device
     }
 
     private func detachIfOurs(_ entry: LedgerEntry) async throws(VolumeDriverError) {

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Glibc
 import LinuxOS
 import Logging
 import ServiceLifecycle
@@ -8,7 +9,7 @@ struct NodeCommand: Role {
         commandName: "node", abstract: "Runs the roles that a node file lists.",
         discussion: """
             A node file is YAML: under "roles", each role with its flags as "flag: value". All roles run in one process except \
-            sdc, which is started as a process of its own so that block devices outlive a restart of the rest.
+            sdc, whose process outlives the node's so that block devices stay, and those that a list "separate" names.
             """)
 
     @Option(help: "The node file.")
@@ -19,11 +20,10 @@ struct NodeCommand: Role {
         let file = try NodeFile(text: text, path: config)
         var services: [any Service] = []
         for section in file.sections {
-            switch section.command {
-            case let client as SdcCommand:
-                services.append(ClientKeeper(arguments: ["sdc"] + section.arguments, client: client, logger: logger))
-            case let role:
-                services += try await role.services(logger: Logger(label: section.name))
+            if section.isSeparate {
+                services.append(RoleKeeper(role: section.name, flags: section.arguments, logger: logger))
+            } else {
+                services += try await section.command.services(logger: Logger(label: section.name))
             }
         }
         // A node without roles still runs until it is told to end.
@@ -35,32 +35,37 @@ private struct Idle: Service {
     func run() async throws { try await gracefulShutdown() }
 }
 
-/// Keeps one `sdc` running beside this process: takes over the one that an earlier node process started, starts one
-/// when there is none, and leaves it running when the node ends.
-struct ClientKeeper: Service {
-    /// With the role's name first.
-    let arguments: [String]
-    let client: SdcCommand
+/// Keeps one process of a role running beside this one: takes over what an earlier node process started, starts one when
+/// there is none, and ends it when the node ends, except for the client, whose devices are in use.
+struct RoleKeeper: Service {
+    let role: String
+    let flags: [String]
     let logger: Logger
 
     /// Where the present one's identity is written; gone with /run when the machine restarts.
-    private var identityPath: String { "/run/holdfast/sdc.process" }
-    private var logPath: String { "/run/holdfast/sdc.log" }
+    private var identityPath: String { "/run/holdfast/\(role).process" }
 
     func run() async throws {
-        try await cancelWhenGracefulShutdown {
-            var isFirst = true
-            while !Task.isCancelled {
-                if isFirst, let present = identity(), present.isAlive {
-                    logger.notice("Took over the running client", metadata: ["pid": "\(present.pid)"])
-                    try await present.waitForExit()
-                    logger.warning("The client ended", metadata: ["pid": "\(present.pid)"])
-                } else {
-                    try await startAndWait()
-                }
-                isFirst = false
-                try await Task.sleep(for: .milliseconds(500))
-            }
+        do {
+            try await cancelWhenGracefulShutdown { try await keepRunning() }
+        } catch is CancellationError {
+            // The way in which a service is told to end.
+        }
+        if role != "sdc", let present = identity(), present.isAlive {
+            present.signal(SIGTERM)
+            try await present.waitForExit()
+        }
+    }
+
+    private func keepRunning() async throws {
+        if let present = identity(), present.isAlive {
+            logger.notice("Took over a running process", metadata: ["role": "\(role)", "pid": "\(present.pid)"])
+            try await present.waitForExit()
+            logger.warning("A process ended", metadata: ["role": "\(role)", "pid": "\(present.pid)"])
+        }
+        while true {
+            try await startAndWait()
+            try await Task.sleep(for: .milliseconds(500))
         }
     }
 
@@ -73,14 +78,17 @@ struct ClientKeeper: Service {
 
     private func startAndWait() async throws {
         try await runChecked(["mkdir", "-p", "/run/holdfast"])
-        var request = ChildProcess.Request([ownExecutable()] + arguments)
-        request.standardOutput = .append(logPath)
-        request.standardError = .append(logPath)
+        var request = ChildProcess.Request([ownExecutable(), role] + flags)
+        if role == "sdc" {
+            // It outlives whoever reads our output.
+            request.standardOutput = .append("/run/holdfast/sdc.log")
+            request.standardError = .append("/run/holdfast/sdc.log")
+        }
         let child = try ChildProcess.spawn(request)
         let record = "\(child.identity.pid) \(child.identity.startTime)\n"
         try await runChecked(["tee", identityPath], input: Array(record.utf8))
-        logger.notice("Started the client", metadata: ["pid": "\(child.pid)"])
+        logger.notice("Started a process", metadata: ["role": "\(role)", "pid": "\(child.pid)"])
         let status = try await child.wait()
-        logger.warning("The client ended", metadata: ["pid": "\(child.pid)", "status": "\(status)"])
+        logger.warning("A process ended", metadata: ["role": "\(role)", "pid": "\(child.pid)", "status": "\(status)"])
     }
 }

@@ -32,6 +32,8 @@ struct LabCommand: AsyncParsableCommand {
                 "A node file for every machine instead of the standard ones; ${NAME}, ${NUMBER}, ${ADDRESS}, ${DIR}, ${FIRST} "
                     + "and ${NODES} are replaced."))
         var nodeConfig: String?
+        @Option(help: "A flag of a role on every machine, as ROLE.FLAG=VALUE.") var set: [String] = []
+        @Flag(help: "Every role is a process of its own.") var separateRoles = false
         @Option(help: "An image for every machine's Docker, as NAME=TARBALL.") var image: [String] = []
         @Flag(help: "Machines without Docker.") var withoutDocker = false
         @Option(help: "Another number for another network beside a running lab: 10.(71+N).0.0/24.") var index = 0
@@ -42,6 +44,16 @@ struct LabCommand: AsyncParsableCommand {
             plan.index = index
             plan.runsDocker = !withoutDocker
             if let nodeConfig { plan.nodeTemplate = try await offPool { try readText(nodeConfig) } }
+            plan.tools = MultiCall.tools.keys.sorted() + ["holdfast"]
+            plan.separatesRoles = separateRoles
+            plan.settings = try set.map { entry in
+                let parts = entry.split(separator: "=", maxSplits: 1).map(String.init)
+                let place = (parts.first ?? "").split(separator: ".").map(String.init)
+                guard parts.count == 2, place.count == 2 else {
+                    throw ValidationError("\"\(entry)\" is not ROLE.FLAG=VALUE.")
+                }
+                return LabState.Setting(role: place[0], flag: place[1], value: parts[1])
+            }
             for entry in image {
                 let parts = entry.split(separator: "=", maxSplits: 1).map(String.init)
                 guard parts.count == 2 else { throw ValidationError("\"\(entry)\" is not NAME=TARBALL.") }
@@ -95,7 +107,7 @@ struct LabCommand: AsyncParsableCommand {
 
     struct Crash: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Kills the process in which a role runs (or dockerd).")
+            abstract: "Kills the process in which a role runs (or dockerd, or sdc-keeper).")
         @OptionGroup var options: Options
         @Argument var node: String
         @Argument var role: String

@@ -22,19 +22,15 @@ struct LabDemoCommand: AsyncParsableCommand {
         let document = try await offPool { [app] in try readFile(app) }
         // The lab's own steps would repeat the demo's.
         let lab = Lab(directory: absolutePath(options.dir))
-        let executable = ownExecutable()
-        let scli = ["env", "SCLI_SESSION_FILE=/run/holdfast/scli-session", executable, "scli"]
         let machines = try LabMachines(lab)
-        let login = scli + ["--login", "--username", "admin", "--password", NodeTemplate.gatewayPassword]
+        let login = ["scli", "--login", "--username", "admin", "--password", NodeTemplate.gatewayPassword]
         let session = try await machines.execute(on: 1, login, deadline: .seconds(20))
         guard session.isSuccess else {
             throw ValidationError("scli --login: \(session.errorText)\(session.outputText)")
         }
 
         let demo = Demo(
-            machines: machines, report: StepReport(),
-            tools: .init(docker: ["docker"], scli: scli, rexray: [executable, "rexray"]),
-            password: NodeTemplate.gatewayPassword)
+            machines: machines, report: StepReport(), password: NodeTemplate.gatewayPassword)
         for act in acts {
             switch act {
             case .stop: try await demo.deployAndStop(document: document)
