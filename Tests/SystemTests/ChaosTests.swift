@@ -6,7 +6,7 @@ import Testing
 /// kill -9 of one process after the other while the app is written to.
 @Suite(.serialized) struct ChaosTests {
     /// How many processes are killed, and in which order; otherwise with `HOLDFAST_CHAOS_ROUNDS` and `HOLDFAST_CHAOS_SEED`.
-    static var rounds: Int { currentEnvironment()["HOLDFAST_CHAOS_ROUNDS"].flatMap { Int($0) } ?? 100 }
+    static var rounds: Int { currentEnvironment()["HOLDFAST_CHAOS_ROUNDS"].flatMap { Int($0) } ?? 200 }
     static var seed: UInt64 { currentEnvironment()["HOLDFAST_CHAOS_SEED"].flatMap { UInt64($0) } ?? 20_161_101 }
 
     /// Every role is a process of its own here, and any of them may die at any moment: every write that was acknowledged is
