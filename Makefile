@@ -18,6 +18,7 @@ build: setup
 
 release: setup
 	swift build -c release --product holdfast
+	swift build -c release --product holdfast-task
 
 # Building the test product alone leaves out the executables of dependencies, a C++ compiler of protocol buffers among them.
 # The system tests have the machine to themselves: their machines ping each other every second.
@@ -48,5 +49,7 @@ demo: build
 demo-down:
 	$(HOLDFAST) lab down --dir $(LAB)
 
-bench: setup release
-	Benchmarks/block.sh $(HOLDFAST)
+bench: release
+	@$(MAKE) --no-print-directory $(IMAGE)
+	Benchmarks/block.sh .build/release/holdfast
+	Benchmarks/failover.sh .build/release/holdfast $(IMAGE)
