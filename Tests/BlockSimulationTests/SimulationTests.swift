@@ -61,6 +61,7 @@ import Testing
         BrokenRule(name: "5: overlapping writes in any order", rule: .rangeLocks, seeds: 40),
         BrokenRule(name: "6: dirty reads", rule: .noDirtyReads, seeds: 40),
         BrokenRule(name: "7: old sessions go on", rule: .sessionFencing, seeds: 40),
+        BrokenRule(name: "8: a restarted copy counts as before", rule: .restartedCopyIsSuspect, seeds: 40),
         BrokenRule(name: "9: a stale copy is promoted", rule: .neverPromoteStale, seeds: 40),
         BrokenRule(name: "re-map without proof", rule: .remapWaitsForProof, seeds: 40),
         BrokenRule(name: "acknowledged means flushed", rule: .flushBeforeAcknowledgement, seeds: 40),

@@ -10,7 +10,7 @@ extension Simulation {
         let one = everyone.randomElement(using: &random) ?? .manager
         let other = everyone.filter { $0 != one }.randomElement(using: &random) ?? .manager
         let until = now + delay(300, 7000)
-        switch Int.random(in: 0..<14, using: &random) {
+        switch Int.random(in: 0..<16, using: &random) {
         case 0, 1:
             let victim = serverIDs.randomElement(using: &random) ?? one
             crash(victim)
@@ -44,6 +44,13 @@ extension Simulation {
             isolate(client, .manager, until)
             isolate(server, .manager, until)
             heap.add(.remap, at: now + delay(10, 200))
+        case 13, 14:
+            // The power fails for some, and is soon back: nobody has missed them.
+            note("a power failure")
+            for victim in everyone where victim != .manager && Bool.random(using: &random) {
+                crash(victim)
+                heap.add(.start(victim), at: now + delay(20, 450))
+            }
         default:
             // The zombie: alive, connected to all other servers, but cut off from the manager.
             note("\(one) cut off from the manager until \(until)")

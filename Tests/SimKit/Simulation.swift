@@ -52,6 +52,7 @@ public final class Simulation {
         case start(NodeID)
         case work(NodeID, life: Int)
         case remap
+        case inspect
     }
 
     enum Message {
@@ -110,6 +111,7 @@ public final class Simulation {
             for id in clientIDs { heap.add(.work(id, life: clients[id]?.life ?? 0), at: now + .milliseconds(10)) }
             heap.add(.adversary, at: now + .milliseconds(500))
             heap.add(.remap, at: now + .seconds(1))
+            heap.add(.inspect, at: now)
             step(until: now + options.turmoil)
         }
         if failure == nil { failure = history.check() }
@@ -161,6 +163,7 @@ public final class Simulation {
         case .start(let node): startNode(node)
         case .work(let node, let life): work(node, life)
         case .remap: remap()
+        case .inspect: inspect()
         }
     }
 
@@ -203,7 +206,7 @@ public final class Simulation {
         step(until: now + .seconds(5))
         if failure == nil { failure = history.check() }
         if failure == nil { compareCopies() }
-        if failure == nil { failure = accounting() }
+        if failure == nil { account() }
     }
 
     private func isWell() -> Bool { illness().isEmpty }
@@ -221,43 +224,5 @@ public final class Simulation {
             if !answered { return "no I/O of volume \(volume) has been answered" }
         }
         return ""
-    }
-
-    private func compareCopies() {
-        guard let state = manager.core?.state else { return }
-        for pool in state.pools.values {
-            for volume in volumes {
-                for index in 0..<Simulation.unitsPerVolume {
-                    let unit = UnitKey(volume: volume, index: index)
-                    let comb = pool.combs[Int(Geometry.comb(of: unit, combCount: pool.combCount))]
-                    let copies = comb.inSync.map { content(of: unit, at: $0) }
-                    if copies.count == 2, copies[0] != copies[1] {
-                        return fail(
-                            "the copies of \(unit) at \(comb.inSync) differ: \(copies)"
-                        )
-                    }
-                }
-            }
-        }
-    }
-
-    private func content(of unit: UnitKey, at place: CopyPlace) -> [UInt64] {
-        guard let node = servers.values.first(where: { $0.sds == place.sds }),
-            let store = node.core?.stores.first(where: { $0.device == place.device })
-        else { return [] }
-        let map = store.map(of: unit)
-        return (0..<Simulation.blocksInPlay).map { block in
-            guard map[block], let base = store.location(of: unit) else { return 0 }
-            return node.disk.value(base / 4096 + UInt64(block))
-        }
-    }
-
-    private func accounting() -> String? {
-        for id in serverIDs {
-            for store in servers[id]?.core?.stores ?? [] {
-                if let problem = store.accountingError() { return problem }
-            }
-        }
-        return nil
     }
 }

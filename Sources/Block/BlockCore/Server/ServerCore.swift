@@ -47,6 +47,8 @@ public struct ServerCore: Sendable {
     var lastSweep = Instant.zero
     var stoppedTold: Set<DeviceID> = []
     var rules: ProtocolRules { configuration.rules }
+    /// Whether anything accepted for the unit has not ended: without it, and with its comb normal, both copies are equal.
+    public func hasWork(on unit: UnitKey) -> Bool { queues[unit] != nil }
 
     /// `stores` are opened devices of this server whose opening writes are stable. `system` is what their labels say.
     public init(configuration: ServerConfiguration, sds: SdsID, system: SystemID?, stores: [UnitStore]) {

@@ -1,0 +1,57 @@
+import Base
+import BlockCore
+
+/// What the disks hold, compared with what the manager has committed.
+extension Simulation {
+    /// Both copies are equal wherever nothing is under way; looked at often, since a later rebuild covers every trace.
+    func inspect() {
+        heap.add(.inspect, at: now + .milliseconds(10))
+        compareCopies()
+    }
+
+    func compareCopies() {
+        guard let state = manager.core?.state else { return }
+        for volume in state.volumes.values {
+            guard let pool = state.pools[volume.pool] else { continue }
+            for index in 0..<volume.sizeUnits {
+                let unit = UnitKey(volume: volume.id, index: index)
+                let comb = pool.combs[Int(Geometry.comb(of: unit, combCount: pool.combCount))]
+                guard let secondary = comb.secondary, isQuiet(unit, at: comb.primary, state),
+                    isQuiet(unit, at: secondary, state)
+                else { continue }
+                let copies = (content(of: unit, at: comb.primary), content(of: unit, at: secondary))
+                if copies.0 != copies.1 {
+                    return fail("the copies of \(unit) at \(comb.inSync) differ: \(copies)")
+                }
+            }
+        }
+    }
+
+    /// Whether the place's server is the one that the manager admitted and has nothing to do for the unit.
+    private func isQuiet(_ unit: UnitKey, at place: CopyPlace, _ state: SystemState) -> Bool {
+        guard let core = node(of: place)?.core, let store = store(at: place),
+            core.configuration.incarnation == state.servers[place.sds]?.incarnation
+        else { return false }
+        return store.stopReason == nil && !core.hasWork(on: unit)
+    }
+
+    private func node(of place: CopyPlace) -> ServerNode? { servers.values.first { $0.sds == place.sds } }
+    private func store(at place: CopyPlace) -> UnitStore? {
+        node(of: place)?.core?.stores.first { $0.device == place.device }
+    }
+
+    private func content(of unit: UnitKey, at place: CopyPlace) -> [UInt64] {
+        guard let disk = node(of: place)?.disk, let store = store(at: place), let base = store.location(of: unit)
+        else { return Array(repeating: 0, count: Int(Simulation.blocksInPlay)) }
+        let map = store.map(of: unit)
+        return (0..<Simulation.blocksInPlay).map { map[$0] ? disk.value(base / 4096 + UInt64($0)) : 0 }
+    }
+
+    func account() {
+        for id in serverIDs {
+            for store in servers[id]?.core?.stores ?? [] {
+                if let problem = store.accountingError() { return fail(problem) }
+            }
+        }
+    }
+}
