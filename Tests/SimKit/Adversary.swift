@@ -43,7 +43,7 @@ extension Simulation {
             note("\(client) and \(server) are cut off from the manager until \(until)")
             isolate(client, .manager, until)
             isolate(server, .manager, until)
-            heap.add(.remap, at: now + delay(10, 200))
+            heap.add(.preempt, at: now + delay(10, 200))
         case 13, 14:
             // The power fails for some, and is soon back: nobody has missed them.
             note("a power failure")
@@ -61,19 +61,5 @@ extension Simulation {
     private func isolate(_ one: NodeID, _ other: NodeID, _ until: Instant) {
         network.block(one, other, until: until)
         network.block(other, one, until: until)
-    }
-
-    /// Moves a volume to another client, as a scheduler does after it has given up on a host.
-    func remap() {
-        if isHealed { return }
-        if nextRemap <= now {
-            nextRemap = now + delay(500, 4000)
-            heap.add(.remap, at: nextRemap)
-        }
-        guard let state = manager.core?.state, let volume = volumes.randomElement(using: &random),
-            now >= manager.pausedUntil, let owner = state.volumes[volume]?.mappings.first?.sdc,
-            let heir = state.clients.keys.first(where: { $0 != owner })
-        else { return }
-        submit(.map(volume, heir, mode: .readWrite, allowMultiple: false, preempt: true), .map(volume))
     }
 }

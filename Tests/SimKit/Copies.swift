@@ -41,10 +41,12 @@ extension Simulation {
     }
 
     private func content(of unit: UnitKey, at place: CopyPlace) -> [UInt64] {
+        let last = UInt16(Geometry.blocksPerUnit)
+        let blocks = Array(0..<Simulation.blocksInPlay) + Array(last - Simulation.blocksInPlay..<last)
         guard let disk = node(of: place)?.disk, let store = store(at: place), let base = store.location(of: unit)
-        else { return Array(repeating: 0, count: Int(Simulation.blocksInPlay)) }
+        else { return blocks.map { _ in 0 } }
         let map = store.map(of: unit)
-        return (0..<Simulation.blocksInPlay).map { map[$0] ? disk.value(base / 4096 + UInt64($0)) : 0 }
+        return blocks.map { map[$0] ? disk.value(base / 4096 + UInt64($0)) : 0 }
     }
 
     func account() {

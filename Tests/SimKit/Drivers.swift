@@ -4,19 +4,6 @@ import BlockCore
 extension Simulation {
     // MARK: Manager
 
-    enum Question {
-        case create
-        case map(VolumeID)
-    }
-
-    func submit(_ command: ManagerCommand, _ question: Question) {
-        let ticket = Ticket(rawValue: nextTicket)
-        nextTicket += 1
-        tickets[ticket] = question
-        note("operator: \(command)")
-        drive(.submit(ticket, command))
-    }
-
     func drive(_ event: ManagerEvent) {
         guard let actions = manager.core?.apply(event, now: now, rng: &coreRandom) else { return }
         for action in actions {
@@ -30,19 +17,6 @@ extension Simulation {
             case .close(let link): close(ConnectionID(rawValue: link.rawValue), byOpener: false)
             case .notice(let notice): note("manager: \(notice)")
             }
-        }
-    }
-
-    private func answer(_ ticket: Ticket, _ result: Result<ManagerReply, ManagerError>) {
-        guard let question = tickets.removeValue(forKey: ticket) else { return fail("a ticket was answered twice") }
-        switch (question, result) {
-        case (.create, .success(.createdVolume(let id))): volumes.append(id)
-        case (.map(let volume), .success(.fenced(let proof))):
-            fences += 1
-            note("proof \(proof)")
-            history.fence(volume, proof.attachEpoch, at: now.nanoseconds)
-        case (.create, _): fail("could not create a volume: \(result)")
-        case (.map, _): note("map: \(result)")
         }
     }
 
@@ -200,60 +174,5 @@ extension Simulation {
             case .refused(_, let message): fail("\(id) was refused: \(message)")
             }
         }
-    }
-
-    private func completed(_ id: NodeID, _ io: ClientIO, _ result: ClientIOResult) {
-        guard let done = clients[id]?.ios.removeValue(forKey: io) else { return fail("\(id) completed an I/O twice") }
-        note(
-            "\(id) io \(io.rawValue) \(done.first)+\(done.count): \(result) wrote \(done.values) saw \(done.seen)"
-        )
-        guard result == .ok else { return }
-        if isHealed { clients[id]?.servedSinceHeal.insert(done.volume) }
-        for index in 0..<done.count {
-            let block = History.Block(volume: done.volume, number: done.first + UInt64(index))
-            if done.isRead {
-                history.saw(
-                    block, done.seen[index], done.epoch, from: done.invoked, to: now.nanoseconds)
-            } else {
-                history.acknowledged(block, done.values[index], at: now.nanoseconds)
-            }
-        }
-    }
-
-    /// Begins I/Os now and then, several at a time and often on the same blocks.
-    func work(_ id: NodeID, _ life: Int) {
-        guard let node = clients[id], node.life == life, let core = node.core, !node.isResting else { return }
-        heap.add(.work(id, life: life), at: max(now + delay(0.2, 20), node.pausedUntil))
-        guard now >= node.pausedUntil, let target = core.attachments.randomElement(using: &random), node.ios.count < 6
-        else { return }
-        let unit = UInt32.random(in: 0..<Simulation.unitsPerVolume, using: &random)
-        let start = UInt16.random(in: 0..<Simulation.blocksInPlay, using: &random)
-        let count = UInt16.random(in: 1...Simulation.blocksInPlay - start, using: &random)
-        let isRead = Bool.random(using: &random)
-        let first = UInt64(unit) * UInt64(Geometry.blocksPerUnit) + UInt64(start)
-        var values: [UInt64] = []
-        var kind = ClientIOKind.read
-        if !isRead {
-            for index in 0..<UInt64(count) {
-                values.append(nextValue)
-                let block = History.Block(volume: target.attachment.volume, number: first + index)
-                history.began(block, nextValue, target.attachment.epoch, at: now.nanoseconds)
-                nextValue += 1
-            }
-            kind = .write(keep(values, on: id))
-        }
-        let io = ClientIO(rawValue: node.nextIO)
-        clients[id]?.nextIO += 1
-        clients[id]?.ios[io] = ClientNode.IO(
-            volume: target.attachment.volume, epoch: target.attachment.epoch, first: first, count: Int(count),
-            values: values, isRead: isRead, invoked: now.nanoseconds,
-            seen: Array(repeating: 0, count: Int(count)))
-        note(
-            "\(id) io \(io.rawValue) begins on \(target.attachment) \(first)+\(count) \(values)"
-        )
-        drive(
-            id,
-            .submit(
-                io, target.attachment, kind, offset: first * 4096, length: UInt32(count) * Geometry.blockBytes))
     }
 }

@@ -5,7 +5,9 @@ import BlockCore
 ///
 /// Every 4 KiB block is a register, every written value is unique. A register's history is linearizable exactly if no
 /// two values were both current at one time, and no value came and went while another was current (Gibbons and Korach:
-/// zones of the clusters formed by each write and its reads).
+/// zones of the clusters formed by each write and its reads). Zeros are not unique: each zeroing and each sight of
+/// zeros has to find a moment when no other value was current, and each sight a zeroing (or the beginning) that
+/// nothing had overwritten for certain.
 struct History {
     struct Block: Hashable, Comparable {
         var volume: VolumeID
@@ -34,7 +36,17 @@ struct History {
 
     struct Register {
         var writes: [UInt64: Write] = [:]
+        /// By numbers that no value has.
+        var zeroings: [UInt64: Write] = [:]
         var reads: [Read] = []
+    }
+
+    /// When a value was current: between its first end and its last start if that order holds, else sometime inside.
+    private struct Zone {
+        var value: UInt64
+        var end: UInt64
+        var start: UInt64
+        var begun: UInt64
     }
 
     private var registers: [Block: Register] = [:]
@@ -56,11 +68,18 @@ struct History {
         registers[block, default: Register()].writes[value] = Write(value: value, epoch: epoch, invoked: at)
     }
 
+    mutating func beganZeroing(_ block: Block, _ number: UInt64, _ epoch: UInt64, at: UInt64) {
+        registers[block, default: Register()].zeroings[number] = Write(value: 0, epoch: epoch, invoked: at)
+    }
+
+    /// A write of this value, or the zeroing of this number.
     mutating func acknowledged(_ block: Block, _ value: UInt64, at: UInt64) {
         acknowledgedWrites += 1
-        guard let write = registers[block]?.writes[value] else { return }
+        guard let write = registers[block]?.writes[value] ?? registers[block]?.zeroings[value] else { return }
         registers[block]?.writes[value]?.ended = at
         registers[block]?.writes[value]?.isAcknowledged = true
+        registers[block]?.zeroings[value]?.ended = at
+        registers[block]?.zeroings[value]?.isAcknowledged = true
         if write.invoked > fencedAt(block.volume, write.epoch) {
             violation = violation ?? "a write begun after its right was proven fenced was acknowledged: \(block)"
         }
@@ -86,37 +105,64 @@ struct History {
     }
 
     private func check(_ register: Register, _ block: Block) -> String? {
-        var firstEnd: [UInt64: UInt64] = [0: 0]
-        var lastStart: [UInt64: UInt64] = [0: 0]
-        var isRelevant: Set<UInt64> = []
-        for write in register.writes.values {
-            let limit = fencedAt(block.volume, write.epoch)
-            firstEnd[write.value] = min(write.ended, limit)
-            lastStart[write.value] = write.invoked
-            if write.isAcknowledged { isRelevant.insert(write.value) }
+        var zones: [UInt64: Zone] = [:]
+        for write in register.writes.values where write.isAcknowledged {
+            let end = min(write.ended, fencedAt(block.volume, write.epoch))
+            zones[write.value] = Zone(value: write.value, end: end, start: write.invoked, begun: write.invoked)
         }
-        for read in register.reads {
-            guard let written = lastStart[read.value] else { return "value \(read.value) was never written" }
-            let begun = register.writes[read.value]?.invoked ?? 0
-            if begun > read.ended { return "value \(read.value) was read before it was written" }
-            isRelevant.insert(read.value)
-            firstEnd[read.value] = min(firstEnd[read.value] ?? .max, read.ended)
-            lastStart[read.value] = max(written, read.invoked)
+        for read in register.reads where read.value != 0 {
+            guard let write = register.writes[read.value] else { return "value \(read.value) was never written" }
+            if write.invoked > read.ended { return "value \(read.value) was read before it was written" }
+            let end = min(write.ended, fencedAt(block.volume, write.epoch), read.ended)
+            let known = zones[read.value] ?? Zone(value: read.value, end: end, start: 0, begun: write.invoked)
+            zones[read.value] = Zone(
+                value: read.value, end: min(known.end, end), start: max(known.start, write.invoked, read.invoked),
+                begun: write.invoked)
         }
-        let zones = isRelevant.sorted().map { (value: $0, end: firstEnd[$0] ?? .max, start: lastStart[$0] ?? 0) }
-        let current = zones.filter { $0.end < $0.start }.sorted { ($0.end, $0.value) < ($1.end, $1.value) }
+        let values = zones.keys.sorted().compactMap { zones[$0] }
+        let current = values.filter { $0.end < $0.start }.sorted { ($0.end, $0.value) < ($1.end, $1.value) }
         for (one, other) in zip(current, current.dropFirst()) where other.end < one.start {
             return "values \(describe(one)) and \(describe(other)) were both current"
         }
-        for passing in zones where passing.end >= passing.start {
+        for passing in values.filter({ $0.end >= $0.start }) + zeros(register, block) {
             for zone in current where zone.end < passing.start && passing.end < zone.start {
                 return "value \(describe(passing)) came and went while \(describe(zone)) was current"
+            }
+        }
+        return lostZeros(register, block, values)
+    }
+
+    /// Acknowledged zeroings and sights of zeros, each for itself: it happened sometime inside.
+    private func zeros(_ register: Register, _ block: Block) -> [Zone] {
+        let zeroings = register.zeroings.keys.sorted().compactMap { register.zeroings[$0] }.filter(\.isAcknowledged)
+        return zeroings.map {
+            Zone(
+                value: 0, end: min($0.ended, fencedAt(block.volume, $0.epoch)), start: $0.invoked, begun: $0.invoked)
+        }
+            + register.reads.filter { $0.value == 0 }.map {
+                Zone(value: 0, end: $0.ended, start: $0.invoked, begun: $0.invoked)
+            }
+    }
+
+    /// Zeros that were seen although every zeroing before had been overwritten.
+    private func lostZeros(_ register: Register, _ block: Block, _ values: [Zone]) -> String? {
+        for read in register.reads where read.value == 0 {
+            let overwriting = values.filter { $0.end < read.invoked }.max {
+                ($0.begun, $0.value) < ($1.begun, $1.value)
+            }
+            guard let overwriting else { continue }
+            let isExplained = register.zeroings.values.contains {
+                $0.invoked <= read.ended && min($0.ended, fencedAt(block.volume, $0.epoch)) >= overwriting.begun
+            }
+            if !isExplained {
+                return
+                    "zeros were read at \(Double(read.invoked) / 1e9) s although \(describe(overwriting)) was written"
             }
         }
         return nil
     }
 
-    private func describe(_ zone: (value: UInt64, end: UInt64, start: UInt64)) -> String {
+    private func describe(_ zone: Zone) -> String {
         "\(zone.value) (\(Double(min(zone.end, zone.start)) / 1e9)-\(Double(max(zone.end, zone.start)) / 1e9) s)"
     }
 }

@@ -26,7 +26,7 @@ struct ServerNode {
     init(_ id: NodeID) {
         sds = SdsID(rawValue: 0x5D5 << 32 | UInt64(id.rawValue))
         device = DeviceID(rawValue: 0xDE << 32 | UInt64(id.rawValue))
-        let label = DeviceLabel(sds: sds, device: device, capacityUnits: 24, logBlocks: 4)
+        let label = DeviceLabel(sds: sds, device: device, capacityUnits: 16, logBlocks: 4)
         for (offset, bytes) in UnitStore.format(label) { disk.write(FakeDisk.changes(bytes: bytes, at: offset)) }
         disk.flush(disk.flushMark)
     }
@@ -34,14 +34,16 @@ struct ServerNode {
 
 struct ClientNode {
     struct IO {
+        enum Action { case read, write, zero }
+
         var volume: VolumeID
         var epoch: UInt64
         var first: UInt64
-        var count: Int
-        /// Of a write.
-        var values: [UInt64]
-        var isRead: Bool
-        var invoked: UInt64
+        var action: Action
+        /// Of a write, block by block; of a zeroing its number.
+        var values: [UInt64] = []
+        var invoked: Instant
+        /// Of a read, block by block.
         var seen: [UInt64]
     }
 

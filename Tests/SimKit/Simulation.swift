@@ -51,7 +51,8 @@ public final class Simulation {
         case adversary
         case start(NodeID)
         case work(NodeID, life: Int)
-        case remap
+        case operate
+        case preempt
         case inspect
     }
 
@@ -77,9 +78,7 @@ public final class Simulation {
     var nextPayload: UInt64 = 1
     var nextTicket: UInt64 = 1
     var tickets: [Ticket: Question] = [:]
-    var volumes: [VolumeID] = []
     var isHealed = false
-    var nextRemap = Instant.zero
     var failure: String?
     var fences = 0
     var crashes = 0
@@ -87,7 +86,7 @@ public final class Simulation {
     var digest: UInt64 = 0
     public private(set) var trace: [String] = []
 
-    static let unitsPerVolume: UInt32 = 3
+    /// At each end of a unit.
     static let blocksInPlay: UInt16 = 4
 
     public init(_ options: SimulationOptions) {
@@ -110,7 +109,6 @@ public final class Simulation {
         if failure == nil {
             for id in clientIDs { heap.add(.work(id, life: clients[id]?.life ?? 0), at: now + .milliseconds(10)) }
             heap.add(.adversary, at: now + .milliseconds(500))
-            heap.add(.remap, at: now + .seconds(1))
             heap.add(.inspect, at: now)
             step(until: now + options.turmoil)
         }
@@ -162,7 +160,8 @@ public final class Simulation {
         case .adversary: adversary()
         case .start(let node): startNode(node)
         case .work(let node, let life): work(node, life)
-        case .remap: remap()
+        case .operate: operate()
+        case .preempt: preempt()
         case .inspect: inspect()
         }
     }
@@ -171,22 +170,9 @@ public final class Simulation {
 
     private func setUp() {
         step(until: now + .seconds(5)) { self.manager.core?.state.servers.count == self.serverIDs.count }
-        guard let pool = manager.core?.state.pools.values.first else { return fail("no pool after the start") }
-        for index in 0..<2 {
-            submit(
-                .createVolume(
-                    pool: pool.id, name: "v\(index)", sizeUnits: Simulation.unitsPerVolume, provisioning: .thin,
-                    createdAt: 0), .create)
-        }
-        step(until: now + .seconds(5)) { self.volumes.count == 2 && self.manager.core?.state.clients.count == 2 }
-        guard volumes.count == 2, let sdcs = manager.core?.state.clients.keys, sdcs.count == 2 else {
-            return fail("no volumes or clients after the start")
-        }
-        for (index, volume) in volumes.enumerated() {
-            submit(.map(volume, sdcs[index], mode: .readWrite, allowMultiple: false, preempt: false), .map(volume))
-        }
-        step(until: now + .seconds(5)) {
-            self.clientIDs.allSatisfy { !(self.clients[$0]?.core?.attachments.isEmpty ?? true) }
+        heap.add(.operate, at: now)
+        step(until: now + .seconds(10)) {
+            self.clientIDs.contains { !(self.clients[$0]?.core?.attachments.isEmpty ?? true) }
         }
     }
 
@@ -219,7 +205,7 @@ public final class Simulation {
                 return "comb \(index) is \(comb.state)"
             }
         }
-        for volume in volumes {
+        for volume in state.volumes.keys {
             let answered = clientIDs.contains { clients[$0]?.servedSinceHeal.contains(volume) == true }
             if !answered { return "no I/O of volume \(volume) has been answered" }
         }

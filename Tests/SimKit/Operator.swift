@@ -1,0 +1,80 @@
+import Base
+import BlockCore
+
+/// Who makes, maps and removes volumes, as a scheduler does.
+extension Simulation {
+    enum Question {
+        case create
+        case fence(VolumeID)
+        case change(VolumeID)
+    }
+
+    static let volumesWanted = 2
+    static let unitsMax: UInt32 = 5
+
+    func submit(_ command: ManagerCommand, _ question: Question) {
+        let ticket = Ticket(rawValue: nextTicket)
+        nextTicket += 1
+        tickets[ticket] = question
+        note("operator: \(command)")
+        drive(.submit(ticket, command))
+    }
+
+    func answer(_ ticket: Ticket, _ result: Result<ManagerReply, ManagerError>) {
+        guard let question = tickets.removeValue(forKey: ticket) else { return fail("a ticket was answered twice") }
+        switch (question, result) {
+        case (.fence(let volume), .success(.fenced(let proof))):
+            fences += 1
+            note("proof \(proof)")
+            history.fence(volume, proof.attachEpoch, at: now.nanoseconds)
+        case (.create, _), (.fence, _), (.change, _): note("answer: \(question) \(result)")
+        }
+    }
+
+    /// Now and then. After the end of the faults every volume only gets its client.
+    func operate() {
+        heap.add(.operate, at: now + (isHealed ? .milliseconds(500) : delay(200, 2500)))
+        guard let state = manager.core?.state, now >= manager.pausedUntil else { return }
+        if state.volumes.count < Simulation.volumesWanted {
+            create(in: state)
+        } else if let homeless = state.volumes.values.first(where: { $0.mappings.isEmpty }) {
+            give(homeless, state, preempting: false)
+        } else if !isHealed, let volume = state.volumes.values.randomElement(using: &random) {
+            change(volume, state)
+        }
+    }
+
+    private func create(in state: SystemState) {
+        guard let pool = state.pools.values.first else { return }
+        submit(
+            .createVolume(
+                pool: pool.id, name: "v\(nextTicket)", sizeUnits: UInt32.random(in: 2...3, using: &random),
+                provisioning: .thin, createdAt: 0), .create)
+    }
+
+    /// Moves a volume to another client, as a scheduler does after it has given up on a host.
+    func preempt() {
+        guard let state = manager.core?.state, now >= manager.pausedUntil,
+            let volume = state.volumes.values.randomElement(using: &random)
+        else { return }
+        give(volume, state, preempting: true)
+    }
+
+    private func give(_ volume: Volume, _ state: SystemState, preempting: Bool) {
+        let owner = volume.mappings.first?.sdc
+        guard let heir = state.clients.keys.filter({ $0 != owner }).randomElement(using: &random) else { return }
+        submit(
+            .map(volume.id, heir, mode: .readWrite, allowMultiple: false, preempt: preempting), .fence(volume.id))
+    }
+
+    private func change(_ volume: Volume, _ state: SystemState) {
+        switch Int.random(in: 0..<10, using: &random) {
+        case 0, 1: submit(.unmap(volume.id, volume.mappings.first?.sdc), .fence(volume.id))
+        case 2, 3: submit(.removeVolume(volume.id, unmapping: true), .change(volume.id))
+        case 4:
+            guard volume.sizeUnits < Simulation.unitsMax else { return }
+            submit(.resizeVolume(volume.id, sizeUnits: volume.sizeUnits + 1), .change(volume.id))
+        default: give(volume, state, preempting: true)
+        }
+    }
+}

@@ -1,0 +1,97 @@
+import Base
+import BlockCore
+
+/// What clients do all day.
+extension Simulation {
+    /// Blocks of each unit that are written and watched: enough to overlap, and on both sides of a unit's border.
+    static func isInPlay(_ block: UInt64) -> Bool {
+        let inside = block % UInt64(Geometry.blocksPerUnit)
+        return inside < UInt64(blocksInPlay) || inside >= UInt64(Geometry.blocksPerUnit) - UInt64(blocksInPlay)
+    }
+
+    /// Begins I/Os now and then, several at a time and often on the same blocks.
+    func work(_ id: NodeID, _ life: Int) {
+        guard let node = clients[id], node.life == life, let core = node.core, !node.isResting else { return }
+        heap.add(.work(id, life: life), at: max(now + delay(0.2, 20), node.pausedUntil))
+        guard now >= node.pausedUntil, let target = core.attachments.randomElement(using: &random), node.ios.count < 6
+        else { return }
+        let action = [ClientNode.IO.Action.read, .read, .read, .write, .write, .write, .zero].randomElement(
+            using: &random)
+        begin(action ?? .read, on: target, by: id)
+    }
+
+    /// Mostly few blocks of one unit, sometimes across a border, and for what carries no bytes sometimes whole units.
+    private func extent(_ action: ClientNode.IO.Action, units: UInt64) -> (first: UInt64, count: Int) {
+        let perUnit = UInt64(Geometry.blocksPerUnit)
+        let inPlay = UInt64(Simulation.blocksInPlay)
+        let unit = UInt64.random(in: 0..<units, using: &random) * perUnit
+        switch Int.random(in: 0..<10, using: &random) {
+        case 0 where unit > 0, 1 where unit > 0:
+            let before = UInt64.random(in: 1...inPlay, using: &random)
+            return (unit - before, Int(before + UInt64.random(in: 1...inPlay, using: &random)))
+        case 2 where action != .write:
+            let first = unit + UInt64.random(in: 0..<2, using: &random) * UInt64.random(in: 0..<inPlay, using: &random)
+            let most = min(units * perUnit - first, 2 * perUnit + 2)
+            return (first, Int(Bool.random(using: &random) ? min(most, perUnit) : most))
+        case 3: return (unit + perUnit - inPlay, Int(UInt64.random(in: 1...inPlay, using: &random)))
+        default:
+            let start = UInt64.random(in: 0..<inPlay, using: &random)
+            return (unit + start, Int(UInt64.random(in: 1...inPlay - start, using: &random)))
+        }
+    }
+
+    private func begin(_ action: ClientNode.IO.Action, on target: AttachedVolume, by id: NodeID) {
+        let attachment = target.attachment
+        let (first, count) = extent(action, units: target.sizeBytes / UInt64(Geometry.unitBytes))
+        let io = ClientIO(rawValue: clients[id]?.nextIO ?? 0)
+        clients[id]?.nextIO += 1
+        var record = ClientNode.IO(
+            volume: attachment.volume, epoch: attachment.epoch, first: first, action: action, invoked: now,
+            seen: Array(repeating: 0, count: count))
+        var kind = ClientIOKind.read
+        switch action {
+        case .read: break
+        case .write:
+            for index in 0..<UInt64(count) {
+                let block = History.Block(volume: attachment.volume, number: first + index)
+                history.began(block, nextValue, attachment.epoch, at: now.nanoseconds)
+                record.values.append(nextValue)
+                nextValue += 1
+            }
+            kind = .write(keep(record.values, on: id))
+        case .zero:
+            record.values = Array(repeating: nextValue, count: count)
+            nextValue += 1
+            kind = .writeZeroes
+            for index in 0..<UInt64(count) where Simulation.isInPlay(first + index) {
+                let block = History.Block(volume: attachment.volume, number: first + index)
+                history.beganZeroing(block, record.values[0], attachment.epoch, at: now.nanoseconds)
+            }
+        }
+        clients[id]?.ios[io] = record
+        note("\(id) io \(io.rawValue) \(action) begins on \(attachment) \(first)+\(count) \(record.values.prefix(8))")
+        drive(
+            id,
+            .submit(io, attachment, kind, offset: first * 4096, length: UInt32(count) * Geometry.blockBytes))
+    }
+
+    func completed(_ id: NodeID, _ io: ClientIO, _ result: ClientIOResult) {
+        guard let done = clients[id]?.ios.removeValue(forKey: io) else { return fail("\(id) completed an I/O twice") }
+        note("\(id) io \(io.rawValue) \(done.action) \(done.first): \(result) saw \(done.seen.prefix(8))")
+        guard result == .ok else { return }
+        if isHealed { clients[id]?.servedSinceHeal.insert(done.volume) }
+        for (index, seen) in done.seen.enumerated() {
+            let block = History.Block(volume: done.volume, number: done.first + UInt64(index))
+            if Simulation.isInPlay(block.number) {
+                if done.action == .read {
+                    history.saw(
+                        block, seen, done.epoch, from: done.invoked.nanoseconds, to: now.nanoseconds)
+                } else {
+                    history.acknowledged(block, done.values[index], at: now.nanoseconds)
+                }
+            } else if seen != 0 {
+                fail("block \(block.number) of \(block.volume) was never written and holds \(seen)")
+            }
+        }
+    }
+}
