@@ -56,7 +56,9 @@ private struct Bench {
 
     static func link(_ server: UInt64) -> LinkID { LinkID(rawValue: server) }
 
-    mutating func join(_ server: UInt64, incarnation: UInt64 = 1, link: UInt64? = nil) {
+    mutating func join(
+        _ server: UInt64, incarnation: UInt64 = 1, link: UInt64? = nil, mountCounter: UInt64? = nil
+    ) {
         feed(
             .message(
                 LinkID(rawValue: link ?? server),
@@ -67,7 +69,7 @@ private struct Bench {
                         devices: [
                             DeviceOffer(
                                 id: DeviceID(rawValue: server), poolName: "pool1", path: "/d", capacityUnits: 1000,
-                                mountCounter: incarnation)
+                                mountCounter: mountCounter ?? incarnation)
                         ]))))
         acknowledge(server, link: link)
     }
@@ -161,6 +163,66 @@ private struct Bench {
         #expect(lost.allSatisfy { $0.primary.sds.rawValue != 3 })
         for server in [1, 2] { bench.join(UInt64(server), incarnation: 5, link: UInt64(20 + server)) }
         #expect(bench.combs.allSatisfy { $0.state != .unavailable })
+    }
+
+    /// The image of a device that somebody put back is a lost copy, however often its server starts on it.
+    @Test(arguments: [1, 2] as [UInt64]) func anOldImageNeverCounts(_ counter: UInt64) throws {
+        var bench = Bench()
+        _ = try bench.volume()
+        bench.join(1, incarnation: 2, link: 19)
+        #expect(bench.core.state.devices[DeviceID(rawValue: 1)]?.mountCounter == 2)
+        for start in 0..<4 as Range<UInt64> {
+            bench.join(1, incarnation: 10 + start, link: 20 + start, mountCounter: counter + start)
+            #expect(bench.core.state.devices[DeviceID(rawValue: 1)]?.status == .failed)
+            #expect(!bench.combs.contains { $0.inSync.contains { $0.sds.rawValue == 1 } && $0.state != .unavailable })
+        }
+    }
+
+    @Test func aServerThatWasRemovedComesBackWithNewerSessions() throws {
+        var bench = Bench()
+        bench.join(1)
+        bench.join(1, incarnation: 2, link: 21)
+        bench.join(1, incarnation: 3, link: 31)
+        let before = try #require(bench.core.state.servers[SdsID(rawValue: 1)]?.generation)
+        bench.feed(.linkClosed(LinkID(rawValue: 31)))
+        _ = try bench.run(.removeSds(SdsID(rawValue: 1)))
+        bench.join(1, incarnation: 4, link: 41)
+        #expect(try #require(bench.core.state.servers[SdsID(rawValue: 1)]?.generation) > before)
+    }
+
+    @Test func whatThePrimaryCannotReadTheSecondaryServes() throws {
+        var bench = Bench()
+        _ = try bench.volume()
+        let index = try #require(bench.combs.firstIndex { $0.secondary != nil })
+        let comb = bench.combs[index]
+        let pool = try #require(bench.core.state.pools.values.first?.id)
+        bench.feed(
+            .message(
+                Bench.link(comb.primary.sds.rawValue),
+                .copyUnreadable(CombKey(pool: pool, index: UInt32(index)), epoch: comb.epoch, copy: comb.primary)))
+        #expect(bench.combs[index].primary == comb.secondary)
+        #expect(bench.combs[index].epoch > comb.epoch)
+        #expect(!bench.combs[index].inSync.contains(comb.primary))
+    }
+
+    @Test func aCrowdOfHellosIsStoredInPieces() throws {
+        let bench = Bench()
+        var (core, random) = (bench.core, bench.random)
+        var largest = 0
+        var actions: [ManagerAction] = []
+        func apply(_ event: ManagerEvent) { actions += core.apply(event, now: bench.now, rng: &random) }
+        for number in 1...400 as ClosedRange<UInt64> {
+            let hello = ClientHello(guid: "GUID-\(number)", name: "", ip: "10.0.0.1", incarnation: number)
+            apply(.message(LinkID(rawValue: number), .clientHello(hello)))
+        }
+        for _ in 0..<400 {
+            let commits = actions.compactMap { if case .commit(let mutations) = $0 { mutations.count } else { nil } }
+            actions = []
+            largest = max(largest, commits.max() ?? 0)
+            for _ in commits { apply(.committed) }
+        }
+        #expect(core.state.clients.count == 400)
+        #expect(largest <= 128)
     }
 
     @Test func aRemapWaitsForEveryServersWord() throws {

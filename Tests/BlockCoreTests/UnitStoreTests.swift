@@ -145,6 +145,42 @@ private struct MemoryDevice {
         #expect(device.store.write(6, key, block, slice, combEpoch: 1, &requests) == .stopped)
     }
 
+    @Test func aFailedReadIsItsReadersLossAlone() throws {
+        var device = try MemoryDevice()
+        let key = UnitKey(volume: volume, index: 0)
+        _ = device.write(key, block, byte: 7)
+        var requests: UnitStore.Requests = []
+        #expect(device.store.read(9, key, block, &requests) == .started)
+        let id = requests.removeLast().id
+        let failed = device.store.finish(id, .failed(reason: "EIO"), &requests)
+        #expect(failed.map(\.operation) == [9] && failed.map(\.outcome) == [.failed(reason: "EIO")])
+        #expect(device.store.stopReason == nil)
+        #expect(device.write(key, block, byte: 8) == .started)
+    }
+
+    /// A power cut that loses the first of two log blocks and keeps the second: what the second says never happened, and
+    /// must not come to life when the log reaches it again.
+    @Test func aTornLogWriteStaysUndone() throws {
+        var device = try MemoryDevice(units: 80, logBlocks: 200)
+        let keys = (0..<60).map { UnitKey(volume: volume, index: UInt32($0)) }
+        for key in keys { #expect(device.write(key, block, byte: 7) == .started) }
+        var requests: UnitStore.Requests = []
+        #expect(device.store.drop(99, keys, &requests) == .started)
+        guard case .writeBytes(let at, let content)? = requests.first?.request else {
+            Issue.record("dropping begins with the log")
+            return
+        }
+        #expect(content.count == 2 * 4096)
+        device.bytes.replaceSubrange(Int(at) + 4096..<Int(at) + 8192, with: content[4096...])
+        try device.reopen()
+        #expect(device.store.usedUnits == 60)
+        #expect(device.write(keys[0], BlockRange(start: 9, count: 1), byte: 8) == .started)
+        try device.reopen()
+        #expect(device.store.usedUnits == 60)
+        for key in keys { #expect(device.store.map(of: key).runs().contains(block)) }
+        #expect(device.store.accountingError() == nil)
+    }
+
     @Test func damagedLabelsAreNamed() throws {
         let device = try MemoryDevice()
         var one = device.bytes

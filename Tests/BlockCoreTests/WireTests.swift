@@ -64,6 +64,7 @@ import Testing
             .keepAlive([DeviceUsage(device: DeviceID(rawValue: 2), usedUnits: 17)]), .acknowledge(revision: 99),
             .removeSecondary(key, epoch: 4, secondary: place), .rebuildDone(key, epoch: 5, target: place),
             .rebuildFailed(key, epoch: 6, target: place), .deviceFailed(DeviceID(rawValue: 3)), .requestMap,
+            .copyUnreadable(key, epoch: 7, copy: place),
         ]
         for message in messages {
             let frame = ControlFrame.encode(message)

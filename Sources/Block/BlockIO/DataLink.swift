@@ -61,6 +61,11 @@ public final class DataLink: ByteSocketHandler {
     /// Closes once what is queued is handed to the kernel, as far as it takes it without waiting.
     public func close(reason: String) { socket?.closeAfterSending(reason: reason) }
 
+    /// Takes no more messages until `resumeReading`; one whose header has arrived may still come.
+    public func pauseReading() { socket?.pauseReading() }
+
+    public func resumeReading() { socket?.resumeReading() }
+
     public func connected(_ socket: ByteSocket) { owner?.connected(self) }
 
     public func bytesArrived(on socket: ByteSocket) {

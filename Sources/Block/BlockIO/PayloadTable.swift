@@ -53,10 +53,13 @@ public struct PayloadTable {
 
     /// Buffers that are named now.
     public var count: Int { buffers.count }
+    /// The bytes of those buffers.
+    public private(set) var bytes = 0
 
     /// Names the bytes of `buffer` from `start` on.
     public mutating func insert(_ buffer: IOBuffer, start: Int = 0) -> PayloadID {
-        PayloadID(rawValue: buffers.insert((buffer, start)))
+        bytes += buffer.count
+        return PayloadID(rawValue: buffers.insert((buffer, start)))
     }
 
     /// The buffer and the range of it that `slice` means.
@@ -73,6 +76,7 @@ public struct PayloadTable {
     @discardableResult
     public mutating func remove(_ id: PayloadID) -> IOBuffer {
         guard let (buffer, _) = buffers.remove(id.rawValue) else { preconditionFailure("payload \(id) released twice") }
+        bytes -= buffer.count
         return buffer
     }
 }

@@ -91,20 +91,23 @@ public final class ManagerService: Service, ManagerPort {
 
     private func doWork() async {
         var epoch: LeaderEpoch?
+        // Commits of an earlier leadership may still wait; somebody else may have led in between.
+        var leadership: UInt64?
         for await work in work {
             switch work {
             case .elected(let new):
                 epoch = new
-                await lead(new)
+                leadership = await lead(new)
             case .lost:
                 epoch = nil
+                leadership = nil
                 await depose()
             case .commit(let generation, let mutations):
-                guard let current = epoch else { continue }
+                guard let current = epoch, generation == leadership else { continue }
                 if await store(mutations, as: current, generation) { continue }
                 // The core is finished; start anew from what is stored, unless somebody else leads.
                 try? await Task.sleep(for: .milliseconds(500))
-                await lead(current)
+                leadership = await lead(current)
             }
         }
     }
@@ -130,22 +133,26 @@ public final class ManagerService: Service, ManagerPort {
     }
 
     /// Reads what is stored and leads with it; tries again until that works or the leadership is over.
-    private func lead(_ epoch: LeaderEpoch) async {
+    ///
+    /// - Returns: the number of this leadership; nil if it did not begin.
+    private func lead(_ epoch: LeaderEpoch) async -> UInt64? {
         while !Task.isCancelled {
             do {
                 let core = try await load(epoch)
-                await onReactor { [shell] in shell.lead(core) }
+                let number = await onReactor { [shell] in shell.lead(core) }
                 logger.notice(
                     "manager leads", metadata: ["system.id": "\(core.state.system.id)", "epoch": "\(epoch.epoch)"])
-                return
+                return number
             } catch let error as StoreError where error.code == .fenced {
                 logger.notice("another manager leads")
-                return await depose()
+                await depose()
+                return nil
             } catch {
                 logger.error("stored state not readable", metadata: ["error": "\(errorChain(error))"])
                 try? await Task.sleep(for: .seconds(1))
             }
         }
+        return nil
     }
 
     private func load(_ epoch: LeaderEpoch) async throws -> ManagerCore {

@@ -52,11 +52,13 @@ final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
     }
 
     /// Leads from now on with what is stored; answers the number of this leadership.
-    func lead(_ core: ManagerCore) {
+    func lead(_ core: ManagerCore) -> UInt64 {
         depose(ManagerError(.notLeader, "the manager starts anew"))
         generation += 1
         self.core = core
+        let number = generation
         handle(.tick)
+        return number
     }
 
     /// Leads no longer: whoever waits is told, and all connections are closed so that their owners look for the new

@@ -9,6 +9,11 @@ import Logging
 /// queue, so that the core is never entered twice.
 final class ServerShell: DataLinkOwner, @unchecked Sendable {
     // SAFETY: made before the reactor starts; used on its thread only from then on.
+
+    /// Beyond this many payload bytes in work, clients' connections are read no further until half of it is done. Other
+    /// servers' are: their clients are held back there, and waiting for each other would hold up both.
+    private static let payloadBytesMax = 64 << 20
+
     private let reactor: Reactor
     private let logger: Logger
     private var core: ServerCore
@@ -22,6 +27,7 @@ final class ServerShell: DataLinkOwner, @unchecked Sendable {
     private var linkOfPeer: [SdsID: LinkID] = [:]
     private var nextLink: UInt64 = 1
     private var payloads = PayloadTable()
+    private var pausedLinks: [LinkID] = []
     private var events: [ServerEvent] = []
     private var isHandling = false
     private var isStopped = false
@@ -106,6 +112,16 @@ final class ServerShell: DataLinkOwner, @unchecked Sendable {
             position += 1
         }
         actions.removeAll(keepingCapacity: true)
+        if !pausedLinks.isEmpty, payloads.bytes <= Self.payloadBytesMax / 2 { resumeLinks() }
+    }
+
+    private func resumeLinks() {
+        let paused = pausedLinks
+        pausedLinks = []
+        // Not from within the events of another connection.
+        reactor.perform { [weak self] in
+            for id in paused { self?.links[id]?.resumeReading() }
+        }
     }
 
     func connected(_ link: DataLink) {
@@ -117,6 +133,10 @@ final class ServerShell: DataLinkOwner, @unchecked Sendable {
         let payload = payload.map { payloads.insert($0) }
         if peerOfLink[link.id] == nil {
             handle(.request(link.id, header, payload))
+            if payloads.bytes > Self.payloadBytesMax, !core.isServer(link.id) {
+                link.pauseReading()
+                pausedLinks.append(link.id)
+            }
         } else {
             // Answers of servers carry no payload; one that does is dropped with its bytes.
             if let payload { payloads.remove(payload) }

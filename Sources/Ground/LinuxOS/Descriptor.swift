@@ -1,4 +1,4 @@
-public import Glibc
+import Glibc
 
 /// An open file descriptor that closes with its last reference. Always close-on-exec.
 public final class Descriptor: Sendable {
@@ -10,7 +10,7 @@ public final class Descriptor: Sendable {
     deinit { Glibc.close(raw) }
 
     /// Opens a path; `flags` as for open(2), O_CLOEXEC is added.
-    public static func open(_ path: String, _ flags: Int32, mode: mode_t = 0o644) throws(LinuxError) -> Descriptor {
+    public static func open(_ path: String, _ flags: Int32, mode: UInt32 = 0o644) throws(LinuxError) -> Descriptor {
         let raw = Glibc.open(path, flags | O_CLOEXEC, mode)
         guard raw >= 0 else { throw LinuxError(errno: errno, "\(path) could not be opened") }
         return Descriptor(owning: raw)

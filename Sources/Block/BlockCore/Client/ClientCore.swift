@@ -43,6 +43,10 @@ public struct ClientCore: Sendable {
         var session: UInt64 = 0
         var nextRequest: UInt64 = 1
         var outstanding: [UInt64: UInt64] = [:]
+        /// Bytes asked of it, or sent to it, and not answered.
+        var outstandingBytes = 0
+        /// Pieces wait until fewer bytes are outstanding.
+        var isThrottled = false
 
         var link: LinkID? {
             switch state {
@@ -110,7 +114,8 @@ public struct ClientCore: Sendable {
             actions.append(.welcomed(system, sdc))
         case .refused(let code, let message): actions.append(.refused(code: code, message: message))
         case .update(let update):
-            guard map.apply(update) != nil else { return }
+            // Nothing is ours before the manager has said who we are.
+            guard generation != nil, map.apply(update) != nil else { return }
             reviseAttachments(now, &actions)
             revisePieces(now, &actions)
             actions.append(.sendManager(.acknowledge(revision: update.revision)))
@@ -166,7 +171,7 @@ public struct ClientCore: Sendable {
                 guard let key = map.combKey(of: UnitKey(volume: piece.volume, index: piece.unit)),
                     let comb = map.comb(key), comb.primary.sds != server
                 else { continue }
-                servers[server]?.outstanding[request] = nil
+                unlist(request, of: piece, server)
             }
             pieces[id]?.state = .waiting(notBefore: now)
             send(id, now, &actions)
@@ -218,6 +223,10 @@ public struct ClientCore: Sendable {
             comb.isPlaced, comb.state != .unavailable,
             let link = openLink(comb.primary.sds, now, &actions), let server = servers[comb.primary.sds]
         else { return }
+        guard server.outstandingBytes < configuration.outstandingBytesMax else {
+            servers[comb.primary.sds]?.isThrottled = true
+            return
+        }
         var header = DataHeader(opcode: .read)
         var slice: PayloadSlice?
         switch io.kind {
@@ -239,6 +248,7 @@ public struct ClientCore: Sendable {
         header.attachEpoch = io.attachment.epoch
         servers[comb.primary.sds]?.nextRequest += 1
         servers[comb.primary.sds]?.outstanding[header.request] = id
+        servers[comb.primary.sds]?.outstandingBytes += Int(piece.range.length)
         pieces[id]?.state = .sent(comb.primary.sds, request: header.request, at: now)
         actions.append(.send(link, header, slice))
     }
@@ -253,10 +263,16 @@ public struct ClientCore: Sendable {
     }
 
     private mutating func forget(_ id: UInt64) {
-        if case .sent(let server, let request, _) = pieces[id]?.state {
-            servers[server]?.outstanding[request] = nil
+        if let piece = pieces[id], case .sent(let server, let request, _) = piece.state {
+            unlist(request, of: piece, server)
         }
         pieces[id] = nil
+    }
+
+    /// The piece is no longer awaited from the server.
+    private mutating func unlist(_ request: UInt64, of piece: Piece, _ server: SdsID) {
+        guard servers[server]?.outstanding.removeValue(forKey: request) != nil else { return }
+        servers[server]?.outstandingBytes -= Int(piece.range.length)
     }
 
     private mutating func answered(
@@ -278,9 +294,9 @@ public struct ClientCore: Sendable {
             }
             return
         }
-        guard let id = servers[server]?.outstanding.removeValue(forKey: header.request), let piece = pieces[id] else {
-            return
-        }
+        guard let id = servers[server]?.outstanding[header.request], let piece = pieces[id] else { return }
+        unlist(header.request, of: piece, server)
+        defer { relieve(server, now, &actions) }
         switch header.status {
         case .ok:
             if case .read = ios[piece.io]?.kind {
@@ -353,6 +369,8 @@ public struct ClientCore: Sendable {
     private mutating func disconnected(_ id: SdsID, _ now: Instant) {
         guard let outstanding = servers[id]?.outstanding else { return }
         servers[id]?.outstanding = [:]
+        servers[id]?.outstandingBytes = 0
+        servers[id]?.isThrottled = false
         servers[id]?.state = .closed(retryAt: now + .milliseconds(50))
         for piece in outstanding.values { pieces[piece]?.state = .waiting(notBefore: now) }
     }
@@ -360,6 +378,15 @@ public struct ClientCore: Sendable {
     private mutating func reconnect(_ id: SdsID, _ now: Instant, _ actions: inout [ClientAction]) {
         if let link = servers[id]?.link { actions.append(.close(link)) }
         disconnected(id, now)
+    }
+
+    /// Sends on what was held back, once half of what may be outstanding is answered.
+    private mutating func relieve(_ id: SdsID, _ now: Instant, _ actions: inout [ClientAction]) {
+        guard let server = servers[id], server.isThrottled,
+            server.outstandingBytes <= configuration.outstandingBytesMax / 2
+        else { return }
+        servers[id]?.isThrottled = false
+        sendWaiting(now, &actions)
     }
 
     private mutating func sendWaiting(_ now: Instant, _ actions: inout [ClientAction]) {

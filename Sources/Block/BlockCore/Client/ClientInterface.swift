@@ -55,6 +55,8 @@ public struct ClientConfiguration: Sendable {
     public var holdTime: Duration = .seconds(60)
     /// A server that leaves a request unanswered for so long is reconnected.
     public var requestTimeout: Duration = .seconds(3)
+    /// Bytes asked of, or sent to, one server without its answer; what exceeds them waits here.
+    public var outstandingBytesMax = 32 << 20
     /// Front-end I/Os accepted and unfinished; more complete as `overloaded`.
     public var requestsMax = 4096
 

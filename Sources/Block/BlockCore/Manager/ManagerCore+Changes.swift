@@ -58,8 +58,10 @@ extension ManagerCore {
         if let system = hello.system, system != state.system.id {
             throw ManagerError(.identityConflict, "the devices belong to system \(system)")
         }
-        guard hello.sds.rawValue != 0, hello.incarnation != 0, !hello.address.isEmpty else {
-            throw ManagerError(.invalidArgument, "an introduction names an id, an incarnation and an address")
+        guard hello.sds.rawValue != 0, hello.incarnation != 0, !hello.address.isEmpty, hello.name.utf8.count <= 255
+        else {
+            throw ManagerError(
+                .invalidArgument, "an introduction has an id, an incarnation, an address and a name of up to 255 bytes")
         }
         let domain = try domain(named: hello.domainName, &draft, &rng)
         var server: Sds
@@ -75,7 +77,7 @@ extension ManagerCore {
             let name = taken ? hello.name + "-" + hello.sds.description.suffix(4) : hello.name
             server = Sds(
                 id: hello.sds, domain: domain, name: name, address: hello.address, status: .up, incarnation: 0,
-                generation: 0, downRevision: 0)
+                generation: UInt32(truncatingIfNeeded: draft.revision), downRevision: 0)
             draft.notices.append(.serverRegistered(server.id))
         }
         let wasUp = server.status == .up
@@ -87,14 +89,15 @@ extension ManagerCore {
         if isRestarted, wasUp, draft.rules.contains(.restartedCopyIsSuspect) {
             draft.withdraw { $0.sds == server.id }
         }
-        try admitDevices(hello, of: server, &draft, &rng)
+        try admitDevices(hello, of: server, isRestarted: isRestarted, &draft, &rng)
         draft.reinstate()
         if !wasUp { draft.notices.append(.serverUp(server.id)) }
         return server
     }
 
     private func admitDevices(
-        _ hello: ServerHello, of server: Sds, _ draft: inout ManagerDraft, _ rng: inout some RandomNumberGenerator
+        _ hello: ServerHello, of server: Sds, isRestarted: Bool, _ draft: inout ManagerDraft,
+        _ rng: inout some RandomNumberGenerator
     ) throws(ManagerError) {
         for offer in hello.devices {
             var pool = draft.state.pool(named: offer.poolName, in: server.domain)?.id
@@ -109,10 +112,11 @@ extension ManagerCore {
                 guard known.sds == server.id, known.pool == pool else {
                     throw ManagerError(.identityConflict, "device \(offer.id) belongs elsewhere")
                 }
-                if offer.mountCounter < known.mountCounter {
-                    // Somebody put an old image back: whatever it holds is not what was acknowledged.
+                // Every start counts. A lower number, or the same one after a start, means that somebody put an old image
+                // back: whatever it holds is not what was acknowledged, and no number of starts makes it so.
+                if offer.mountCounter < known.mountCounter || isRestarted && offer.mountCounter == known.mountCounter {
                     device.status = .failed
-                    device.mountCounter = known.mountCounter
+                    device.mountCounter = .max
                 }
             }
             if device != draft.state.devices[offer.id] { draft.put(device) }
@@ -182,6 +186,12 @@ extension ManagerCore {
             if batch.draft.state.pools[key.pool]?.combs.allSatisfy({ $0.secondary != nil }) == true {
                 batch.draft.notices.append(.rebuildFinished(key.pool))
             }
+        case .copyUnreadable(let key, let epoch, let place):
+            guard let comb = comb(key, epoch, reportedBy: server, batch.draft.state), comb.primary == place,
+                let secondary = comb.secondary, batch.draft.state.isUsable(secondary)
+            else { return }
+            batch.draft.reconfigure(key, primary: secondary, state: .degraded)
+            holdBacks[key] = (now + .seconds(1), place.sds, now + .seconds(5))
         case .deviceFailed(let id):
             guard var device = batch.draft.state.devices[id], device.sds == server, device.status == .normal else {
                 return

@@ -19,6 +19,10 @@ public struct ManagerCore: Sendable {
         case planRebuilds
     }
 
+    /// Each change touches a few records, the introduction of a server one for each of its devices; a store takes
+    /// about a thousand at once.
+    static let changesPerBatch = 64
+
     enum Role: Equatable {
         case introducing
         case server(SdsID)
@@ -126,7 +130,9 @@ public struct ManagerCore: Sendable {
             switch message {
             case .serverHello(let hello): queue.append(.serverHello(link, hello))
             case .clientHello(let hello): queue.append(.clientHello(link, hello))
-            case .keepAlive, .acknowledge, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed, .requestMap:
+            case .keepAlive, .acknowledge, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed,
+                .copyUnreadable,
+                .requestMap:
                 links[link] = nil
                 actions.append(.close(link))
             }
@@ -139,7 +145,8 @@ public struct ManagerCore: Sendable {
             switch message {
             case .requestMap: actions.append(.send(link, .update(state.fullUpdate(for: client))))
             case .keepAlive, .acknowledge: break
-            case .serverHello, .clientHello, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed:
+            case .serverHello, .clientHello, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed,
+                .copyUnreadable:
                 drop(link, now, &actions)
             }
         case .server(let server):
@@ -155,7 +162,7 @@ public struct ManagerCore: Sendable {
                     evaluateFences()
                 }
             case .requestMap: actions.append(.send(link, .update(state.fullUpdate(for: nil))))
-            case .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed:
+            case .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed, .copyUnreadable:
                 if queue.count < configuration.queueDepthMax * 4 { queue.append(.report(server, message)) }
             case .serverHello, .clientHello: drop(link, now, &actions)
             }
@@ -218,8 +225,9 @@ public struct ManagerCore: Sendable {
     ) {
         guard batch == nil, !isFinished, !queue.isEmpty || needsFirstCommit else { return }
         var next = Batch(draft: ManagerDraft(state, rules: configuration.rules))
-        let changes = queue
-        queue = []
+        // What does not fit into one commit of the store waits for the next.
+        let changes = queue.prefix(ManagerCore.changesPerBatch)
+        queue.removeFirst(changes.count)
         for change in changes { perform(change, in: &next, now, &rng) }
         planRebuilds(in: &next, now)
         batch = next

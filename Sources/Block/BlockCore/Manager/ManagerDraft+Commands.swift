@@ -75,8 +75,8 @@ extension ManagerDraft {
             throw ManagerError(.domainNotFound, "no protection domain \(domain)")
         }
         try checkName(name)
-        guard combCount > 0, combCount <= 1 << 16, combCount & (combCount - 1) == 0 else {
-            throw ManagerError(.invalidArgument, "a pool has a power of two of combs, at most 65536")
+        guard combCount > 0, combCount <= 1 << 15, combCount & (combCount - 1) == 0 else {
+            throw ManagerError(.invalidArgument, "a pool has a power of two of combs, at most 32768")
         }
         if state.pool(named: name, in: domain) != nil {
             throw ManagerError(.nameInUse, "a storage pool of this domain is already named \(name)")

@@ -59,6 +59,7 @@ extension ServerCore {
         let id = nextOperation
         nextOperation += 1
         operations[id] = operation
+        if operation.isClients { clientOperations += 1 }
         queues[operation.unit, default: []].append(id)
         startReady(operation.unit, now, &actions)
     }
@@ -99,6 +100,7 @@ extension ServerCore {
     /// Ends an operation: gives up its blocks and buffer, and lets the next ones start.
     mutating func remove(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations.removeValue(forKey: id) else { return }
+        if operation.isClients { clientOperations -= 1 }
         if let payload = operation.payload { actions.append(.release(payload)) }
         if case .sent(let request, _) = operation.remote, let place = operation.remotePlace {
             peers[place.sds]?.outstanding[request] = nil
@@ -209,6 +211,8 @@ extension ServerCore {
             if let link = operation.link { actions.append(.send(link, answer, slice)) }
             actions.append(.release(payload))
             return remove(id, now, &actions)
+        case (.clientRead, .failed) where stores[operation.store].stopReason == nil:
+            return unreadable(id, operation, now, &actions)
         case (_, .failed):
             // The device has stopped and the manager will move the comb; whoever asked asks again.
             return reject(id, operation.isClients ? .notReady : .mediaError, now, &actions)
@@ -216,6 +220,20 @@ extension ServerCore {
         case (_, .done): break
         }
         endIfDone(id, now, &actions)
+    }
+
+    /// The device lives but cannot read what was asked. Where another copy is in sync it takes over the comb, and the client
+    /// asks again there; otherwise these bytes are lost.
+    private mutating func unreadable(
+        _ id: UInt64, _ operation: Operation, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        guard let comb = map.comb(operation.comb), comb.primary.sds == sds, comb.secondary != nil else {
+            return reject(id, .mediaError, now, &actions)
+        }
+        if isManagerConnected {
+            actions.append(.sendManager(.copyUnreadable(operation.comb, epoch: comb.epoch, copy: comb.primary)))
+        }
+        reject(id, .notReady, now, &actions)
     }
 
     /// Answers and ends a write whose parts are all done.

@@ -111,7 +111,7 @@ extension ServerCore {
                 place = ownPlace(key)
             }
         }
-        if refusal == nil, operations.count >= configuration.requestsMax { refusal = .overloaded }
+        if refusal == nil, case .client = peer, clientOperations >= configuration.requestsMax { refusal = .overloaded }
         let store = place.flatMap { storeIndex($0.device) }
         if store == nil, refusal == nil { refusal = .notReady }
         guard refusal == nil, let range, let key, let store else {

@@ -46,7 +46,14 @@ public struct ServerCore: Sendable {
     var lastKeepAlive = Instant.zero
     var lastSweep = Instant.zero
     var stoppedTold: Set<DeviceID> = []
+    /// The oldest request of each device, and since when it has been the oldest.
+    var oldestRequests: [DeviceID: (request: UInt64, since: Instant)] = [:]
+    var clientOperations = 0
     var rules: ProtocolRules { configuration.rules }
+    /// Whether a connection is another server's.
+    public func isServer(_ link: LinkID) -> Bool {
+        if case .server = inbound[link]?.peer { true } else { false }
+    }
     /// Whether anything accepted for the unit has not ended: without it, and with its comb normal, both copies are equal.
     public func hasWork(on unit: UnitKey) -> Bool { queues[unit] != nil }
 
@@ -129,6 +136,7 @@ public struct ServerCore: Sendable {
                 actions.append(.sendManager(.deviceFailed(store.device)))
             }
         }
+        tickDevices(now, &actions)
         tickPeers(now, &actions)
         tickForwards(now, &actions)
         tickRebuilds(now, &actions)
@@ -154,6 +162,34 @@ public struct ServerCore: Sendable {
         var requests: UnitStore.Requests = []
         let completions = stores[index].finish(id, outcome, &requests)
         issue(requests, index, &actions)
+        // A read that ends after its device was given up is nobody's.
+        if completions.isEmpty, case .read(let payload) = outcome { actions.append(.release(payload)) }
+        end(completions, of: index, now, &actions)
+    }
+
+    /// Gives up devices that neither answer nor fail.
+    private mutating func tickDevices(_ now: Instant, _ actions: inout [ServerAction]) {
+        for index in stores.indices {
+            let device = stores[index].device
+            guard let oldest = stores[index].oldestRequest else {
+                oldestRequests[device] = nil
+                continue
+            }
+            guard let known = oldestRequests[device], known.request == oldest else {
+                oldestRequests[device] = (oldest, now)
+                continue
+            }
+            guard now - known.since >= configuration.deviceTimeout else { continue }
+            let seconds = configuration.deviceTimeout.components.seconds
+            let completions = stores[index].stop("it has not answered for \(seconds) s")
+            end(completions, of: index, now, &actions)
+        }
+    }
+
+    private mutating func end(
+        _ completions: [UnitStore.Completion], of index: Int, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        let device = stores[index].device
         if let reason = stores[index].stopReason, stoppedTold.insert(device).inserted {
             actions.append(.notice(.deviceStopped(device, reason: reason)))
             if isManagerConnected { actions.append(.sendManager(.deviceFailed(device))) }

@@ -12,7 +12,10 @@ public struct ServerConfiguration: Sendable {
     public var keepAliveInterval: Duration = .milliseconds(250)
     /// A secondary that has not answered for so long is reported to the manager.
     public var replicaTimeout: Duration = .milliseconds(1500)
-    /// Requests accepted and unfinished; more are answered `overloaded`.
+    /// A device on which one request is under way for so long counts as failed.
+    public var deviceTimeout: Duration = .seconds(10)
+    /// Requests of clients accepted and unfinished; more are answered `overloaded`. Those of other servers are as many as
+    /// their own clients' at most, and refusing them would hold up both servers.
     public var requestsMax = 4096
     public var rules = ProtocolRules.all
 

@@ -14,7 +14,11 @@ extension UnitStore {
     }
 
     /// Reads a device: `metadata` are its first `label.layout.data` bytes. Also gives what must be written (in order,
-    /// with a flush after each) before the device is used: the label with its next mount counter.
+    /// with a flush after each) before the device is used: the table of what was found, and the label with its next
+    /// mount counter.
+    ///
+    /// The table ends the log: a write of several log blocks that a crash cut short may have left its later blocks, and
+    /// they must never follow on a new one.
     public static func open(
         _ label: DeviceLabel, metadata: [UInt8], rules: ProtocolRules = .all
     ) throws(DeviceError) -> (store: UnitStore, writes: [(offset: UInt64, bytes: [UInt8])]) {
@@ -31,7 +35,9 @@ extension UnitStore {
             store.generation = max(store.generation, slot.generation)
         }
         store.label.mountCounter += 1
-        return (store, DeviceLabel.copyOffsets.map { ($0, store.label.encoded()) })
+        let table = (offset: store.nextTableOffset, bytes: store.encodeTable())
+        store.beginNextTable()
+        return (store, [table] + DeviceLabel.copyOffsets.map { ($0, store.label.encoded()) })
     }
 
     /// Zeroes every slot that is not bound: a crash may have left bytes there. They become usable as this ends.

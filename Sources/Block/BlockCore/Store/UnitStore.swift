@@ -6,7 +6,7 @@
 /// - A record names a block only after the block's data was written, so after a crash it shows nothing older than what
 ///   was written or acknowledged there.
 /// - A freed slot is bound again only after its release was flushed, then zeroed, then flushed once more.
-/// - The first failed write or flush stops the device for good.
+/// - The first failed write or flush stops the device for good. A failed read is its reader's loss alone.
 public struct UnitStore: Sendable {
     struct Slot {
         var key: UnitKey
@@ -172,14 +172,11 @@ public struct UnitStore: Sendable {
         _ id: DiskOperationID, _ outcome: DiskOutcome, _ requests: inout Requests
     ) -> [Completion] {
         guard let kind = pending.removeValue(forKey: id.rawValue) else { return [] }
-        if case .failed(let reason) = outcome { return stop(reason, failing: kind) }
-        if stopReason != nil {
-            if case .read(let operation) = kind { return [Completion(operation: operation, outcome: outcome)] }
-            return []
-        }
+        if case .read(let operation) = kind { return [Completion(operation: operation, outcome: outcome)] }
+        if case .failed(let reason) = outcome { return stop(reason, failing: [kind]) }
         var completions: [Completion] = []
         switch kind {
-        case .read(let operation): return [Completion(operation: operation, outcome: outcome)]
+        case .read: preconditionFailure("answered above")
         case .data(let operation, let slot, let range, let combEpoch):
             if slots[Int(slot)]?.map.insert(range) == true {
                 slots[Int(slot)]?.combEpoch = combEpoch
@@ -245,9 +242,7 @@ public struct UnitStore: Sendable {
         step = .idle
         if isCheckpointing {
             isCheckpointing = false
-            tableGeneration += 1
-            logSequence = 0
-            logUsed = 0
+            beginNextTable()
         }
         for operation in committing { completions.append(Completion(operation: operation, outcome: .done)) }
         committing = []
@@ -255,6 +250,13 @@ public struct UnitStore: Sendable {
         freeing = []
         if !releasing.isEmpty { punch(releasing, &requests) }
         releasing = []
+    }
+
+    /// The table that was just written counts; its log is empty.
+    mutating func beginNextTable() {
+        tableGeneration += 1
+        logSequence = 0
+        logUsed = 0
     }
 
     /// Zeroes slots, neighbours together.
@@ -271,9 +273,13 @@ public struct UnitStore: Sendable {
         }
     }
 
-    private mutating func stop(_ reason: String, failing kind: Pending) -> [Completion] {
+    /// The request that has been under way for longest.
+    var oldestRequest: UInt64? { pending.keys.min() }
+
+    /// Gives the device up: everything under way on it fails, and nothing is asked of it any more.
+    mutating func stop(_ reason: String, failing failed: [Pending] = []) -> [Completion] {
         var ended: [UInt64] = committing + waiting
-        let outstanding = [kind] + pending.keys.sorted().compactMap { pending[$0] }
+        let outstanding = failed + pending.keys.sorted().compactMap { pending[$0] }
         for kind in outstanding {
             switch kind {
             case .data(let operation, _, _, _), .zeroes(let operation), .read(let operation): ended.append(operation)

@@ -92,6 +92,7 @@ extension ByteWriter {
             put(UInt8(8))
             put(device)
         case .requestMap: put(UInt8(9))
+        case .copyUnreadable(let key, let epoch, let place): put(10, key, epoch, place)
         }
     }
 
@@ -202,6 +203,7 @@ extension ByteReader {
         case 7: return .rebuildFailed(try key(), epoch: try number(UInt64.self), target: try place())
         case 8: return .deviceFailed(try id(DeviceID.self))
         case 9: return .requestMap
+        case 10: return .copyUnreadable(try key(), epoch: try number(UInt64.self), copy: try place())
         default: throw WireError(description: "unknown message \(kind) to the manager")
         }
     }

@@ -91,6 +91,8 @@ public enum MessageToManager: Equatable, Sendable {
     case rebuildDone(CombKey, epoch: UInt64, target: CopyPlace)
     case rebuildFailed(CombKey, epoch: UInt64, target: CopyPlace)
     case deviceFailed(DeviceID)
+    /// The primary cannot read something of its own copy that the secondary has.
+    case copyUnreadable(CombKey, epoch: UInt64, copy: CopyPlace)
     /// Something arrived from a peer that knows more: send the whole map again.
     case requestMap
 }

@@ -1,0 +1,189 @@
+import Base
+import Testing
+
+@testable import BlockCore
+
+/// One storage server that is primary of the only comb, and a client that writes to it.
+private struct ServerBench {
+    static let link = LinkID(rawValue: 1)
+    static let device = DeviceID(rawValue: 5)
+    static let own = SdsID(rawValue: 1)
+    static let other = SdsID(rawValue: 2)
+    static let client = SdcID(rawValue: 7)
+    static let volume = VolumeID(rawValue: 9)
+    static let pool = StoragePoolID(rawValue: 3)
+
+    var core: ServerCore
+    var now = Instant(nanoseconds: 1_000_000_000)
+    var sent: [(link: LinkID, header: DataHeader)] = []
+    var told: [MessageToManager] = []
+    var released: [PayloadID] = []
+    /// What the device was asked and has not answered.
+    var disk: [(id: DiskOperationID, request: DiskRequest)] = []
+    var nextRequest: UInt64 = 1
+
+    init(secondary: Bool, change: (inout ServerConfiguration) -> Void = { _ in }) throws {
+        let label = DeviceLabel(sds: Self.own, device: Self.device, capacityUnits: 8, logBlocks: 3)
+        var metadata = [UInt8](repeating: 0, count: Int(label.layout.data))
+        for (offset, bytes) in UnitStore.format(label) {
+            metadata.replaceSubrange(Int(offset)..<Int(offset) + bytes.count, with: bytes)
+        }
+        let store = try UnitStore.open(label, metadata: metadata).store
+        var configuration = ServerConfiguration(name: "s", domainName: "d", address: "10.0.0.1:1", incarnation: 1)
+        change(&configuration)
+        core = ServerCore(configuration: configuration, sds: Self.own, system: nil, stores: [store])
+        var actions: [ServerAction] = []
+        core.begin(into: &actions)
+        take(actions)
+        answerDisk()
+        feed(.managerConnected)
+        feed(.manager(.welcomeServer(system: SystemID(rawValue: 4), sds: Self.own, generation: 1)))
+        feed(.manager(.update(Self.map(secondary: secondary))))
+        answerDisk()
+        var hello = DataHeader(opcode: .hello)
+        hello.volume = Self.client.rawValue
+        hello.offset = PeerKind.client.rawValue
+        hello.session = 1
+        feed(.request(Self.link, hello, nil))
+    }
+
+    static func map(secondary: Bool) -> MapUpdate {
+        let place = CopyPlace(sds: own, device: device)
+        let second = CopyPlace(sds: other, device: DeviceID(rawValue: 6))
+        let comb = Comb(
+            epoch: 1, primary: place, state: secondary ? .normal(secondary: second) : .degraded, revision: 1)
+        var update = MapUpdate(revision: 2, isFull: true)
+        update.servers = [ServerAddress(sds: other, address: "10.0.0.2:1")]
+        update.pools = [PoolUpdate(pool: pool, combCount: 1, entries: [.init(index: 0, comb: comb)])]
+        update.volumes = [
+            VolumeRecord(
+                id: volume, pool: pool, name: "v", sizeUnits: 8, attachEpoch: 1,
+                mappings: [
+                    VolumeMapping(sdc: client, mode: .readWrite, epoch: 1, limitIops: 0, limitKibibytesPerSecond: 0)
+                ])
+        ]
+        return update
+    }
+
+    mutating func feed(_ event: ServerEvent) {
+        var actions: [ServerAction] = []
+        core.apply(event, now: now, into: &actions)
+        take(actions)
+    }
+
+    mutating func take(_ actions: [ServerAction]) {
+        for action in actions {
+            switch action {
+            case .sendManager(let message): told.append(message)
+            case .send(let link, let header, _): sent.append((link, header))
+            case .disk(_, let id, let request): disk.append((id, request))
+            case .release(let payload): released.append(payload)
+            case .notice, .close, .connectPeer: break
+            }
+        }
+    }
+
+    /// Everything the device was asked, and what follows from it, succeeds.
+    mutating func answerDisk() {
+        while !disk.isEmpty {
+            let (id, request) = disk.removeFirst()
+            if case .read = request {
+                feed(.disk(Self.device, id, .read(PayloadID(rawValue: 77))))
+            } else {
+                feed(.disk(Self.device, id, .done))
+            }
+        }
+    }
+
+    mutating func ask(_ opcode: Opcode, unit: UInt32 = 0, epoch: UInt64 = 1) {
+        var header = DataHeader(opcode: opcode)
+        header.request = nextRequest
+        nextRequest += 1
+        header.session = 1
+        header.volume = Self.volume.rawValue
+        header.unit = unit
+        header.length = 4096
+        header.combEpoch = epoch
+        header.attachEpoch = 1
+        if opcode == .write { header.flags = .payload }
+        feed(.request(Self.link, header, opcode == .write ? PayloadID(rawValue: 1000 + header.request) : nil))
+    }
+
+    var lastStatus: DataStatus? { sent.last?.header.status }
+}
+
+@Suite struct ServerCoreTests {
+    @Test func anUnreadableBlockOfTheOnlyCopyIsAMediaError() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.ask(.write)
+        bench.answerDisk()
+        #expect(bench.lastStatus == .ok)
+        bench.ask(.read)
+        bench.feed(.disk(ServerBench.device, bench.disk.removeLast().id, .failed(reason: "EIO")))
+        #expect(bench.lastStatus == .mediaError)
+        #expect(bench.core.stores[0].stopReason == nil)
+        bench.ask(.read)
+        bench.answerDisk()
+        #expect(bench.lastStatus == .ok)
+    }
+
+    @Test func anUnreadableBlockWithASecondCopyMovesTheComb() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.ask(.write)
+        bench.answerDisk()
+        bench.feed(.manager(.update(later(ServerBench.map(secondary: true)))))
+        bench.ask(.read, epoch: 2)
+        bench.feed(.disk(ServerBench.device, bench.disk.removeLast().id, .failed(reason: "EIO")))
+        #expect(bench.lastStatus == .notReady)
+        let key = CombKey(pool: ServerBench.pool, index: 0)
+        let place = CopyPlace(sds: ServerBench.own, device: ServerBench.device)
+        #expect(bench.told.contains(.copyUnreadable(key, epoch: 2, copy: place)))
+    }
+
+    private func later(_ update: MapUpdate) -> MapUpdate {
+        var update = update
+        update.revision += 1
+        update.pools[0].entries[0].comb.epoch += 1
+        return update
+    }
+
+    @Test func aDeviceThatDoesNotAnswerIsGivenUp() throws {
+        var bench = try ServerBench(secondary: false) { $0.deviceTimeout = .seconds(2) }
+        bench.ask(.write)
+        bench.answerDisk()
+        bench.ask(.read)
+        let hanging = bench.disk.removeLast()
+        for _ in 0..<30 {
+            bench.now = bench.now + .milliseconds(100)
+            bench.feed(.tick)
+        }
+        #expect(bench.core.stores[0].stopReason != nil)
+        #expect(bench.told.contains(.deviceFailed(ServerBench.device)))
+        #expect(bench.lastStatus == .notReady)
+        // What it reads after all belongs to nobody.
+        bench.feed(.disk(ServerBench.device, hanging.id, .read(PayloadID(rawValue: 55))))
+        #expect(bench.released.contains(PayloadID(rawValue: 55)))
+    }
+
+    @Test func aBusyDeviceIsNotGivenUp() throws {
+        var bench = try ServerBench(secondary: false) { $0.deviceTimeout = .seconds(2) }
+        for _ in 0..<50 {
+            bench.ask(.write)
+            bench.now = bench.now + .seconds(1)
+            bench.feed(.tick)
+            bench.answerDisk()
+        }
+        #expect(bench.core.stores[0].stopReason == nil)
+    }
+
+    /// Two servers that are full of their own clients' writes would otherwise wait for each other.
+    @Test func onlyClientsAreTurnedAwayByOverload() throws {
+        var bench = try ServerBench(secondary: false) { $0.requestsMax = 3 }
+        for unit in 0..<4 as Range<UInt32> { bench.ask(.write, unit: unit) }
+        #expect(bench.lastStatus == .overloaded)
+        bench.answerDisk()
+        bench.ask(.write)
+        bench.answerDisk()
+        #expect(bench.lastStatus == .ok)
+    }
+}
