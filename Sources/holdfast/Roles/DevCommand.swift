@@ -235,7 +235,7 @@ struct DevGuide: Service {
         return """
 
             Holdfast is up after \(seconds) s: one master, one agent, Marathon, three storage servers, one storage client.
-            Everything is in \(layout.directory). Ctrl-C ends it; started again it goes on where it was.
+            Everything is in \(layout.directory). Ctrl-C ends it, except the tasks: like the data they are there when it is started again.
 
               Marathon   \(url(8080, "/v2/apps"))
               Mesos      \(url(5050, "/state"))  and the agent  \(url(5051, "/state"))
