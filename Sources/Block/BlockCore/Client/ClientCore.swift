@@ -6,6 +6,8 @@ public import Base
 /// Invariants:
 /// - A request is sent again only over a newer session of the same server, which ends the older one before it accepts
 ///   anything, or to another server under a higher comb epoch, which makes the older server unable to finish it.
+/// - A write that had to wait or to be sent again is answered before a later one on the same blocks is sent: what may
+///   have been applied twice has nothing in between.
 /// - An attachment that was refused as fenced, or that the manager no longer grants, never comes back to life.
 public struct ClientCore: Sendable {
     struct IO {
@@ -29,6 +31,8 @@ public struct ClientCore: Sendable {
         /// Where the piece begins in the I/O's memory.
         var ioOffset: UInt32
         var state: State
+
+        var key: UnitKey { UnitKey(volume: volume, index: unit) }
     }
 
     struct Server {
@@ -69,6 +73,8 @@ public struct ClientCore: Sendable {
     var ios: [ClientIO: IO] = [:]
     var pieces: [UInt64: Piece] = [:]
     var nextPiece: UInt64 = 1
+    /// Pieces of writes that found no server when they came, or that were or will be sent again.
+    var unsettled: [UnitKey: Set<UInt64>] = [:]
     var servers: [SdsID: Server] = [:]
     var isManagerConnected = false
     var lastKeepAlive = Instant.zero
@@ -168,12 +174,12 @@ public struct ClientCore: Sendable {
         for id in pieces.keys.sorted() {
             guard let piece = pieces[id] else { continue }
             if case .sent(let server, let request, _) = piece.state {
-                guard let key = map.combKey(of: UnitKey(volume: piece.volume, index: piece.unit)),
+                guard let key = map.combKey(of: piece.key),
                     let comb = map.comb(key), comb.primary.sds != server
                 else { continue }
                 unlist(request, of: piece, server)
             }
-            pieces[id]?.state = .waiting(notBefore: now)
+            putBack(id, until: now)
             send(id, now, &actions)
         }
     }
@@ -218,11 +224,15 @@ public struct ClientCore: Sendable {
     }
 
     private mutating func send(_ id: UInt64, _ now: Instant, _ actions: inout [ClientAction]) {
-        guard let piece = pieces[id], case .waiting(let moment) = piece.state, now >= moment, let io = ios[piece.io],
-            let key = map.combKey(of: UnitKey(volume: piece.volume, index: piece.unit)), let comb = map.comb(key),
+        guard let piece = pieces[id], case .waiting(let moment) = piece.state, let io = ios[piece.io] else { return }
+        if io.kind != .read, isHeldBack(id, piece) { return }
+        guard now >= moment, let key = map.combKey(of: piece.key), let comb = map.comb(key),
             comb.isPlaced, comb.state != .unavailable,
             let link = openLink(comb.primary.sds, now, &actions), let server = servers[comb.primary.sds]
-        else { return }
+        else {
+            if io.kind != .read { unsettled[piece.key, default: []].insert(id) }
+            return
+        }
         guard server.outstandingBytes < configuration.outstandingBytesMax else {
             servers[comb.primary.sds]?.isThrottled = true
             return
@@ -253,6 +263,28 @@ public struct ClientCore: Sendable {
         actions.append(.send(link, header, slice))
     }
 
+    /// Whether an earlier write of the same blocks is unsettled. Normally none is, and nothing is looked for.
+    private mutating func isHeldBack(_ id: UInt64, _ piece: Piece) -> Bool {
+        guard !unsettled.isEmpty, let others = unsettled[piece.key] else { return false }
+        let isBlocked = others.contains { $0 < id && pieces[$0]?.range.overlaps(piece.range) == true }
+        if isBlocked { unsettled[piece.key]?.insert(id) }
+        return isBlocked
+    }
+
+    /// A piece that has to be sent again.
+    private mutating func putBack(_ id: UInt64, until moment: Instant) {
+        guard let piece = pieces[id] else { return }
+        pieces[id]?.state = .waiting(notBefore: moment)
+        if ios[piece.io]?.kind != .read { unsettled[piece.key, default: []].insert(id) }
+    }
+
+    /// A piece that is no more; true if others of its unit may have waited for it.
+    private mutating func settle(_ id: UInt64, _ key: UnitKey) -> Bool {
+        guard !unsettled.isEmpty, unsettled[key]?.remove(id) != nil else { return false }
+        if unsettled[key]?.isEmpty == true { unsettled[key] = nil }
+        return true
+    }
+
     private mutating func complete(_ io: ClientIO, _ result: ClientIOResult, _ actions: inout [ClientAction]) {
         guard let ended = ios.removeValue(forKey: io) else { return }
         if ended.piecesLeft > 0 {
@@ -263,6 +295,7 @@ public struct ClientCore: Sendable {
     }
 
     private mutating func forget(_ id: UInt64) {
+        if let key = pieces[id]?.key { _ = settle(id, key) }
         if let piece = pieces[id], case .sent(let server, let request, _) = piece.state {
             unlist(request, of: piece, server)
         }
@@ -301,7 +334,7 @@ public struct ClientCore: Sendable {
         case .ok:
             if case .read = ios[piece.io]?.kind {
                 guard header.length == piece.range.length, payload != nil || header.flags.contains(.zeros) else {
-                    pieces[id]?.state = .waiting(notBefore: now)
+                    putBack(id, until: now)
                     return reconnect(server, now, &actions)
                 }
                 actions.append(
@@ -311,12 +344,15 @@ public struct ClientCore: Sendable {
             pieces[id] = nil
             ios[piece.io]?.piecesLeft -= 1
             if ios[piece.io]?.piecesLeft == 0 { complete(piece.io, .ok, &actions) }
+            if settle(id, piece.key) {
+                for next in unsettled[piece.key]?.sorted() ?? [] { send(next, now, &actions) }
+            }
         case .staleComb:
-            pieces[id]?.state = .waiting(notBefore: now + .milliseconds(10))
+            putBack(id, until: now + .milliseconds(10))
             askForMap(now, &actions)
-        case .notReady, .overloaded: pieces[id]?.state = .waiting(notBefore: now + .milliseconds(10))
+        case .notReady, .overloaded: putBack(id, until: now + .milliseconds(10))
         case .staleSession:
-            pieces[id]?.state = .waiting(notBefore: now)
+            putBack(id, until: now)
             reconnect(server, now, &actions)
         case .fenced: detach(piece.volume, .fenced, &actions)
         case .readOnly: complete(piece.io, .readOnly, &actions)
@@ -372,7 +408,7 @@ public struct ClientCore: Sendable {
         servers[id]?.outstandingBytes = 0
         servers[id]?.isThrottled = false
         servers[id]?.state = .closed(retryAt: now + .milliseconds(50))
-        for piece in outstanding.values { pieces[piece]?.state = .waiting(notBefore: now) }
+        for piece in outstanding.values { putBack(piece, until: now) }
     }
 
     private mutating func reconnect(_ id: SdsID, _ now: Instant, _ actions: inout [ClientAction]) {

@@ -184,7 +184,8 @@ extension ServerCore {
             return .fenced
         }
         if mapping.mode == .noAccess || (isWrite && mapping.mode == .readOnly) { return .readOnly }
-        guard header.unit < volume.sizeUnits else { return .invalid }
+        // The client may have heard earlier that the volume grew.
+        guard header.unit < volume.sizeUnits else { return .notReady }
         guard let comb = map.comb(key), comb.isPlaced else { return .notReady }
         guard comb.primary.sds == sds else { return comb.epoch < header.combEpoch ? .notReady : .staleComb }
         if comb.state == .unavailable { return .notReady }
