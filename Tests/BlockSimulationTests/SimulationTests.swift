@@ -11,6 +11,8 @@ import Testing
         2,  // a map update overtaken by a later one, by the simulator's own mistake
         3, 12, 15,  // a server declared down while its connection lived on was never admitted again
         1015, 1019, 1028,  // the same
+        1043, 2051,  // I/O on a volume's new units failed at servers that had not heard yet that it grew
+        2164,  // a write sent again was applied a second time over a later one
     ]
 
     @Test(arguments: kept) func keptSeed(_ seed: UInt64) {

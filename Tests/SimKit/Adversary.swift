@@ -2,64 +2,155 @@ import Base
 import BlockCore
 
 extension Simulation {
+    enum FaultKind: CaseIterable {
+        case serverCrash, anyCrash, powerFailure, pause, longPause
+        case oneWay, partition, clog
+        case lonelyServer, deafPair, deafNode
+        case diskError, slowDisk
+        case managerCrash, commitFault, leaderChange, slowStore
+    }
+
+    /// Each run knows only some kinds, so that some runs are all of a kind.
+    func chooseFaults() {
+        faultKinds = FaultKind.allCases.filter { _ in Int.random(in: 0..<3, using: &random) > 0 }
+        // These two are where most rules are broken, if they are.
+        faultKinds += [.lonelyServer, .deafPair]
+    }
+
     /// Does one bad thing, and comes back for the next.
     func adversary() {
         if isHealed { return }
         heap.add(.adversary, at: now + delay(100, 1500))
-        let everyone = [NodeID.manager] + serverIDs + clientIDs
-        let one = everyone.randomElement(using: &random) ?? .manager
-        let other = everyone.filter { $0 != one }.randomElement(using: &random) ?? .manager
         let until = now + delay(300, 7000)
-        switch Int.random(in: 0..<16, using: &random) {
-        case 0, 1:
-            let victim = serverIDs.randomElement(using: &random) ?? one
+        let kind = faultKinds.randomElement(using: &random) ?? .anyCrash
+        switch kind {
+        case .serverCrash, .anyCrash, .powerFailure, .pause, .longPause: troubleProcesses(kind, until)
+        case .oneWay, .partition, .clog, .lonelyServer, .deafPair, .deafNode: troubleNetwork(kind, until)
+        case .diskError, .slowDisk: troubleDisk(kind, until)
+        case .managerCrash, .commitFault, .leaderChange, .slowStore: troubleManager(kind, until)
+        }
+    }
+
+    private var someServer: NodeID { serverIDs.randomElement(using: &random) ?? serverIDs[0] }
+    private var someClient: NodeID { clientIDs.randomElement(using: &random) ?? clientIDs[0] }
+    private var someone: NodeID { ([leader] + serverIDs + clientIDs).randomElement(using: &random) ?? leader }
+
+    private func troubleProcesses(_ kind: FaultKind, _ until: Instant) {
+        switch kind {
+        case .serverCrash:
+            let victim = someServer
             crash(victim)
             heap.add(.start(victim), at: now + delay(50, 6000))
-        case 2:
-            crash(one)
-            heap.add(.start(one), at: now + delay(50, 4000))
-        case 3, 4:
-            note("\(one) pauses until \(until)")
-            pause(one, until: until)
-        case 5:
-            note("\(one) -> \(other) blocked until \(until)")
-            network.block(one, other, until: until)
-        case 6:
-            note("\(one) <-> \(other) blocked until \(until)")
-            network.block(one, other, until: until)
-            network.block(other, one, until: until)
-        case 7, 8:
-            note("\(one) -> \(other) clogged until \(until)")
-            network.clog(one, other, until: until)
-        case 9, 10:
-            // A server that clients reach and nobody else does.
-            let server = serverIDs.randomElement(using: &random) ?? one
-            note("\(server) is cut off from all but clients until \(until)")
-            for peer in [NodeID.manager] + serverIDs where peer != server { isolate(server, peer, until) }
-        case 11, 12:
-            // A client and a server that both miss what the manager decides.
-            let client = clientIDs.randomElement(using: &random) ?? one
-            let server = serverIDs.randomElement(using: &random) ?? one
-            note("\(client) and \(server) are cut off from the manager until \(until)")
-            isolate(client, .manager, until)
-            isolate(server, .manager, until)
-            heap.add(.preempt, at: now + delay(10, 200))
-        case 13, 14:
+        case .anyCrash:
+            let victim = someone
+            crash(victim)
+            heap.add(.start(victim), at: now + delay(50, 4000))
+        case .powerFailure:
             // The power fails for some, and is soon back: nobody has missed them.
-            note("a power failure")
-            for victim in everyone where victim != .manager && Bool.random(using: &random) {
+            did("power failure of several")
+            for victim in serverIDs + clientIDs where Bool.random(using: &random) {
                 crash(victim)
                 heap.add(.start(victim), at: now + delay(20, 450))
             }
+        case .pause:
+            let victim = someone
+            did(managers[victim] != nil ? "manager pause" : servers[victim] != nil ? "server pause" : "client pause")
+            pause(victim, until: until)
         default:
-            // The zombie: alive, connected to all other servers, but cut off from the manager.
-            note("\(one) cut off from the manager until \(until)")
-            isolate(one, .manager, until)
+            // Declared down, it comes to as the primary it no longer is, and its clients may not have heard either.
+            let (victim, client) = (someServer, someClient)
+            let end = now + delay(2200, 6000)
+            did("server pause beyond its timeout")
+            pause(victim, until: end)
+            if Bool.random(using: &random) {
+                isolateFromManagers(client, end + delay(0, 2000))
+                heap.add(.preempt(client), at: now + delay(10, 6000))
+            }
         }
+    }
+
+    private func troubleNetwork(_ kind: FaultKind, _ until: Instant) {
+        switch kind {
+        case .oneWay:
+            let (one, other) = somePair()
+            did("one way cut, \(role(one)) to \(role(other))")
+            network.block(one, other, until: until)
+        case .partition:
+            let (one, other) = somePair()
+            did("cut between \([role(one), role(other)].sorted().joined(separator: " and "))")
+            isolate(one, other, until)
+        case .clog:
+            let (one, other) = somePair()
+            did("clogged, \(role(one)) to \(role(other))")
+            network.clog(one, other, until: until)
+        case .lonelyServer:
+            did("server reached by clients only")
+            let server = someServer
+            isolateFromManagers(server, until)
+            for peer in serverIDs where peer != server { isolate(server, peer, until) }
+        case .deafPair:
+            // A client and a server that both miss what the manager decides.
+            did("client and server without manager")
+            let (client, server) = (someClient, someServer)
+            isolateFromManagers(client, until)
+            isolateFromManagers(server, until)
+            heap.add(.preempt(client), at: now + delay(10, 200))
+        default:
+            let one = Bool.random(using: &random) ? someServer : someClient
+            did("\(role(one)) without manager")
+            isolateFromManagers(one, until)
+        }
+    }
+
+    private func troubleDisk(_ kind: FaultKind, _ until: Instant) {
+        let victim = someServer
+        if kind == .slowDisk {
+            did("slow disk")
+            servers[victim]?.slowUntil = until
+            return
+        }
+        servers[victim]?.operationsToError = Int.random(in: 0..<40, using: &random)
+        heap.add(.restart(victim, life: life(victim)), at: now + delay(500, 8000))
+    }
+
+    private func troubleManager(_ kind: FaultKind, _ until: Instant) {
+        switch kind {
+        case .managerCrash:
+            crash(leader)
+            heap.add(.start(managerIDs.randomElement(using: &random) ?? leader), at: now + delay(50, 4000))
+        case .commitFault:
+            managers[leader]?.nextCommit = CommitFault.allCases.dropFirst().randomElement(using: &random) ?? .none
+        case .slowStore:
+            did("slow store")
+            store.slowUntil = until
+        default:
+            // With the former leader sometimes stopped in the middle of what it was doing.
+            if Bool.random(using: &random) { pause(leader, until: until) }
+            if let heir = managerIDs.first(where: { !isUp($0) }) { startNode(heir) }
+        }
+    }
+
+    // MARK: Who and whom
+
+    private func role(_ id: NodeID) -> String {
+        managers[id] != nil ? "manager" : servers[id] != nil ? "server" : "client"
+    }
+
+    /// Two that talk to each other.
+    private func somePair() -> (NodeID, NodeID) {
+        let server = someServer
+        let other = serverIDs.filter { $0 != server }.randomElement(using: &random) ?? server
+        let pairs = [(leader, server), (leader, someClient), (server, someClient), (server, other)]
+        let (one, two) = pairs.randomElement(using: &random) ?? (server, other)
+        return Bool.random(using: &random) ? (one, two) : (two, one)
     }
 
     private func isolate(_ one: NodeID, _ other: NodeID, _ until: Instant) {
         network.block(one, other, until: until)
         network.block(other, one, until: until)
+    }
+
+    private func isolateFromManagers(_ one: NodeID, _ until: Instant) {
+        for manager in managerIDs { isolate(one, manager, until) }
     }
 }

@@ -2,49 +2,12 @@ import Base
 import BlockCore
 
 extension Simulation {
-    // MARK: Manager
-
-    func drive(_ event: ManagerEvent) {
-        guard let actions = manager.core?.apply(event, now: now, rng: &coreRandom) else { return }
-        for action in actions {
-            switch action {
-            case .commit(let mutations):
-                manager.underWay = mutations
-                heap.add(.committed(life: manager.life, mutations), at: now + delay(0.5, 5))
-            case .reply(let ticket, let result): answer(ticket, result)
-            case .send(let link, let message):
-                send(ConnectionID(rawValue: link.rawValue), fromOpener: false, .fromManager(message))
-            case .close(let link): close(ConnectionID(rawValue: link.rawValue), byOpener: false)
-            case .notice(let notice): note("manager: \(notice)")
-            }
-        }
-    }
-
-    func committed(_ life: Int, _ mutations: [StoreMutation]) {
-        guard life == manager.life, manager.core != nil else { return }
-        if now < manager.pausedUntil {
-            heap.add(.committed(life: life, mutations), at: manager.pausedUntil + .nanoseconds(1))
-            return
-        }
-        store(mutations)
-        manager.underWay = nil
-        drive(.committed)
-    }
-
-    func store(_ mutations: [StoreMutation]) {
-        for mutation in mutations {
-            switch mutation {
-            case .put(let key, let value): manager.records[key] = value
-            case .delete(let key): manager.records[key] = nil
-            }
-        }
-    }
-
     // MARK: Servers
 
     func drive(_ id: NodeID, _ event: ServerEvent) {
         var actions: [ServerAction] = []
-        servers[id]?.core?.apply(event, now: now, into: &actions)
+        let time = clock(of: id)
+        servers[id]?.core?.apply(event, now: time, into: &actions)
         perform(actions, id)
     }
 
@@ -107,6 +70,7 @@ extension Simulation {
             time = delay(0.2, 2)
         }
         servers[id] = node
+        if node.slowUntil > now { time = time * Int.random(in: 2...300, using: &random) }
         heap.add(.disk(id, life: node.life, device, operation, flushMark: mark), at: now + time)
     }
 
@@ -120,7 +84,9 @@ extension Simulation {
             return
         }
         var outcome = DiskOutcome.done
-        if let changes = node.underWay.removeValue(forKey: operation) {
+        if isBroken(&node, operation) {
+            outcome = .failed(reason: "injected")
+        } else if let changes = node.underWay.removeValue(forKey: operation) {
             node.disk.write(changes)
         } else if let read = node.reads.removeValue(forKey: operation) {
             var values = (0..<read[1]).map { node.disk.value(read[0] + $0) }
@@ -138,11 +104,29 @@ extension Simulation {
         drive(id, ServerEvent.disk(device, operation, outcome))
     }
 
+    /// Whether the operation fails, as some do from a given one on until a restart. Of a write that fails anything may
+    /// have arrived, and what a failed flush covered may stay unwritten for ever.
+    private func isBroken(_ node: inout ServerNode, _ operation: DiskOperationID) -> Bool {
+        guard let left = node.operationsToError else { return false }
+        node.operationsToError = max(0, left - 1)
+        guard left == 0, Bool.random(using: &random) else { return false }
+        if let changes = node.underWay.removeValue(forKey: operation) {
+            did("write error")
+            node.disk.write(changes.filter { _ in Bool.random(using: &random) })
+        } else if node.reads.removeValue(forKey: operation) != nil {
+            did("read error")
+        } else {
+            did("flush error")
+        }
+        return true
+    }
+
     // MARK: Clients
 
     func drive(_ id: NodeID, _ event: ClientEvent) {
         var actions: [ClientAction] = []
-        clients[id]?.core?.apply(event, now: now, into: &actions)
+        let time = clock(of: id)
+        clients[id]?.core?.apply(event, now: time, into: &actions)
         for action in actions {
             switch action {
             case .sendManager(let message):

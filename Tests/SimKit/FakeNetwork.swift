@@ -4,7 +4,6 @@ import BlockCore
 /// A simulated machine.
 struct NodeID: Hashable, Comparable, CustomStringConvertible {
     var rawValue: Int
-    static let manager = NodeID(rawValue: 0)
     static func < (left: NodeID, right: NodeID) -> Bool { left.rawValue < right.rawValue }
     var description: String { "n\(rawValue)" }
 }

@@ -1,15 +1,6 @@
 import Base
 import BlockCore
 
-struct ManagerNode {
-    var core: ManagerCore?
-    var records: [String: [UInt8]] = [:]
-    var life = 0
-    var pausedUntil = Instant.zero
-    /// The commit under way, if any: lost or done when the manager dies.
-    var underWay: [StoreMutation]?
-}
-
 struct ServerNode {
     let sds: SdsID
     let device: DeviceID
@@ -22,6 +13,11 @@ struct ServerNode {
     var reads: [DiskOperationID: [UInt64]] = [:]
     var managerLink: ConnectionID?
     var managerHeard = Instant.zero
+    /// Operations until the device begins to fail; it is well again after a restart.
+    var operationsToError: Int?
+    var slowUntil = Instant.zero
+    /// Its keeper is about to start it.
+    var isRestarting = false
 
     init(_ id: NodeID) {
         sds = SdsID(rawValue: 0x5D5 << 32 | UInt64(id.rawValue))
@@ -64,20 +60,24 @@ struct ClientNode {
 
 extension Simulation {
     func life(_ id: NodeID) -> Int {
-        id == .manager ? manager.life : servers[id]?.life ?? clients[id]?.life ?? 0
+        managers[id]?.life ?? servers[id]?.life ?? clients[id]?.life ?? 0
     }
     func isUp(_ id: NodeID) -> Bool {
-        id == .manager ? manager.core != nil : servers[id]?.core != nil || clients[id]?.core != nil
+        managers[id]?.core != nil || servers[id]?.core != nil || clients[id]?.core != nil
     }
     func pausedUntil(_ id: NodeID) -> Instant {
-        id == .manager ? manager.pausedUntil : servers[id]?.pausedUntil ?? clients[id]?.pausedUntil ?? .zero
+        managers[id]?.pausedUntil ?? servers[id]?.pausedUntil ?? clients[id]?.pausedUntil ?? .zero
     }
     /// One pause at a time, and to its end: what arrived meanwhile keeps its order.
     func pause(_ id: NodeID, until: Instant) {
         guard now >= pausedUntil(id) else { return }
-        if id == .manager { manager.pausedUntil = until }
+        managers[id]?.pausedUntil = until
         servers[id]?.pausedUntil = until
         clients[id]?.pausedUntil = until
+    }
+    /// What the node's own clock says: each goes at its own rate.
+    func clock(of id: NodeID) -> Instant {
+        Instant(nanoseconds: now.nanoseconds / 1000 * (clockRates[id] ?? 1000))
     }
 
     // MARK: Life and death
@@ -85,31 +85,14 @@ extension Simulation {
     func startNode(_ id: NodeID) {
         guard !isUp(id) else { return }
         note("\(id) starts")
-        if id == .manager {
-            startManager()
+        if managers[id] != nil {
+            lead(id)
         } else if servers[id] != nil {
             startServer(id)
         } else {
             startClient(id)
         }
         heap.add(.tick(id, life: life(id)), at: now + .milliseconds(1))
-    }
-
-    private func startManager() {
-        manager.life += 1
-        var configuration = ManagerConfiguration()
-        configuration.rules = options.rules
-        configuration.combCount = 8
-        let records = manager.records.keys.sorted().map { (key: $0, value: manager.records[$0] ?? []) }
-        do {
-            manager.core =
-                try ManagerCore(records: records, configuration: configuration, now: now)
-                ?? ManagerCore(
-                    system: System(id: SystemID(rawValue: 0x515), name: "sim", createdAt: 0),
-                    configuration: configuration, now: now)
-        } catch {
-            fail("the manager cannot read its records: \(error)")
-        }
     }
 
     private func startServer(_ id: NodeID) {
@@ -134,6 +117,8 @@ extension Simulation {
             return fail("\(id) cannot open its device: \(error)")
         }
         node.managerLink = nil
+        node.operationsToError = nil
+        node.isRestarting = false
         servers[id] = node
         var actions: [ServerAction] = []
         servers[id]?.core?.begin(into: &actions)
@@ -153,16 +138,26 @@ extension Simulation {
         heap.add(.work(id, life: life(id)), at: now + .milliseconds(5))
     }
 
+    /// Of a server whose device has stopped, as its keeper does once the device is well again.
+    func restart(_ id: NodeID, _ life: Int) {
+        guard self.life(id) == life, let stores = servers[id]?.core?.stores,
+            stores.contains(where: { $0.stopReason != nil })
+        else { return }
+        did("restart after a device error")
+        crash(id)
+        servers[id]?.isRestarting = true
+        heap.add(.start(id), at: now + delay(20, 1000))
+    }
+
     func crash(_ id: NodeID) {
         guard isUp(id) else { return }
         note("\(id) crashes")
-        crashes += 1
-        if id == .manager {
-            manager.core = nil
-            if let underWay = manager.underWay, Bool.random(using: &random) { store(underWay) }
-            manager.underWay = nil
+        if managers[id] != nil {
+            did("manager crash")
+            stopManager(id)
         } else if var node = servers[id] {
             let underWay = node.underWay.keys.sorted { $0.rawValue < $1.rawValue }.compactMap { node.underWay[$0] }
+            did("server crash")
             node.core = nil
             node.disk.crash(underWay: underWay, &random)
             node.underWay = [:]
@@ -170,6 +165,7 @@ extension Simulation {
             node.payloads = [:]
             servers[id] = node
         } else {
+            did("client crash")
             clients[id]?.core = nil
         }
         // Sometimes the host answers for its dead process, sometimes it is gone as well.
@@ -201,8 +197,8 @@ extension Simulation {
             heap.add(.tick(id, life: life), at: pausedUntil(id) + .nanoseconds(1))
             return
         }
-        if id == .manager {
-            drive(.tick)
+        if managers[id] != nil {
+            drive(id, ManagerEvent.tick)
             heap.add(.tick(id, life: life), at: now + .milliseconds(50))
         } else if servers[id] != nil {
             watchManager(id)
@@ -232,7 +228,10 @@ extension Simulation {
         let pending = ConnectionID(rawValue: 0)
         servers[id]?.managerLink = pending
         clients[id]?.managerLink = pending
-        connect(id, to: .manager, server: nil)
+        // Whoever asks may still be sent to a leader of before.
+        let former = managerIDs.first { $0 != leader && isUp($0) }
+        let isMisled = former != nil && Int.random(in: 0..<3, using: &random) == 0
+        connect(id, to: isMisled ? former ?? leader : leader, server: nil)
     }
 
     // MARK: Connections
@@ -291,8 +290,8 @@ extension Simulation {
             endOfOpener(id, connection)
         } else {
             network.connections[id]?.accepter.isOpen = false
-            if end.node == .manager {
-                drive(.linkClosed(id.link))
+            if managers[end.node] != nil {
+                drive(end.node, ManagerEvent.linkClosed(id.link))
             } else {
                 drive(end.node, ServerEvent.linkClosed(id.link))
             }
@@ -340,7 +339,7 @@ extension Simulation {
         }
         note("\(end.node) receives on \(id.rawValue) \(message)")
         switch message {
-        case .toManager(let message): drive(.message(id.link, message))
+        case .toManager(let message): drive(end.node, ManagerEvent.message(id.link, message))
         case .fromManager(let message):
             servers[end.node]?.managerHeard = now
             clients[end.node]?.managerHeard = now

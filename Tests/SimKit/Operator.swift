@@ -15,9 +15,13 @@ extension Simulation {
     func submit(_ command: ManagerCommand, _ question: Question) {
         let ticket = Ticket(rawValue: nextTicket)
         nextTicket += 1
+        // Sometimes a leader of before is asked; it must not promise anything.
+        let former = managerIDs.first { $0 != leader && isUp($0) && now >= pausedUntil($0) }
+        let asked = Int.random(in: 0..<4, using: &random) == 0 ? former ?? leader : leader
         tickets[ticket] = question
-        note("operator: \(command)")
-        drive(.submit(ticket, command))
+        managers[asked]?.tickets.insert(ticket)
+        note("operator asks \(asked): \(command)")
+        drive(asked, ManagerEvent.submit(ticket, command))
     }
 
     func answer(_ ticket: Ticket, _ result: Result<ManagerReply, ManagerError>) {
@@ -52,10 +56,11 @@ extension Simulation {
                 provisioning: .thin, createdAt: 0), .create)
     }
 
-    /// Moves a volume to another client, as a scheduler does after it has given up on a host.
-    func preempt() {
-        guard let state = manager.core?.state, now >= manager.pausedUntil,
-            let volume = state.volumes.values.randomElement(using: &random)
+    /// Moves a client's volume to another, as a scheduler does after it has given up on a host.
+    func preempt(_ client: NodeID) {
+        guard !isHealed, let state = manager.core?.state, now >= manager.pausedUntil,
+            let owner = clients[client]?.core?.sdc,
+            let volume = state.volumes.values.filter({ $0.mapping(of: owner) != nil }).randomElement(using: &random)
         else { return }
         give(volume, state, preempting: true)
     }

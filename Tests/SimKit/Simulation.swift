@@ -31,7 +31,10 @@ public struct SimulationReport: Sendable, Equatable {
     public var acknowledgedWrites: Int
     public var reads: Int
     public var fences: Int
-    public var crashes: Int
+    public var faults: [String: Int]
+    public var simulated: Duration
+    /// From the end of the faults until everything was well.
+    public var wellAfter: Duration?
     public var events: Int
     /// A digest of everything that happened, for comparing replays.
     public var digest: UInt64
@@ -47,12 +50,17 @@ public final class Simulation {
         case closed(ConnectionID, toOpener: Bool)
         case refused(NodeID, life: Int, SdsID?)
         case disk(NodeID, life: Int, DeviceID, DiskOperationID, flushMark: UInt64)
-        case committed(life: Int, [StoreMutation])
+        case stored(NodeID, life: Int, [StoreMutation])
+        case committed(NodeID, life: Int, isKnown: Bool)
+        case abdicate(NodeID, life: Int)
         case adversary
         case start(NodeID)
         case work(NodeID, life: Int)
         case operate
-        case preempt
+        /// Whatever volume this client has is given to the other.
+        case preempt(NodeID)
+        /// Somebody looks after a server whose device has stopped.
+        case restart(NodeID, life: Int)
         case inspect
     }
 
@@ -68,7 +76,10 @@ public final class Simulation {
     var coreRandom: SeededRandom
     var heap = EventHeap<Event>()
     var network = FakeNetwork()
-    var manager: ManagerNode
+    var store = FakeStore()
+    var managers: [NodeID: ManagerNode] = [:]
+    let managerIDs = [NodeID(rawValue: 200), NodeID(rawValue: 201)]
+    var leader = NodeID(rawValue: 200)
     var servers: [NodeID: ServerNode] = [:]
     var clients: [NodeID: ClientNode] = [:]
     let serverIDs: [NodeID]
@@ -78,10 +89,16 @@ public final class Simulation {
     var nextPayload: UInt64 = 1
     var nextTicket: UInt64 = 1
     var tickets: [Ticket: Question] = [:]
+    var faultKinds: [FaultKind] = []
     var isHealed = false
+    var healedAt = Instant.distantFuture
+    var wellAfter: Duration?
     var failure: String?
     var fences = 0
-    var crashes = 0
+    /// How often each kind of fault struck.
+    var faults: [String: Int] = [:]
+    /// Per mille of the right one.
+    var clockRates: [NodeID: UInt64] = [:]
     var events = 0
     var digest: UInt64 = 0
     public private(set) var trace: [String] = []
@@ -96,14 +113,16 @@ public final class Simulation {
         let serverCount = Int.random(in: 3...5, using: &random)
         serverIDs = (1...serverCount).map { NodeID(rawValue: $0) }
         clientIDs = (0..<2).map { NodeID(rawValue: 100 + $0) }
-        manager = ManagerNode()
+        for id in managerIDs { managers[id] = ManagerNode() }
         for id in serverIDs { servers[id] = ServerNode(id) }
         for id in clientIDs { clients[id] = ClientNode(id) }
+        chooseFaults()
+        for id in managerIDs + serverIDs + clientIDs { clockRates[id] = UInt64.random(in: 950...1050, using: &random) }
     }
 
     /// Runs to the end and judges.
     public func run() -> SimulationReport {
-        startNode(NodeID.manager)
+        startNode(leader)
         for id in serverIDs + clientIDs { heap.add(.start(id), at: now + delay(1, 20)) }
         setUp()
         if failure == nil {
@@ -116,7 +135,8 @@ public final class Simulation {
         if failure == nil { heal() }
         return SimulationReport(
             seed: options.seed, failure: failure, acknowledgedWrites: history.acknowledgedWrites,
-            reads: history.finishedReads, fences: fences, crashes: crashes, events: events, digest: digest)
+            reads: history.finishedReads, fences: fences, faults: faults, simulated: now - .zero, wellAfter: wellAfter,
+            events: events, digest: digest)
     }
 
     func step(until end: Instant, unless isDone: () -> Bool = { false }) {
@@ -138,6 +158,11 @@ public final class Simulation {
         if options.keepsTrace { trace.append("\(now) \(text())") }
     }
 
+    func did(_ fault: String) {
+        faults[fault, default: 0] += 1
+        note("fault: \(fault)")
+    }
+
     func fail(_ reason: String) {
         if failure == nil { failure = reason }
         note("FAILURE \(reason)")
@@ -156,12 +181,15 @@ public final class Simulation {
         case .closed(let connection, let toOpener): closed(connection, toOpener: toOpener)
         case .refused(let node, let life, let server): refused(node, life, server)
         case .disk(let node, let life, let device, let id, let mark): diskDone(node, life, device, id, mark)
-        case .committed(let life, let mutations): committed(life, mutations)
+        case .stored(let node, let life, let mutations): stored(node, life, mutations)
+        case .committed(let node, let life, let isKnown): committed(node, life, isKnown)
+        case .abdicate(let node, let life): abdicate(node, life)
         case .adversary: adversary()
         case .start(let node): startNode(node)
         case .work(let node, let life): work(node, life)
         case .operate: operate()
-        case .preempt: preempt()
+        case .preempt(let client): preempt(client)
+        case .restart(let node, let life): restart(node, life)
         case .inspect: inspect()
         }
     }
@@ -174,41 +202,5 @@ public final class Simulation {
         step(until: now + .seconds(10)) {
             self.clientIDs.contains { !(self.clients[$0]?.core?.attachments.isEmpty ?? true) }
         }
-    }
-
-    /// Ends all faults and demands that everything becomes well: two equal copies everywhere, every volume readable
-    /// and writable by its owner, no fence pending.
-    private func heal() {
-        isHealed = true
-        network.heal()
-        for id in [NodeID.manager] + serverIDs + clientIDs {
-            if !isUp(id) { startNode(id) }
-        }
-        let deadline = now + options.recovery
-        step(until: deadline) { self.isWell() }
-        guard failure == nil else { return }
-        guard isWell() else { return fail("not well again within \(options.recovery): \(illness())") }
-        for id in clientIDs { clients[id]?.isResting = true }
-        step(until: now + .seconds(5))
-        if failure == nil { failure = history.check() }
-        if failure == nil { compareCopies() }
-        if failure == nil { account() }
-    }
-
-    private func isWell() -> Bool { illness().isEmpty }
-
-    private func illness() -> String {
-        guard let state = manager.core?.state else { return "no manager" }
-        if state.volumes.values.contains(where: \.isFencePending) { return "a fence is pending" }
-        for pool in state.pools.values {
-            for (index, comb) in pool.combs.enumerated() where comb.secondary == nil {
-                return "comb \(index) is \(comb.state)"
-            }
-        }
-        for volume in state.volumes.keys {
-            let answered = clientIDs.contains { clients[$0]?.servedSinceHeal.contains(volume) == true }
-            if !answered { return "no I/O of volume \(volume) has been answered" }
-        }
-        return ""
     }
 }

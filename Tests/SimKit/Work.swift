@@ -78,6 +78,10 @@ extension Simulation {
     func completed(_ id: NodeID, _ io: ClientIO, _ result: ClientIOResult) {
         guard let done = clients[id]?.ios.removeValue(forKey: io) else { return fail("\(id) completed an I/O twice") }
         note("\(id) io \(io.rawValue) \(done.action) \(done.first): \(result) saw \(done.seen.prefix(8))")
+        let isInTime = result == .ok || result == .fenced
+        if !isInTime, done.invoked > healedAt {
+            fail("\(id) io \(io.rawValue) begun after the faults ended: \(result)")
+        }
         guard result == .ok else { return }
         if isHealed { clients[id]?.servedSinceHeal.insert(done.volume) }
         for (index, seen) in done.seen.enumerated() {

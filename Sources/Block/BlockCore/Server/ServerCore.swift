@@ -54,6 +54,8 @@ public struct ServerCore: Sendable {
     public func isServer(_ link: LinkID) -> Bool {
         if case .server = inbound[link]?.peer { true } else { false }
     }
+    /// Nothing accepted, and no forgetting of units, is under way.
+    public var isIdle: Bool { operations.isEmpty && drops.isEmpty }
     /// Whether anything accepted for the unit has not ended: without it, and with its comb normal, both copies are equal.
     public func hasWork(on unit: UnitKey) -> Bool { queues[unit] != nil }
 

@@ -1,0 +1,147 @@
+import Base
+import BlockCore
+
+/// What the managers share: a store that takes a batch only from the leader of the newest term.
+struct FakeStore {
+    var records: [String: [UInt8]] = [:]
+    var term = 0
+    /// Until then commits take long.
+    var slowUntil = Instant.zero
+}
+
+struct ManagerNode {
+    var core: ManagerCore?
+    var life = 0
+    var term = 0
+    var pausedUntil = Instant.zero
+    /// Commands given to this life and not answered yet.
+    var tickets: Set<Ticket> = []
+    /// How its next commit ends, if not well.
+    var nextCommit = CommitFault.none
+}
+
+enum CommitFault: CaseIterable {
+    case none
+    /// It dies with the batch stored, or not, and nobody told.
+    case diesStored, diesUnstored
+    /// The outcome stays unknown to it.
+    case unknownStored, unknownUnstored
+}
+
+extension Simulation {
+    /// The leader, as an onlooker who sees the store knows it.
+    var manager: ManagerNode { managers[leader] ?? ManagerNode() }
+
+    /// Makes this node the leader. Another one that leads goes on until it notices.
+    func lead(_ id: NodeID) {
+        store.term += 1
+        leader = id
+        for other in managerIDs where other != id && managers[other]?.core != nil {
+            did("leader change with overlap")
+            heap.add(.abdicate(other, life: life(other)), at: now + delay(50, 5000))
+        }
+        managers[id]?.life += 1
+        managers[id]?.term = store.term
+        managers[id]?.tickets = []
+        managers[id]?.nextCommit = .none
+        var configuration = ManagerConfiguration()
+        configuration.rules = options.rules
+        configuration.combCount = 8
+        let records = store.records.keys.sorted().map { (key: $0, value: store.records[$0] ?? []) }
+        do {
+            let time = clock(of: id)
+            managers[id]?.core =
+                try ManagerCore(records: records, configuration: configuration, now: time)
+                ?? ManagerCore(
+                    system: System(id: SystemID(rawValue: 0x515), name: "sim", createdAt: 0),
+                    configuration: configuration, now: time)
+        } catch {
+            fail("the manager cannot read its records: \(error)")
+        }
+    }
+
+    func drive(_ id: NodeID, _ event: ManagerEvent) {
+        let time = clock(of: id)
+        guard let actions = managers[id]?.core?.apply(event, now: time, rng: &coreRandom) else { return }
+        for action in actions {
+            switch action {
+            case .commit(let mutations): commit(mutations, by: id)
+            case .reply(let ticket, let result):
+                managers[id]?.tickets.remove(ticket)
+                answer(ticket, result)
+            case .send(let link, let message):
+                send(ConnectionID(rawValue: link.rawValue), fromOpener: false, .fromManager(message))
+            case .close(let link): close(ConnectionID(rawValue: link.rawValue), byOpener: false)
+            case .notice(let notice): note("\(id): \(notice)")
+            }
+        }
+    }
+
+    private func commit(_ mutations: [StoreMutation], by id: NodeID) {
+        let time = store.slowUntil > now ? delay(100, 1500) : delay(0.5, 5)
+        heap.add(.stored(id, life: life(id), mutations), at: now + time)
+    }
+
+    /// The batch has reached the store.
+    func stored(_ id: NodeID, _ life: Int, _ mutations: [StoreMutation]) {
+        guard let node = managers[id] else { return }
+        let isLeaders = node.life == life && node.term == store.term
+        // Of a manager that died meanwhile nothing may arrive after its successor has read everything.
+        let fault = node.life == life && node.core != nil && !isHealed ? node.nextCommit : .none
+        managers[id]?.nextCommit = .none
+        let isTaken = isLeaders && fault != .diesUnstored && fault != .unknownUnstored
+        if isTaken {
+            for mutation in mutations {
+                switch mutation {
+                case .put(let key, let value): store.records[key] = value
+                case .delete(let key): store.records[key] = nil
+                }
+            }
+        }
+        switch fault {
+        case .none: break
+        case .diesStored, .diesUnstored:
+            did("manager dies in a commit, \(isTaken ? "stored" : "not stored")")
+            crash(id)
+            heap.add(.start(managerIDs.randomElement(using: &random) ?? id), at: now + delay(50, 3000))
+            return
+        case .unknownStored, .unknownUnstored: did("outcome of a commit unknown")
+        }
+        heap.add(.committed(id, life: life, isKnown: isTaken && fault == .none), at: now + delay(0.1, 2))
+    }
+
+    func committed(_ id: NodeID, _ life: Int, _ isKnown: Bool) {
+        guard let node = managers[id], node.life == life, node.core != nil else { return }
+        if now < node.pausedUntil {
+            heap.add(.committed(id, life: life, isKnown: isKnown), at: node.pausedUntil + .nanoseconds(1))
+        } else if isKnown {
+            drive(id, .committed)
+        } else {
+            drive(id, .commitFailed)
+            abdicate(id, life)
+        }
+    }
+
+    /// A manager that has learned that it leads no more; if nobody else does, somebody soon will.
+    func abdicate(_ id: NodeID, _ life: Int) {
+        guard let node = managers[id], node.life == life, node.core != nil else { return }
+        if now < node.pausedUntil {
+            heap.add(.abdicate(id, life: life), at: node.pausedUntil + .nanoseconds(1))
+            return
+        }
+        note("\(id) leads no more")
+        stopManager(id)
+        for connection in network.order where network.connections[connection]?.accepter.node == id {
+            close(connection, byOpener: false)
+        }
+        if manager.core == nil {
+            heap.add(.start(managerIDs.randomElement(using: &random) ?? id), at: now + delay(50, 2000))
+        }
+    }
+
+    func stopManager(_ id: NodeID) {
+        managers[id]?.core = nil
+        for ticket in managers[id]?.tickets ?? [] { tickets[ticket] = nil }
+        managers[id]?.tickets = []
+    }
+}

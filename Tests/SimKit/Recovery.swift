@@ -1,0 +1,70 @@
+import Base
+import BlockCore
+
+extension Simulation {
+    /// Ends all faults and demands that everything becomes well in time, and stays so: every I/O and every command
+    /// answered, every fence proven, two equal copies of everything, every volume served to its client.
+    func heal() {
+        isHealed = true
+        healedAt = now
+        network.heal()
+        store.slowUntil = .zero
+        for id in serverIDs {
+            servers[id]?.slowUntil = .zero
+            servers[id]?.operationsToError = nil
+            restart(id, life(id))
+        }
+        for id in [leader] + serverIDs + clientIDs where !isUp(id) && servers[id]?.isRestarting != true {
+            startNode(id)
+        }
+        step(until: now + options.recovery) { self.illness() == nil }
+        if failure != nil { return }
+        if let illness = illness() { return fail("not well again within \(options.recovery): \(illness)") }
+        wellAfter = now - healedAt
+        for id in clientIDs { clients[id]?.isResting = true }
+        step(until: now + .seconds(5))
+        if failure == nil, let unrest { fail("no rest: \(unrest)") }
+        if failure == nil, let violation = history.check() { fail(violation) }
+        if failure == nil { compareCopies() }
+        if failure == nil { account() }
+    }
+
+    /// What is not as it should be, if anything.
+    private func illness() -> String? {
+        guard let state = manager.core?.state else { return "no manager" }
+        for server in state.servers.values where server.status != .up { return "server \(server.id) is down" }
+        for device in state.devices.values where device.status != .normal { return "device \(device.id) has failed" }
+        for pool in state.pools.values {
+            for (index, comb) in pool.combs.enumerated() where comb.secondary == nil {
+                return "comb \(index) is \(comb.state)"
+            }
+        }
+        for volume in state.volumes.values {
+            if volume.isFencePending { return "a fence of \(volume.id) is pending" }
+            let isServed = clientIDs.contains { clients[$0]?.servedSinceHeal.contains(volume.id) == true }
+            if !isServed { return "no I/O of volume \(volume.id) has been answered" }
+        }
+        if state.volumes.count < Simulation.volumesWanted { return "only \(state.volumes.count) volumes" }
+        for id in clientIDs {
+            if let old = clients[id]?.ios.values.first(where: { $0.invoked < healedAt }) {
+                return "an I/O of \(old.volume) begun at \(old.invoked) has not ended"
+            }
+        }
+        return nil
+    }
+
+    /// What is still under way although nobody asks for anything any more.
+    private var unrest: String? {
+        for id in clientIDs {
+            if let io = clients[id]?.ios.keys.min(by: { $0.rawValue < $1.rawValue }) {
+                return "\(id) waits for its I/O \(io.rawValue)"
+            }
+            if clients[id]?.payloads.isEmpty == false { return "\(id) keeps a buffer" }
+        }
+        for id in serverIDs {
+            if servers[id]?.core?.isIdle == false { return "\(id) has work" }
+            if servers[id]?.payloads.isEmpty == false { return "\(id) keeps a buffer" }
+        }
+        return tickets.isEmpty ? nil : "\(tickets.count) commands are not answered"
+    }
+}
