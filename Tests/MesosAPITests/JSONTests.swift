@@ -95,6 +95,31 @@ import Testing
         }
     }
 
+    /// Fields of every wire type under every number that a framework knows, and under one that it does not.
+    @Test func fieldsOfOtherTypesAreNotHandedOn() throws {
+        func key(_ number: UInt8, _ type: UInt8) -> UInt8 { number << 3 | type }
+        var framework = MesosFrameworkInfo()
+        framework.user = "u"
+        framework.name = "n"
+        let known: [UInt8] = try framework.serializedBytes()
+        for number in UInt8(1)...15 {
+            let strays: [[UInt8]] = [
+                [key(number, 0), 7],
+                [key(number, 1), 1, 2, 3, 4, 5, 6, 7, 8],
+                [key(number, 3), key(1, 0), 7, key(2, 3), key(2, 4), key(number, 4)],
+                [key(number, 5), 1, 2, 3, 4],
+            ]
+            for stray in strays {
+                // Some strays are proper values of their field; what counts is that all of them can be passed on.
+                let kept = try MesosFrameworkInfo(serializedBytes: stray + known)
+                #expect(jsonEncode(kept)["user"] == "u")
+                let decoded = try MediaType.protobuf.decode(MesosFrameworkInfo.self, from: stray + known)
+                #expect(decoded.unknownFields.data.isEmpty)
+                #expect(jsonEncode(decoded)["name"] == "n")
+            }
+        }
+    }
+
     @Test func roundTripThroughBothEncodings() throws {
         var call = SchedulerCall()
         call.type = .accept

@@ -98,7 +98,7 @@ struct AgentStore: Sendable {
         var contents = Contents()
         guard let agent = DurableFile.linkTarget(paths.latestAgent) else { return contents }
         do {
-            contents.info = try MesosAgentInfo(serializedBytes: readFile(paths.agentInfo(agent)))
+            contents.info = try MesosAgentInfo(knownFieldsIn: readFile(paths.agentInfo(agent)))
         } catch {
             contents.errors.append("\(paths.agentInfo(agent)): \(error)")
             return contents
@@ -106,7 +106,7 @@ struct AgentStore: Sendable {
         for id in directoryEntries(paths.frameworks(agent)).sorted() {
             do {
                 let path = "\(paths.framework(agent, id))/framework.info"
-                let framework = try MesosFrameworkInfo(serializedBytes: readFile(path))
+                let framework = try MesosFrameworkInfo(knownFieldsIn: readFile(path))
                 let runs = readRuns(agent, framework, &contents.errors)
                 if !runs.isEmpty { contents.frameworks.append(framework) }
                 contents.runs += runs
@@ -126,7 +126,7 @@ struct AgentStore: Sendable {
             let run = paths.run(agent, frameworkID, id, container)
             if DurableFile.exists("\(run)/\(AgentStore.sentinel)") { continue }
             do {
-                let info = try MesosExecutorInfo(serializedBytes: readFile("\(directory)/executor.info"))
+                let info = try MesosExecutorInfo(knownFieldsIn: readFile("\(directory)/executor.info"))
                 var tasks: [RecoveredState.Task] = []
                 for task in directoryEntries("\(run)/tasks").sorted() {
                     // Without its description the task was never launched: that is written first.
@@ -145,7 +145,7 @@ struct AgentStore: Sendable {
     }
 
     private func readTask(_ directory: String) throws -> RecoveredState.Task {
-        var task = RecoveredState.Task(info: try MesosTaskInfo(serializedBytes: readFile("\(directory)/task.info")))
+        var task = RecoveredState.Task(info: try MesosTaskInfo(knownFieldsIn: readFile("\(directory)/task.info")))
         let path = "\(directory)/task.updates"
         guard DurableFile.exists(path) else { return task }
         let bytes = try readFile(path, limit: 1 << 30)
@@ -155,7 +155,7 @@ struct AgentStore: Sendable {
             guard bytes.count - position - 5 >= length else { break }
             let body = Array(bytes[position + 5..<position + 5 + length])
             switch bytes[position] {
-            case AgentStore.updateRecord: task.updates.append(try MesosTaskStatus(serializedBytes: body))
+            case AgentStore.updateRecord: task.updates.append(try MesosTaskStatus(knownFieldsIn: body))
             case AgentStore.acknowledgementRecord: task.acknowledged.append(body)
             default: throw AgentError(.storage, "\(path) has a record of unknown kind \(bytes[position])")
             }

@@ -79,7 +79,7 @@ final class MasterLink: Sendable {
                 var decoder = RecordIO.Decoder()
                 for try await buffer in response.body {
                     for record in try decoder.append(buffer.readableBytesView) {
-                        await receive(try ClusterMasterMessage(serializedBytes: record))
+                        await receive(try ClusterMasterMessage(knownFieldsIn: record))
                     }
                 }
             }

@@ -24,10 +24,20 @@ public enum MediaType: String, Hashable, Sendable, CaseIterable {
         case .json: return try jsonDecode(type, from: bytes)
         case .protobuf:
             do {
-                return try M(serializedBytes: bytes)
+                return try M(knownFieldsIn: bytes)
             } catch {
                 throw MesosJSONError(.malformed, "Failed to parse body into protobuf", cause: error)
             }
         }
+    }
+}
+
+extension Message {
+    /// Reads bytes of a peer or a disk, dropping fields that this version does not know. The generated code would keep
+    /// them (also known fields of another wire type) and hand them on wherever the message goes.
+    public init(knownFieldsIn bytes: [UInt8]) throws {
+        var options = BinaryDecodingOptions()
+        options.discardUnknownFields = true
+        try self.init(serializedBytes: bytes, options: options)
     }
 }

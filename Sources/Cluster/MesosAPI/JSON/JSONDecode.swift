@@ -15,7 +15,7 @@ public func jsonDecode<M: Message>(_ type: M.Type, from json: JSONValue) throws(
         throw MesosJSONError(.missingFields, "Missing required fields: \(decoder.missing.joined(separator: ", "))")
     }
     do {
-        return try M(serializedBytes: bytes)
+        return try M(knownFieldsIn: bytes)
     } catch {
         throw MesosJSONError(.malformed, "The document is nested too deeply", cause: error)
     }

@@ -20,8 +20,8 @@ private struct JSONEncoder {
         var values: [[WireValue]] = Array(repeating: [], count: schema.fields.count)
         var reader = WireReader(bytes)
         while let (number, value) = reader.next() {
-            // Unknown fields of a newer peer have no name in JSON.
-            guard let index = schema.indexByNumber[number] else { continue }
+            // Unknown fields have no name in JSON, and a known one's number may stand before another type's bytes.
+            guard let index = schema.indexByNumber[number], value.fits(schema.fields[index].kind) else { continue }
             values[index].append(value)
         }
         var members = JSONValue.Object()
@@ -53,7 +53,9 @@ private struct JSONEncoder {
             var reader = WireReader(bytes)
             while let (number, part) = reader.next() {
                 if number == 1, case .delimited(let text) = part { key = String(decoding: text, as: UTF8.self) }
-                if number == 2, let field = entry.field(named: "value") { value = scalar(part, kind: field.kind) }
+                if number == 2, let field = entry.field(named: "value"), part.fits(field.kind) {
+                    value = scalar(part, kind: field.kind)
+                }
             }
             members.append((key, value))
         }
@@ -77,7 +79,7 @@ private struct JSONEncoder {
             return .string(registry.enumeration(name).nameByNumber[number] ?? String(number))
         case (.double, _), (.int32, _), (.uint32, _), (.int64, _), (.uint64, _), (.bool, _), (.string, _), (.bytes, _),
             (.message, _), (.enumeration, _):
-            preconditionFailure("a \(kind) was serialized as \(value)")
+            preconditionFailure("\(value) does not fit a \(kind)")
         }
     }
 
@@ -94,6 +96,18 @@ private struct JSONEncoder {
         case .int32, .uint32, .int64, .uint64: .integer(Int64(text) ?? 0)
         case .bool: .bool(text == "true")
         case .string, .bytes, .message, .enumeration: .string(text)
+        }
+    }
+}
+
+extension WireValue {
+    fileprivate func fits(_ kind: MessageSchema.Field.Kind) -> Bool {
+        switch (kind, self) {
+        case (.double, .fixed64): true
+        case (.int32, .varint), (.uint32, .varint), (.int64, .varint), (.uint64, .varint): true
+        case (.bool, .varint), (.enumeration, .varint): true
+        case (.string, .delimited), (.bytes, .delimited), (.message, .delimited): true
+        case (_, .varint), (_, .fixed64), (_, .delimited): false
         }
     }
 }

@@ -35,28 +35,39 @@ enum WireValue {
     case delimited(ArraySlice<UInt8>)
 }
 
-/// Reads bytes that the generated code wrote; anything malformed is our own mistake.
+/// Reads bytes that the generated code wrote, so bytes that are cut short are our own mistake. Their fields may be of any
+/// number and type: a message read elsewhere may carry what its sender made up.
 struct WireReader {
     private var rest: ArraySlice<UInt8>
 
     init(_ bytes: ArraySlice<UInt8>) { rest = bytes }
 
-    /// The next field, nil at the end.
+    /// The next field of a type that Mesos messages use, nil at the end.
     mutating func next() -> (number: Int, value: WireValue)? {
-        guard !rest.isEmpty else { return nil }
-        let key = varint()
-        let number = Int(key >> 3)
-        switch key & 7 {
-        case 0: return (number, .varint(varint()))
-        case 1: return (number, .fixed64(fixed(8)))
-        case 2:
-            let length = Int(varint())
-            let value = rest.prefix(length)
-            precondition(value.count == length, "a field is cut short")
-            rest = rest.dropFirst(length)
-            return (number, .delimited(value))
-        default: preconditionFailure("wire type \(key & 7) is used by no Mesos message")
+        // Groups may nest; their fields are passed over together with them.
+        var openGroups = 0
+        while !rest.isEmpty {
+            let key = varint()
+            var value: WireValue?
+            switch key & 7 {
+            case 0: value = .varint(varint())
+            case 1: value = .fixed64(fixed(8))
+            case 2: value = .delimited(take(Int(varint())))
+            case 3: openGroups += 1
+            case 4: openGroups -= 1
+            case 5: _ = take(4)
+            default: preconditionFailure("there is no wire type \(key & 7)")
+            }
+            if openGroups == 0, let value { return (Int(key >> 3), value) }
         }
+        return nil
+    }
+
+    private mutating func take(_ count: Int) -> ArraySlice<UInt8> {
+        let value = rest.prefix(count)
+        precondition(value.count == count, "a field is cut short")
+        rest = rest.dropFirst(count)
+        return value
     }
 
     private mutating func varint() -> UInt64 {
@@ -71,10 +82,8 @@ struct WireReader {
     }
 
     private mutating func fixed(_ count: Int) -> UInt64 {
-        precondition(rest.count >= count, "a number is cut short")
         var value: UInt64 = 0
-        for (index, byte) in rest.prefix(count).enumerated() { value |= UInt64(byte) << UInt64(8 * index) }
-        rest = rest.dropFirst(count)
+        for (index, byte) in take(count).enumerated() { value |= UInt64(byte) << UInt64(8 * index) }
         return value
     }
 }
