@@ -150,7 +150,7 @@ let testing: [Target] = [
         swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
     .target(name: "TestKit", dependencies: ["Base", "LinuxOS", "HTTPKit"], path: "Tests/TestKit"),
     tests("BaseTests", ["Base"]),
-    tests("HTTPKitTests", ["HTTPKit", "Base", logging, hummingbird, httpTypes, nio]),
+    tests("HTTPKitTests", ["HTTPKit", "Base", logging, hummingbird, httpTypes, httpClient, nio, nioHTTP1]),
     tests("TelemetryTests", ["Telemetry", "Base", logging, metrics, coreMetrics]),
     tests("CoordinationTests", ["Coordination", "Base", logging]),
     tests("LinuxOSTests", ["LinuxOS", "Base", "TestKit"]),

@@ -1,4 +1,5 @@
 import Base
+import HTTPKit
 import NIOCore
 import NIOPosix
 
@@ -70,15 +71,11 @@ public struct DrvCfg: Sendable {
 
     /// One request line, one answer line.
     private func ask(_ command: String) async throws -> JSONValue {
-        let line = try await withThrowingTaskGroup(of: String.self) { group in
-            group.addTask { try await exchange(command) }
-            group.addTask {
-                try await Task.sleep(for: .seconds(10))
-                throw Failure(message: "The SDC at \(socket) did not answer in time")
-            }
-            defer { group.cancelAll() }
-            guard let first = try await group.next() else { throw Failure(message: "The SDC did not answer") }
-            return first
+        let line: String
+        do {
+            line = try await withDeadline(.seconds(10)) { try await exchange(command) }
+        } catch is DeadlineExceeded {
+            throw Failure(message: "The SDC at \(socket) did not answer in time")
         }
         let answer: JSONValue
         do {

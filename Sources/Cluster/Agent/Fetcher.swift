@@ -42,7 +42,7 @@ struct Fetcher {
         let parent = DurableFile.parent(of: target)
         try await offPool { try DurableFile.makeDirectory(parent) }
         if uri.value.hasPrefix("http://") {
-            try await download(uri.value, to: target)
+            try await withDeadline(.seconds(3600)) { try await download(uri.value, to: target) }
         } else if uri.value.hasPrefix("file://") || uri.value.hasPrefix("/") {
             let path = uri.value.hasPrefix("/") ? uri.value : String(uri.value.dropFirst("file://".count))
             try await runChecked(["cp", "-f", "--", path, target], deadline: .seconds(600))
@@ -74,7 +74,7 @@ struct Fetcher {
         guard let address = HTTPAddress(text) else {
             throw ContainerizerError(.invalidRequest, "'\(uri)' is no valid address.")
         }
-        let response = try await HTTPCaller().stream(.GET, address, path, deadline: .seconds(3600))
+        let response = try await HTTPCaller(client: HTTPCaller.downloadClient).stream(.GET, address, path)
         guard response.status == .ok else {
             throw ContainerizerError(.launchFailed, "'\(uri)' answers \(response.status.code).")
         }

@@ -47,17 +47,17 @@ final class MasterLink: Sendable {
             let headers = HTTPHeaders([
                 ("content-type", "application/x-protobuf"), ("accept", "application/x-protobuf"),
             ])
-            // The answer's head must come soon; its body lasts as long as the link.
-            let response = try await withDeadline(.seconds(10)) {
-                try await caller.stream(.POST, address, MasterLink.path, headers: headers, body: body)
-            }
+            // The answer's head must come soon; its body lasts as long as the link, which the core ends when the master
+            // falls silent.
+            let response = try await caller.stream(
+                .POST, address, MasterLink.path, headers: headers, body: body, deadline: .seconds(10))
             if response.status == .temporaryRedirect, let location = response.headers.first(name: "location"),
                 let leader = MasterLink.leader(location)
             {
                 return .redirected(leader)
             }
             guard response.status == .ok, let streamID = response.headers.first(name: "mesos-stream-id") else {
-                let text = try? await response.body.collect(upTo: 4096)
+                let text = try? await withDeadline(.seconds(5)) { try await response.body.collect(upTo: 4096) }
                 throw AgentError(
                     .master,
                     "The master at \(address) refused the registration: \(response.status.code) \(text.map { String(buffer: $0) } ?? "")"
@@ -105,21 +105,5 @@ final class MasterLink: Sendable {
         var rest = Substring(location)
         for prefix in ["http:", "//"] where rest.hasPrefix(prefix) { rest = rest.dropFirst(prefix.count) }
         return HTTPAddress(String(rest.prefix { $0 != "/" }))
-    }
-}
-
-/// Runs `body`, cancelled and failed when it takes longer.
-func withDeadline<Result: Sendable>(
-    _ duration: Duration, _ body: @escaping @Sendable () async throws -> Result
-) async throws -> Result {
-    try await withThrowingTaskGroup(of: Result.self) { group in
-        group.addTask { try await body() }
-        group.addTask {
-            try await Task.sleep(for: duration)
-            throw AgentError(.master, "Not done within \(duration.inSeconds) s")
-        }
-        defer { group.cancelAll() }
-        guard let result = try await group.next() else { throw CancellationError() }
-        return result
     }
 }

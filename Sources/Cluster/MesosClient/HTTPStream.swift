@@ -14,7 +14,10 @@ struct HTTPStreamReply: Sendable {
 
     /// The beginning of the body as text, for errors.
     func text(limit: Int) async -> String {
-        guard let buffer = try? await body.collect(upTo: limit) else { return "" }
+        let body = body
+        guard let buffer = try? await withDeadline(.seconds(5), { try await body.collect(upTo: limit) }) else {
+            return ""
+        }
         return String(buffer: buffer)
     }
 }

@@ -53,6 +53,15 @@ public struct HTTPCaller: Sendable {
         return HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
     }()
 
+    /// As `sharedClient`, but an answer of which nothing arrives for five minutes is given up: for bodies whose whole
+    /// length in time nobody can foresee.
+    public static let downloadClient: HTTPClient = {
+        var configuration = HTTPClient.Configuration()
+        configuration.redirectConfiguration = .disallow
+        configuration.timeout = .init(connect: .seconds(3), read: .seconds(300))
+        return HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
+    }()
+
     public init(headers: HTTPHeaders = [:], client: HTTPClient = HTTPCaller.sharedClient) {
         self.headers = headers
         self.client = client
@@ -71,9 +80,13 @@ public struct HTTPCaller: Sendable {
         let request = try request(method, address, path, headers: headers, body: body)
         let context = "\(method.rawValue) \(address)\(path)"
         do {
-            let response = try await client.execute(request, deadline: .now() + .nanoseconds(deadline.wholeNanoseconds))
-            let content = try await response.body.collect(upTo: bodyLimit)
-            return HTTPReply(status: Int(response.status.code), headers: response.headers, body: Array(buffer: content))
+            // The client's own deadline ends with the answer's head.
+            return try await withDeadline(deadline) { [client] in
+                let response = try await client.execute(request, deadline: .distantFuture)
+                let content = try await response.body.collect(upTo: bodyLimit)
+                return HTTPReply(
+                    status: Int(response.status.code), headers: response.headers, body: Array(buffer: content))
+            }
         } catch {
             throw HTTPCaller.failure(error, context: context)
         }
@@ -91,12 +104,11 @@ public struct HTTPCaller: Sendable {
 
     /// Sends one request and answers with the head and the body as it arrives.
     ///
-    /// - Parameter deadline: from now until the **end** of the body; give a long one for subscriptions and cancel the
-    /// task to
-    ///   leave.
+    /// - Parameter deadline: from now until the answer's **head**. Nothing bounds the body: whoever reads it has
+    ///   heartbeats, puts `withDeadline` around the reading, or calls through `downloadClient`.
     public func stream(
         _ method: HTTPMethod, _ address: HTTPAddress, _ path: String, headers: HTTPHeaders = [:], body: [UInt8]? = nil,
-        deadline: Duration = .seconds(10 * 365 * 86400)
+        deadline: Duration = .seconds(30)
     ) async throws(HTTPCallError) -> HTTPClientResponse {
         let request = try request(method, address, path, headers: headers, body: body)
         do {
@@ -130,7 +142,10 @@ public struct HTTPCaller: Sendable {
     }
 
     static func failure(_ error: any Error, context: String) -> HTTPCallError {
-        switch error as? HTTPClientError {
+        if error is DeadlineExceeded {
+            return HTTPCallError(.timedOut, "\(context) was not answered in time", cause: error)
+        }
+        return switch error as? HTTPClientError {
         case .deadlineExceeded?, .readTimeout?, .connectTimeout?, .writeTimeout?, .getConnectionFromPoolTimeout?:
             HTTPCallError(.timedOut, "\(context) was not answered in time", cause: error)
         case .invalidURL?, .emptyHost?, .emptyScheme?:

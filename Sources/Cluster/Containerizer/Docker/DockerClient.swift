@@ -55,7 +55,7 @@ public final class DockerClient: Sendable {
         if let authorization { headers.add(name: "X-Registry-Auth", value: authorization) }
         let reply = try await call(
             .POST, "/images/create?fromImage=\(percentEncoded(name))&tag=\(percentEncoded(tag))", headers: headers,
-            deadline: .seconds(30 * 60))
+            deadline: .seconds(4 * 3600), through: HTTPCaller(client: HTTPCaller.downloadClient))
         // Progress comes as one JSON document per line; a failure after the first byte is only told in such a line.
         for line in reply.body.split(separator: UInt8(ascii: "\n")) {
             if let document = try? JSONValue(parsing: Array(line)), let error = document["error"]?.string {
@@ -156,7 +156,9 @@ public final class DockerClient: Sendable {
         _ id: String, isTerminal: Bool, _ receive: (DockerLogDecoder.Piece) async throws -> Void
     ) async throws {
         let path = "/containers/\(percentEncoded(id))/logs?follow=1&stdout=1&stderr=1"
-        let response = try await caller.stream(.GET, address, try await versioned(path))
+        // Some daemons send the head only with the first output.
+        let response = try await caller.stream(
+            .GET, address, try await versioned(path), deadline: .seconds(10 * 365 * 86400))
         guard response.status == .ok else {
             throw ContainerizerError(.unavailable, "dockerd refused the logs of \(id): \(response.status.code)")
         }
@@ -198,12 +200,6 @@ public final class DockerClient: Sendable {
 
     // MARK: Calling
 
-    /// The daemon's own version, for people.
-    public func engineVersion() async throws(ContainerizerError) -> String {
-        let reply = try await call(.GET, "/version")
-        return try document(reply)["Version"]?.string ?? "unknown"
-    }
-
     private func document(_ reply: HTTPReply) throws(ContainerizerError) -> JSONValue {
         do {
             return try reply.json()
@@ -233,14 +229,14 @@ public final class DockerClient: Sendable {
 
     private func call(
         _ method: HTTPMethod, _ path: String, headers: HTTPHeaders = [:], json: JSONValue? = nil,
-        allowing allowed: [Int] = [], deadline: Duration = .seconds(60)
+        allowing allowed: [Int] = [], deadline: Duration = .seconds(60), through special: HTTPCaller? = nil
     ) async throws(ContainerizerError) -> HTTPReply {
         let path = try await versioned(path)
         var headers = headers
         if json != nil { headers.add(name: "content-type", value: "application/json") }
         let reply: HTTPReply
         do {
-            reply = try await caller.call(
+            reply = try await (special ?? caller).call(
                 method, address, path, headers: headers, body: json?.bytes, deadline: deadline)
         } catch {
             throw ContainerizerError(.unavailable, "dockerd did not answer", cause: error)
