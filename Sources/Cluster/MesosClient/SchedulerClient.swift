@@ -199,7 +199,8 @@ public actor SchedulerClient {
         case .subscribed:
             let subscribed = event.subscribed
             framework.id = subscribed.frameworkID
-            if subscribed.heartbeatIntervalSeconds > 0 {
+            // A duration has bounds, and a master that promises a heartbeat every two weeks promises none.
+            if subscribed.heartbeatIntervalSeconds > 0, subscribed.heartbeatIntervalSeconds < 1e6 {
                 connection?.silenceMax = .seconds(subscribed.heartbeatIntervalSeconds * options.missedHeartbeatsMax)
             }
             try emit(
