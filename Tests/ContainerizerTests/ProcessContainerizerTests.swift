@@ -66,6 +66,31 @@ import Testing
         #expect(try await containerizer.wait(spec) == .signaled(SIGKILL))
     }
 
+    /// At whatever moment a launch is cancelled, nothing of it runs on.
+    @Test func cancelledLaunchesLeaveNothing() async throws {
+        let containerizer = containerizer
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for number in 0..<40 {
+                let spec = try spec("c\(number)", "exec sleep 1000")
+                group.addTask {
+                    let launch = Task { try await containerizer.launch(spec) }
+                    try await Task.sleep(for: .microseconds(250 * number))
+                    launch.cancel()
+                    if (try? await launch.value) != nil { try await containerizer.stop(spec, grace: .zero) }
+                }
+            }
+            try await group.waitForAll()
+        }
+        let path = directory.path
+        try await eventually("nothing runs on") {
+            !runningProcesses().contains { pid in
+                let environment = (try? readText("/proc/\(pid)/environ")) ?? ""
+                let words = (try? readText("/proc/\(pid)/cmdline")) ?? ""
+                return environment.contains(path) || words.contains(path)
+            }
+        }
+    }
+
     @Test func programThatIsNotThereFails() async throws {
         var spec = try spec("c", "")
         spec.command.shell = false

@@ -56,9 +56,13 @@ public struct ProcessContainerizer: Containerizer {
             result = try await runCommand(
                 arguments, environment: environment, workingDirectory: spec.sandbox, deadline: .seconds(30))
         } catch {
+            await endKeeper(spec, patience: .milliseconds(500))
             throw ContainerizerError(.launchFailed, "Failed to launch the command's keeper", cause: error)
         }
         guard result.isSuccess, let process = KeptProcess(stateDirectory: spec.stateDirectory) else {
+            // One that exited has said what its keeper did; one that was killed has left that open.
+            let patience: Duration = if case .exited = result.status { .zero } else { .milliseconds(500) }
+            await endKeeper(spec, patience: patience)
             throw ContainerizerError(.launchFailed, "Failed to launch the command: \(result.errorText)")
         }
         if Task.isCancelled {
@@ -66,6 +70,26 @@ public struct ProcessContainerizer: Containerizer {
             throw ContainerizerError(.launchFailed, "The command was ended while it was launched.")
         }
         return process.report
+    }
+
+    /// Ends a command whose launch failed. Its keeper is in a session of its own, which the launcher's end does not
+    /// reach, and may not have written down its number yet. Runs to its end also in a cancelled task.
+    private func endKeeper(_ spec: ContainerSpec, patience: Duration) async {
+        let end = ContinuousClock.now + patience
+        do {
+            try await offPool {
+                while true {
+                    if let process = KeptProcess(stateDirectory: spec.stateDirectory) {
+                        process.keeper.signal(SIGUSR1)
+                        return
+                    }
+                    guard ContinuousClock.now < end else { return }
+                    usleep(20_000)
+                }
+            }
+        } catch {
+            KeptProcess(stateDirectory: spec.stateDirectory)?.keeper.signal(SIGUSR1)
+        }
     }
 
     public func recover(_ spec: ContainerSpec) async throws(ContainerizerError) -> RecoveredState.Container {
