@@ -2,7 +2,8 @@ import Glibc
 import LinuxOS
 import TestKit
 import Testing
-import VolumeDriver
+
+@testable import VolumeDriver
 
 @Suite struct LinuxFilesystemHostTests {
     /// A pipe that nobody writes to hangs in open(2) as a device does whose storage is away.
@@ -22,6 +23,65 @@ import VolumeDriver
         #expect(try await rescue.value == false)
         // Lets the thread go that still hangs.
         _ = try Descriptor.open(pipe, O_RDWR)
+    }
+
+    /// Asking again and again for a device that hangs does not make more and more threads.
+    @Test func hangingCallsAreFew() async throws {
+        let directory = try TemporaryDirectory()
+        let pipe = directory.file("device")
+        try #require(mkfifo(pipe, 0o600) == 0)
+        let host = LinuxFilesystemHost(readDeadline: .milliseconds(20))
+        for _ in 0..<20 { #expect(await host.isReadable(pipe) == false) }
+        let names = directoryEntries("/proc/self/task").compactMap { try? readText("/proc/self/task/\($0)/comm") }
+        // Another test may have its own.
+        #expect(names.count { $0 == "hf-filesystem" } <= LinuxFilesystemHost.hangingMax + 2)
+        _ = try Descriptor.open(pipe, O_RDWR)
+        // Once the threads are gone the device is asked again.
+        try #require(unlink(pipe) == 0)
+        try writeFile(pipe, String(repeating: "x", count: 8192))
+        let patient = LinuxFilesystemHost()
+        try await eventually("the device is asked again") { await patient.isReadable(pipe) }
+    }
+
+    /// A device of 16 MiB that starts with `signature` at `offset` and carries the mark of an interrupted mkfs.
+    private func markedDevice(_ path: String, _ signature: [UInt8], at offset: off_t) throws -> () throws -> [UInt8] {
+        let file = try Descriptor.open(path, O_RDWR | O_CREAT)
+        try #require(ftruncate(file.raw, 16 << 20) == 0)
+        try #require(pwrite(file.raw, signature, signature.count, offset) == signature.count)
+        let mark = LinuxFilesystemHost.formattingMark
+        let place = try #require(LinuxFilesystemHost.markOffset(file))
+        try #require(pwrite(file.raw, mark, mark.count, place) == mark.count)
+        return {
+            var bytes = [UInt8](repeating: 1, count: mark.count)
+            let count = pread(file.raw, &bytes, bytes.count, place)
+            return Array(bytes[..<max(0, count)])
+        }
+    }
+
+    @Test func theMarkGivesOnlyUnknownDataAway() async throws {
+        let directory = try TemporaryDirectory()
+        let host = LinuxFilesystemHost()
+        _ = try markedDevice(directory.file("unknown"), [7], at: 0)
+        #expect(try await host.contents(of: directory.file("unknown")) == .blank)
+        for (name, signature, offset) in [
+            ("luks", "LUKS", off_t(0)), ("lvm", "LABELONE", 512), ("gpt", "EFI PART", 512),
+        ] {
+            _ = try markedDevice(directory.file(name), Array(signature.utf8), at: offset)
+            guard case .foreign = try await host.contents(of: directory.file(name)) else {
+                Issue.record("\(name) would be formatted")
+                continue
+            }
+        }
+    }
+
+    @Test func theMarkEndsWhereAFilesystemIs() async throws {
+        let directory = try TemporaryDirectory()
+        let mark = try markedDevice(directory.file("device"), [0x53, 0xEF], at: 0x438)
+        #expect(try mark() == LinuxFilesystemHost.formattingMark)
+        #expect(
+            try await LinuxFilesystemHost().contents(of: directory.file("device"))
+                == .filesystem(.ext4, needsCheck: false))
+        #expect(try mark().allSatisfy { $0 == 0 })
     }
 
     @Test func onlyWhatAnswersIsReadable() async throws {

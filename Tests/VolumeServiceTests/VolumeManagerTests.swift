@@ -42,6 +42,22 @@ struct TestHost {
 }
 
 @Suite struct VolumeManagerTests {
+    @Test func manyVolumesAtOnceDoNotCrowdTheLedger() async throws {
+        let platform = FakePlatform()
+        let node = try TestHost(platform, "sdc1")
+        defer { node.remove() }
+        let manager = try await node.start()
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for number in 0..<200 {
+                group.addTask { _ = try await manager.mount("data\(number)", holder: "a") }
+            }
+            try await group.waitForAll()
+        }
+        // All of them are in the ledger, not only in memory.
+        let later = try await node.start()
+        for number in 0..<200 { #expect(await later.entry("data\(number)")?.stage == .mounted) }
+    }
+
     @Test func mountCreatesFormatsOnceAndCountsHolders() async throws {
         let platform = FakePlatform()
         let node = try TestHost(platform, "sdc1")

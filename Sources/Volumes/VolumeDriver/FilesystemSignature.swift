@@ -21,6 +21,9 @@ public enum FilesystemKind: String, Hashable, Sendable, CaseIterable {
 }
 
 extension DeviceContents {
+    /// Neither blank nor anything that has a signature.
+    public static let unknownData = DeviceContents.foreign("data of an unknown kind")
+
     /// How many bytes from the start of a device decide.
     public static let prefixLength = 1 << 20
 
@@ -52,7 +55,7 @@ extension DeviceContents {
         } else if prefix.allSatisfy({ $0 == 0 }) {
             self = .blank
         } else {
-            self = .foreign("data of an unknown kind")
+            self = .unknownData
         }
     }
 }

@@ -10,7 +10,7 @@ public struct LinuxFilesystemHost: FilesystemHost {
     /// Written to the middle of a device before a filesystem is made there and cleared afterwards: where it is found
     /// and no filesystem is, making one was interrupted, and no data can be there yet. The host that finds it may be
     /// another one.
-    private static let formattingMark = Array("HOLDFAST: making a filesystem here was begun and not ended\n".utf8)
+    static let formattingMark = Array("HOLDFAST: making a filesystem here was begun and not ended\n".utf8)
     private static let blockLength = 4096
     /// O_DIRECT, which Swift does not see (it hides behind _GNU_SOURCE).
     private static let direct: Int32 = 0o40000
@@ -23,7 +23,7 @@ public struct LinuxFilesystemHost: FilesystemHost {
     // MARK: Looking
 
     public func mounts() async throws(VolumeDriverError) -> [MountedFilesystem] {
-        try await blocking("Reading the mount table", deadline: .seconds(10)) {
+        try await blocking("Reading the mount table", on: "/proc/self/mountinfo", deadline: .seconds(10)) {
             try MountTable.current().entries.compactMap { entry in
                 guard let number = DeviceNumber(entry.device), entry.root == "/" else { return nil }
                 return MountedFilesystem(
@@ -34,7 +34,7 @@ public struct LinuxFilesystemHost: FilesystemHost {
     }
 
     public func deviceNumber(of path: String) async throws(VolumeDriverError) -> DeviceNumber? {
-        try await blocking("Looking at \(path)", deadline: .seconds(10)) {
+        try await blocking("Looking at \(path)", on: path, deadline: .seconds(10)) {
             var status = stat()
             guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFBLK else { return nil }
             let number = UInt64(status.st_rdev)
@@ -46,19 +46,29 @@ public struct LinuxFilesystemHost: FilesystemHost {
     }
 
     public func contents(of device: String) async throws(VolumeDriverError) -> DeviceContents {
-        try await blocking("Reading the start of \(device)", deadline: .seconds(30)) {
+        let (contents, isMarked) = try await blocking(
+            "Reading the start of \(device)", on: device, deadline: .seconds(30)
+        ) {
             let file = try Descriptor.open(device, O_RDONLY | LinuxFilesystemHost.direct)
             let prefix = try LinuxFilesystemHost.read(file, at: 0, count: DeviceContents.prefixLength)
             let contents = DeviceContents(prefix: prefix)
-            guard case .foreign = contents, let offset = LinuxFilesystemHost.markOffset(file) else { return contents }
-            let middle = try LinuxFilesystemHost.read(file, at: offset, count: LinuxFilesystemHost.blockLength)
-            return middle.starts(with: LinuxFilesystemHost.formattingMark) ? .blank : contents
+            guard try LinuxFilesystemHost.isMarked(file) else { return (contents, false) }
+            return (contents == .unknownData ? .blank : contents, true)
         }
+        // The mark was outlived by what it announced. Left there, it would one day give another owner's data away.
+        if isMarked, case .filesystem = contents { try await writeMark([], to: device) }
+        return contents
+    }
+
+    private static func isMarked(_ file: Descriptor) throws -> Bool {
+        guard let offset = markOffset(file) else { return false }
+        let middle = try read(file, at: offset, count: blockLength)
+        return middle.starts(with: formattingMark) && middle.dropFirst(formattingMark.count).allSatisfy { $0 == 0 }
     }
 
     public func isReadable(_ device: String) async -> Bool {
         do {
-            return try await blocking("Reading \(device)", deadline: readDeadline) {
+            return try await blocking("Reading \(device)", on: device, deadline: readDeadline) {
                 let file = try Descriptor.open(device, O_RDONLY | LinuxFilesystemHost.direct)
                 let count = LinuxFilesystemHost.blockLength
                 return try LinuxFilesystemHost.read(file, at: 0, count: count).count == count
@@ -70,7 +80,7 @@ public struct LinuxFilesystemHost: FilesystemHost {
 
     public func isInUse(_ device: String) async -> Bool {
         do {
-            return try await blocking("Asking for \(device)", deadline: .seconds(8)) {
+            return try await blocking("Asking for \(device)", on: device, deadline: .seconds(8)) {
                 let descriptor = open(device, O_RDONLY | O_EXCL | O_CLOEXEC)
                 if descriptor < 0 { return errno == EBUSY }
                 close(descriptor)
@@ -112,7 +122,8 @@ public struct LinuxFilesystemHost: FilesystemHost {
     public func check(_ kind: FilesystemKind, on device: String) async throws(VolumeDriverError) {
         // xfs and btrfs recover when they are mounted and have no check that is safe to run unasked.
         guard kind == .ext4 else { return }
-        let result = try await run(["e2fsck", "-p", device], deadline: .seconds(100))
+        // A large and full filesystem takes hours. Only operations on this volume wait for it, each up to its deadline.
+        let result = try await run(["e2fsck", "-p", device], deadline: .seconds(12 * 3600))
         // fsck(8): 1 = errors corrected, 2 = corrected and a restart is due (for root filesystems), 4 and more = not
         // corrected.
         guard case .exited(let code) = result.status, code < 4 else {
@@ -140,13 +151,13 @@ public struct LinuxFilesystemHost: FilesystemHost {
             }
         }
         let (mountFlags, data) = (flags, rest.joined(separator: ","))
-        try await blocking("Mounting \(device)", deadline: .seconds(60)) {
+        try await blocking("Mounting \(device)", on: device, deadline: .seconds(60)) {
             try Mount.mountBlocking(device, at: path, filesystem: kind.rawValue, flags: mountFlags, options: data)
         }
     }
 
     public func unmount(_ path: String, lazily: Bool) async throws(VolumeDriverError) {
-        try await blocking("Unmounting \(path)", deadline: .seconds(30)) {
+        try await blocking("Unmounting \(path)", on: path, deadline: .seconds(30)) {
             try Mount.unmountBlocking(path, lazily: lazily)
         }
     }
@@ -154,7 +165,7 @@ public struct LinuxFilesystemHost: FilesystemHost {
     // MARK: Directories
 
     public func makeDirectory(_ path: String, mode: UInt32) async throws(VolumeDriverError) {
-        try await blocking("Making the directory \(path)", deadline: .seconds(30)) {
+        try await blocking("Making the directory \(path)", on: path, deadline: .seconds(30)) {
             var end = path.startIndex
             while end < path.endIndex {
                 end = path[path.index(after: end)...].firstIndex(of: "/") ?? path.endIndex
@@ -168,7 +179,7 @@ public struct LinuxFilesystemHost: FilesystemHost {
 
     public func removeEmptyDirectory(_ path: String) async {
         // rmdir refuses a directory with contents and a mount point: exactly what must never be removed.
-        do { try await blocking("Removing \(path)", deadline: .seconds(10)) { _ = rmdir(path) } } catch {}
+        do { try await blocking("Removing \(path)", on: path, deadline: .seconds(10)) { _ = rmdir(path) } } catch {}
     }
 
     // MARK: Means
@@ -184,11 +195,21 @@ public struct LinuxFilesystemHost: FilesystemHost {
         }
     }
 
+    /// How many threads may hang on one device or path. Sweeps ask again and again while one is away.
+    static let hangingMax = 4
+    /// How many threads were given up on each device or path and are still there.
+    private static let hanging = Mutex<[String: Int]>([:])
+
     /// Runs `body` on a thread of its own and stops waiting at the deadline; a thread that hangs in the kernel ends
     /// when it can.
+    ///
+    /// Overflow policy: reject. While `hangingMax` threads hang on `target`, further calls time out at once.
     private func blocking<Value: Sendable>(
-        _ activity: String, deadline: Duration, _ body: @escaping @Sendable () throws -> Value
+        _ activity: String, on target: String, deadline: Duration, _ body: @escaping @Sendable () throws -> Value
     ) async throws(VolumeDriverError) -> Value {
+        guard LinuxFilesystemHost.hanging.withLock({ $0[target, default: 0] }) < LinuxFilesystemHost.hangingMax else {
+            throw VolumeDriverError(.timedOut, "\(activity): too many earlier calls hang")
+        }
         do {
             return try await offPool {
                 let outcome = Outcome<Value>()
@@ -196,7 +217,10 @@ public struct LinuxFilesystemHost: FilesystemHost {
                 try startThread(name: "hf-filesystem") {
                     // Outside the lock: who waits must be able to look and give up.
                     let result = Result { try body() }
-                    outcome.result.withLock { $0 = result }
+                    outcome.state.withLock { state in
+                        state.result = result
+                        if state.isAbandoned { LinuxFilesystemHost.countHanging(target, -1) }
+                    }
                     var byte: UInt8 = 1
                     // Whoever gave up does not read any more, but the pipe must not break.
                     withExtendedLifetime(reading) { _ = write(writing.raw, &byte, 1) }
@@ -204,8 +228,15 @@ public struct LinuxFilesystemHost: FilesystemHost {
                 let clock = ContinuousClock()
                 let end = clock.now + deadline
                 while true {
-                    if let result = outcome.result.withLock({ $0 }) { return try result.get() }
                     let left = (end - clock.now).wholeNanoseconds / 1_000_000
+                    let result = outcome.state.withLock { state in
+                        if state.result == nil, left <= 0 {
+                            state.isAbandoned = true
+                            LinuxFilesystemHost.countHanging(target, 1)
+                        }
+                        return state.result
+                    }
+                    if let result { return try result.get() }
                     guard left > 0 else {
                         throw VolumeDriverError(.timedOut, "\(activity) took longer than \(deadline.inSeconds) s")
                     }
@@ -223,10 +254,17 @@ public struct LinuxFilesystemHost: FilesystemHost {
     }
 
     private final class Outcome<Value: Sendable>: Sendable {
-        let result = Mutex<Result<Value, any Error>?>(nil)
+        let state = Mutex<(result: Result<Value, any Error>?, isAbandoned: Bool)>((nil, false))
     }
 
-    private static func markOffset(_ file: Descriptor) -> off_t? {
+    private static func countHanging(_ target: String, _ change: Int) {
+        hanging.withLock { counts in
+            let count = counts[target, default: 0] + change
+            counts[target] = count == 0 ? nil : count
+        }
+    }
+
+    static func markOffset(_ file: Descriptor) -> off_t? {
         let size = lseek(file.raw, 0, SEEK_END)
         // In the middle of the device and off the beginnings of the filesystems' groups, where mkfs writes.
         let offset = size / 2 / (1 << 20) * (1 << 20) + (640 << 10)
@@ -234,7 +272,7 @@ public struct LinuxFilesystemHost: FilesystemHost {
     }
 
     private func writeMark(_ mark: [UInt8], to device: String) async throws(VolumeDriverError) {
-        try await blocking("Marking \(device)", deadline: .seconds(30)) {
+        try await blocking("Marking \(device)", on: device, deadline: .seconds(30)) {
             let file = try Descriptor.open(device, O_RDWR | LinuxFilesystemHost.direct)
             guard let offset = LinuxFilesystemHost.markOffset(file) else { return }
             let buffer = UnsafeMutableRawBufferPointer.allocate(

@@ -17,6 +17,9 @@ public actor VolumeManager {
     /// By volume name.
     private(set) var entries: [String: LedgerEntry] = [:]
     private var instance: String?
+    private var isWritingLedger = false
+    /// Who waits for the ledger's next write; resumed with true to do it, with false when it is done.
+    private var nextWrite: [CheckedContinuation<Bool, any Error>] = []
 
     /// - Parameter ledgerPath: the ledger's file; its directory must exist.
     public init(
@@ -158,8 +161,9 @@ public actor VolumeManager {
         switch contents {
         case .filesystem(let kind, let needsCheck):
             entry.filesystem = kind
+            entry.isFormatting = false
             if needsCheck { try await host.check(kind, on: device) }
-        case .foreign(let what) where !entry.isFormatting:
+        case .foreign(let what) where !entry.isFormatting || contents != .unknownData:
             throw VolumeDriverError(
                 .foreignData,
                 "The volume \(entry.name) holds \(what): it is not formatted, so that nothing is lost. "
@@ -321,13 +325,30 @@ public actor VolumeManager {
 
     private func persist() async throws {
         // One writer at a time, and each writes what is true when its turn comes: an older ledger never replaces a
-        // newer one.
-        try await locks.withLock("/ledger") {
-            try await self.file.write(MountLedgerFormat.encode(await self.allEntries))
+        // newer one. Whoever comes during a write is served by the next, so no number of volumes makes a queue of
+        // writes.
+        if isWritingLedger {
+            let isWriter = try await withCheckedThrowingContinuation { nextWrite.append($0) }
+            guard isWriter else { return }
         }
+        isWritingLedger = true
+        let served = nextWrite
+        nextWrite = []
+        let result: Result<Bool, any Error>
+        do {
+            try await file.write(MountLedgerFormat.encode(Array(entries.values)))
+            result = .success(false)
+        } catch {
+            result = .failure(error)
+        }
+        for waiter in served { waiter.resume(with: result) }
+        if nextWrite.isEmpty {
+            isWritingLedger = false
+        } else {
+            nextWrite.removeFirst().resume(returning: true)
+        }
+        _ = try result.get()
     }
-
-    private var allEntries: [LedgerEntry] { Array(entries.values) }
 
     /// Reads the ledger at start. One that cannot be understood is set aside: the mounts themselves then tell what is
     /// there.
