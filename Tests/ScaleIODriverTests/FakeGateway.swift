@@ -17,6 +17,10 @@ final class FakeGateway: Sendable {
         var knowsPreempt = true
         /// How many next calls answer "The system is busy".
         var busyCalls = 0
+        /// The next mapping is made, but its first answer is lost: the repeated call finds it made.
+        var losesAnswer = false
+        /// How often volumes were unmapped.
+        var unmaps = 0
         /// Called when a volume is unmapped from everybody, to lose a race on purpose.
         var thief: String?
     }
@@ -158,7 +162,13 @@ final class FakeGateway: Sendable {
                 }
                 state.lastID += 1
                 volume["mappedSdcInfo"] = [["sdcId": .string(client), "attachEpoch": .integer(Int64(state.lastID))]]
+                if state.losesAnswer {
+                    state.losesAnswer = false
+                    state.volumes[id] = volume
+                    throw refuse(81, "The volume is already mapped to this SDC")
+                }
             case "removeMappedSdc":
+                state.unmaps += 1
                 guard !mapped.isEmpty else { throw refuse(84, "The volume is not mapped to SDC") }
                 volume["mappedSdcInfo"] = .null
                 if let thief = state.thief {

@@ -97,6 +97,20 @@ private let clientB = "d503826900000001"
         }
     }
 
+    @Test func aRepeatedPreemptionCountsAsDone() async throws {
+        try await withDriver { driver, gateway in
+            let id = try await driver.create(VolumeRequest(name: "data")).id
+            _ = try await driver.attach(id: id, to: clientA, preempt: false)
+            gateway.state.withLock { $0.losesAnswer = true }
+            let after = try await driver.attach(id: id, to: clientB, preempt: true)
+            #expect(after.attachments.map(\.instanceID) == [clientB])
+            // The next one still is a single call.
+            let again = try await driver.attach(id: id, to: clientA, preempt: true)
+            #expect(again.attachments.map(\.instanceID) == [clientA])
+            #expect(gateway.state.withLock { $0.unmaps } == 0)
+        }
+    }
+
     @Test func aDeadTokenAndABusyManagerAreOvercome() async throws {
         try await withDriver { driver, gateway in
             _ = try await driver.create(VolumeRequest(name: "data"))

@@ -111,7 +111,7 @@ public actor ScaleIODriver: VolumeDriver {
             let others = current.attachments.filter { $0.instanceID != instanceID }
             if others.isEmpty {
                 if current.isAttached(to: instanceID) { return current }
-                if try await map(id: id, to: instanceID, preempt: false) { continue }
+                _ = try await map(id: id, to: instanceID, preempt: false)
             } else {
                 guard preempt else {
                     throw VolumeDriverError(
@@ -121,11 +121,19 @@ public actor ScaleIODriver: VolumeDriver {
                     "taking a volume from the host that holds it",
                     metadata: ["volume.id": "\(id)", "volume.holder": "\(others[0].instanceID)"])
                 if canPreemptAtomically {
-                    if try await map(id: id, to: instanceID, preempt: true) { continue }
-                    canPreemptAtomically = false
+                    switch try await map(id: id, to: instanceID, preempt: true) {
+                    case .mapped: continue
+                    case .wasMapped:
+                        // The call was repeated and its first try did it, or other hosts share the volume with this one.
+                        for other in try await volume(id: id).attachments where other.instanceID != instanceID {
+                            try await detach(id: id, from: other.instanceID)
+                        }
+                        continue
+                    case .refused: canPreemptAtomically = false
+                    }
                 }
                 try await detach(id: id, from: nil)
-                if try await map(id: id, to: instanceID, preempt: false) { continue }
+                _ = try await map(id: id, to: instanceID, preempt: false)
             }
         }
         let last = try await volume(id: id)
@@ -135,19 +143,26 @@ public actor ScaleIODriver: VolumeDriver {
         return last
     }
 
-    /// Maps the volume. Answers true when that is so now, false when the Gateway refused because another host holds it.
-    private func map(id: String, to instanceID: String, preempt: Bool) async throws(VolumeDriverError) -> Bool {
+    private enum Mapping {
+        case mapped
+        /// It had been mapped to this client before the call.
+        case wasMapped
+        /// Another host holds it.
+        case refused
+    }
+
+    private func map(id: String, to instanceID: String, preempt: Bool) async throws(VolumeDriverError) -> Mapping {
         var body: JSONValue = ["sdcId": .string(instanceID), "allowMultipleMappings": "FALSE"]
         if preempt { body["preempt"] = "TRUE" }
         do {
             _ = try await gateway.post("/instances/Volume::\(id)/action/addMappedSdc", body)
-            return true
+            return .mapped
         } catch let refusal as ScaleIOGateway.Refusal {
-            if refusal.code == ScaleIOGateway.ErrorNumber.alreadyMappedToThisClient { return !preempt }
+            if refusal.code == ScaleIOGateway.ErrorNumber.alreadyMappedToThisClient { return .wasMapped }
             // The number of "only a single SDC may be mapped" differs between releases; its text does not.
             let text = refusal.message.lowercased()
-            if text.contains("single sdc") || text.contains("additional sdcs") { return false }
-            if preempt, refusal.status == 400 { return false }
+            if text.contains("single sdc") || text.contains("additional sdcs") { return .refused }
+            if preempt, refusal.status == 400 { return .refused }
             throw ScaleIOGateway.error(refusal, doing: "Mapping the volume \(id)")
         } catch {
             throw ScaleIOGateway.error(error, doing: "Mapping the volume \(id)")
