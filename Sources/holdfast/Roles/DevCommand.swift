@@ -85,7 +85,7 @@ struct DevCommand: Role {
                 [
                     "--mdm", mdm, "--control", layout.controlSocket, "--attach", isRoot ? "both" : "nbd",
                     "--dev-dir", "\(layout.directory)/disks", "--nbd-dir", "\(layout.directory)/nbd", "--work-dir",
-                    "\(layout.directory)/sdc", "--name", "dev",
+                    "\(layout.directory)/sdc", "--guid-file", "\(layout.directory)/sdc/guid", "--name", "dev",
                 ]
             ),
             (

@@ -28,8 +28,8 @@ struct SdcCommand: Role {
     @Option(help: "This client's GUID; default: the one in --guid-file.")
     var guid: String?
 
-    @Option(name: .customLong("guid-file"), help: "Keeps the GUID; made when absent. Default: guid in --work-dir.")
-    var guidFile: String?
+    @Option(name: .customLong("guid-file"), help: "Keeps the GUID, over restarts of the host too; made when absent.")
+    var guidFile = "/var/lib/holdfast/sdc.guid"
 
     @Option(help: "This client's name; default: the host's name.")
     var name: String?
@@ -49,7 +49,7 @@ struct SdcCommand: Role {
     @Option(name: .customLong("nbd-dir"), help: "Where the NBD sockets are made.")
     var nbdDirectory = "/run/holdfast/nbd"
 
-    @Option(name: .customLong("work-dir"), help: "Holds the FUSE mount point and, by default, the GUID.")
+    @Option(name: .customLong("work-dir"), help: "Holds the FUSE mount point.")
     var workDirectory = "/run/holdfast/sdc"
 
     @Option(name: .customLong("hold-seconds"), help: "How long an I/O is held while it cannot be served.")
@@ -71,7 +71,7 @@ struct SdcCommand: Role {
     /// The given GUID, or the stored one, or a new one that is then stored.
     private func resolvedGUID() throws -> String {
         if let guid { return guid.uppercased() }
-        let path = guidFile ?? "\(workDirectory)/guid"
+        let path = guidFile
         if let data = try? Data(contentsOf: URL(filePath: path)) {
             let text = String(decoding: data, as: UTF8.self).split(whereSeparator: \.isWhitespace).first
             guard let text, text.utf8.count == 36 else { throw ValidationError("\(path) holds no GUID") }
