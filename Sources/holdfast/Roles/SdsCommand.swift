@@ -2,6 +2,7 @@ import ArgumentParser
 import BlockIO
 import BlockServer
 import Glibc
+import LinuxOS
 import Logging
 import ServiceLifecycle
 
@@ -51,7 +52,13 @@ struct SdsCommand: Role {
             managers: try managers.addresses(), listen: address, name: name ?? hostName(),
             protectionDomain: protectionDomain, storagePool: storagePool, devices: devices)
         configuration.deviceSize = deviceSize.flatMap(byteCount)
-        configuration.advertise = advertise.map { $0.contains(":") ? $0 : "\($0):7072" }
+        if let advertise {
+            guard let address = SocketAddress(advertise, defaultPort: 7072) else {
+                throw ValidationError("--advertise \(advertise) is no address")
+            }
+            // Others connect to numeric addresses only. The resolver may take its time.
+            configuration.advertise = try await offPool { try address.resolved().description }
+        }
         return [BlockServerService(configuration, logger: logger)]
     }
 }
