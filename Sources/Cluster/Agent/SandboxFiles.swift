@@ -15,11 +15,13 @@ struct SandboxFiles: Sendable {
     let workDirectory: String
 
     /// Where `path` leads, if that is within the sandboxes.
-    private func resolve(_ path: String) throws -> String {
-        guard let root = SandboxFiles.real("\(workDirectory)/slaves"), let target = SandboxFiles.real(path),
-            target.hasPrefix(root + "/")
-        else { throw HTTPFailure(.notFound, text: "Failed to find '\(path)'.\n") }
-        return target
+    private func resolve(_ path: String) async throws -> String {
+        try await offPool {
+            guard let root = SandboxFiles.real("\(workDirectory)/slaves"), let target = SandboxFiles.real(path),
+                target.hasPrefix(root + "/")
+            else { throw HTTPFailure(.notFound, text: "Failed to find '\(path)'.\n") }
+            return target
+        }
     }
 
     private static func real(_ path: String) -> String? {
@@ -29,7 +31,7 @@ struct SandboxFiles: Sendable {
     }
 
     func browse(_ path: String) async throws -> [JSONValue] {
-        let target = try resolve(path)
+        let target = try await resolve(path)
         return try await offPool {
             var status = stat()
             guard stat(target, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
@@ -68,7 +70,7 @@ struct SandboxFiles: Sendable {
 
     /// `{"data": ..., "offset": ...}`; offset -1 asks for the size. Bytes that are no UTF-8 become U+FFFD.
     func read(_ path: String, offset: String?, length: String?) async throws -> JSONValue {
-        let target = try resolve(path)
+        let target = try await resolve(path)
         let offset = try SandboxFiles.number("offset", offset) ?? -1
         let length = try SandboxFiles.number("length", length) ?? -1
         guard offset >= -1 else { throw HTTPFailure(.badRequest, text: "Negative offset provided: \(offset).\n") }
@@ -84,7 +86,7 @@ struct SandboxFiles: Sendable {
 
     /// Part of a file as bytes, and the whole file's size.
     func bytes(_ path: String, offset: Int, length: Int) async throws -> (size: Int, bytes: [UInt8]) {
-        let target = try resolve(path)
+        let target = try await resolve(path)
         return try await offPool {
             let (file, size) = try SandboxFiles.open(target, path)
             return (size, try SandboxFiles.piece(file, offset, min(length, SandboxFiles.pageMax)))
@@ -92,7 +94,7 @@ struct SandboxFiles: Sendable {
     }
 
     func download(_ path: String) async throws -> Response {
-        let target = try resolve(path)
+        let target = try await resolve(path)
         let (file, size) = try await offPool { try SandboxFiles.open(target, path) }
         let name = path.split(separator: "/").last.map(String.init) ?? "file"
         let quoted = name.filter { $0 != "\"" && $0 != "\\" && !$0.isNewline }

@@ -89,7 +89,15 @@ public final class ChildProcess: Sendable {
         // Not yet reaped, so /proc knows it even if it has ended already.
         let identity = ProcessIdentity.of(pid) ?? ProcessIdentity(pid: pid, startTime: 0)
         let child = ChildProcess(identity: identity, pidfd: descriptor)
-        try ExitWatcher.shared.watch(descriptor, child.exit)
+        do {
+            try ExitWatcher.shared.watch(descriptor, child.exit)
+        } catch {
+            // Nobody would ever hear of it again: neither who asked for it, nor the watcher that reaps.
+            if request.ownSession { child.signalSession(SIGKILL) }
+            child.signal(SIGKILL)
+            while waitpid(pid, nil, 0) < 0, errno == EINTR {}
+            throw error
+        }
         return child
     }
 

@@ -107,7 +107,8 @@ public actor TaskBoard: Service {
     }
 
     private func suspend(_ id: Int64, waiterID: UInt64) async {
-        guard let entry = entries[id], !entry.isFinished else { return }
+        // One that was given up before it began to wait would wait until the work ends.
+        guard let entry = entries[id], !entry.isFinished, !Task.isCancelled else { return }
         await withCheckedContinuation { waiters[id, default: []].append((waiterID, $0)) }
     }
 

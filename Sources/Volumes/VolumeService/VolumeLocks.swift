@@ -66,8 +66,11 @@ actor VolumeLocks {
     }
 
     private func wait(id: UInt64, key: String) async throws {
-        try await withCheckedThrowingContinuation { continuation in
-            if waiting[key] == nil {
+        try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<Void, any Error>) in
+            if Task.isCancelled {
+                // Given up before it began to wait: nobody would end the waiting.
+                continuation.resume(throwing: CancellationError())
+            } else if waiting[key] == nil {
                 waiting[key] = []
                 continuation.resume()
             } else {
