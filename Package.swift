@@ -63,16 +63,15 @@ let cluster: [Target] = [
     room(
         "Master", in: "Cluster",
         [
-            "MasterCore", "Base", "MesosAPI", "Resources", "Allocator", "Telemetry", "HTTPKit", "Coordination",
+            "MasterCore", "Base", "MesosAPI", "Resources", "Allocator", "HTTPKit", "Coordination",
             hummingbird, httpTypes, lifecycle, logging, protobuf, orderedCollections,
         ]),
     .executableTarget(name: "holdfast-task", path: "Sources/Cluster/TaskRunner"),
-    room("AgentCore", in: "Cluster", ["Base", "MesosAPI", "Resources", orderedCollections]),
+    room("AgentCore", in: "Cluster", ["Base", "MesosAPI", orderedCollections]),
     room(
         "Containerizer", in: "Cluster",
         [
-            "AgentCore", "Base", "MesosAPI", "Resources", "HTTPKit", "LinuxOS", "Telemetry", logging, httpClient, nio,
-            nioHTTP1,
+            "AgentCore", "Base", "MesosAPI", "HTTPKit", "LinuxOS", logging, httpClient, nio, nioHTTP1,
             orderedCollections,
         ]),
     room(
@@ -84,11 +83,11 @@ let cluster: [Target] = [
         ]),
     room(
         "MesosClient", in: "Cluster",
-        ["Base", "MesosAPI", "Resources", "HTTPKit", httpClient, nio, nioHTTP1, logging]),
+        ["Base", "MesosAPI", "HTTPKit", httpClient, nio, nioHTTP1, logging]),
 ]
 
 let schedulers: [Target] = [
-    room("MarathonCore", in: "Schedulers", ["Base", "MesosAPI", "Resources", orderedCollections, protobuf]),
+    room("MarathonCore", in: "Schedulers", ["Base", "MesosAPI", orderedCollections, protobuf]),
     room(
         "Marathon", in: "Schedulers",
         [
@@ -104,7 +103,7 @@ let volumes: [Target] = [
     room(
         "VolumeService", in: "Volumes",
         [
-            "VolumeDriver", "ScaleIODriver", "Base", "HTTPKit", "LinuxOS", "Telemetry", hummingbird, httpTypes,
+            "VolumeDriver", "ScaleIODriver", "Base", "HTTPKit", "LinuxOS", hummingbird, httpTypes,
             lifecycle, logging, yams, orderedCollections,
         ]),
 ]
@@ -115,18 +114,18 @@ let block: [Target] = [
     room("BlockIO", in: "Block", ["BlockCore", "Base", "CBlockIO", logging], optimised: true),
     room(
         "BlockManager", in: "Block",
-        ["BlockCore", "BlockIO", "Base", "Coordination", "Telemetry", lifecycle, logging]),
+        ["BlockCore", "BlockIO", "Base", "Coordination", lifecycle, logging]),
     room(
         "BlockServer", in: "Block",
-        ["BlockCore", "BlockIO", "CBlockIO", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging],
+        ["BlockCore", "BlockIO", "CBlockIO", "Base", "LinuxOS", lifecycle, logging],
         optimised: true),
     room(
         "BlockClient", in: "Block",
-        ["BlockCore", "BlockIO", "CBlockIO", "Base", "LinuxOS", "CLinux", "Telemetry", lifecycle, logging],
+        ["BlockCore", "BlockIO", "CBlockIO", "Base", "LinuxOS", lifecycle, logging],
         optimised: true),
     room(
         "Gateway", in: "Block",
-        ["BlockCore", "Base", "HTTPKit", "LinuxOS", "Telemetry", hummingbird, httpTypes, lifecycle, logging]),
+        ["BlockCore", "Base", "HTTPKit", "LinuxOS", hummingbird, httpTypes, lifecycle, logging]),
     room("StorageTools", in: "Block", ["Base", "HTTPKit", nio, nioPosix, nioHTTP1]),
 ]
 

@@ -77,19 +77,6 @@ public struct Allocator: Sendable {
         }
     }
 
-    /// New total, attributes or domain; all filters on the agent end.
-    public mutating func updateAgent(_ info: MesosAgentInfo, total: Resources) {
-        guard var agent = agents[info.id] else { return }
-        guard agent.total != total || agent.info != info else { return }
-        count(agent.total, sign: -1)
-        count(total, sign: 1)
-        agent.total = total
-        agent.info = info
-        agents[info.id] = agent
-        for framework in frameworks.keys { frameworks[framework]?.filters[info.id] = nil }
-        needsAllocation = true
-    }
-
     /// An inactive agent's resources are not offered.
     public mutating func setAgentActive(_ id: MesosAgentID, _ isActive: Bool) {
         guard agents[id] != nil else { return }

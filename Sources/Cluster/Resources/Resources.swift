@@ -81,7 +81,6 @@ public struct Resources: Hashable, Sendable, CustomStringConvertible {
     public var revocable: Resources { filter(\.hasRevocable) }
     public var nonRevocable: Resources { filter { !$0.hasRevocable } }
     public var shared: Resources { filter(\.hasShared) }
-    public var persistentVolumes: Resources { filter { $0.hasDisk && $0.disk.hasPersistence } }
 
     /// What is reserved to exactly `role`, or to any role when nil.
     public func reserved(to role: String? = nil) -> Resources {

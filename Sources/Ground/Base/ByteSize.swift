@@ -16,8 +16,6 @@ public struct ByteSize: Hashable, Comparable, Sendable, CustomStringConvertible 
 
     /// Whole KiB, rounded down: the unit in which the ScaleIO REST API counts.
     public var wholeKibibytes: UInt64 { bytes >> 10 }
-    /// Whole MiB, rounded down.
-    public var wholeMebibytes: UInt64 { bytes >> 20 }
     /// Whole GiB, rounded down.
     public var wholeGibibytes: UInt64 { bytes >> 30 }
 

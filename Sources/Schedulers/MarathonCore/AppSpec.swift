@@ -211,13 +211,6 @@ public struct HealthCheck: Hashable, Sendable {
             case .command, .mesosHTTP, .mesosHTTPS, .mesosTCP: true
             }
         }
-
-        public var isHTTP: Bool {
-            switch self {
-            case .http, .https, .mesosHTTP, .mesosHTTPS: true
-            case .tcp, .command, .mesosTCP: false
-            }
-        }
     }
     public var transport = Transport.http
     public var path: String?
