@@ -41,8 +41,8 @@ public struct DockerContainerizer: Containerizer {
         let image = spec.container?.docker.image ?? ""
         try await provide(image, force: spec.container?.docker.forcePullImage ?? false)
         do {
-            let id = try await docker.create(name: dockerName(spec), body)
-            try await docker.start(id)
+            let id = try await create(spec, body)
+            if !Task.isCancelled { try await docker.start(id) }
         } catch {
             // A container that could not be started would go on claiming its volumes.
             await clean(spec)
@@ -53,6 +53,22 @@ public struct DockerContainerizer: Containerizer {
             throw ContainerizerError(.launchFailed, "The container was ended while it was launched.")
         }
         return report(inspection)
+    }
+
+    /// Makes the container. Not interrupted by cancellation: dockerd would go on making what was cleaned up already.
+    private func create(_ spec: ContainerSpec, _ body: JSONValue) async throws(ContainerizerError) -> String {
+        let docker = docker
+        let name = dockerName(spec)
+        // SAFETY: unstructured so that a cancelled launch still learns of its container; awaited here, and bounded by
+        // the call's deadline.
+        let creation = Task { () -> Result<String, ContainerizerError> in
+            do throws(ContainerizerError) {
+                return .success(try await docker.create(name: name, body))
+            } catch {
+                return .failure(error)
+            }
+        }
+        return try await creation.value.get()
     }
 
     /// Removes a container whatever its state. Runs to its end also in a cancelled task.
