@@ -46,6 +46,13 @@ import Testing
                     offset: UInt64(blocks.lowerBound) * 4096, length: UInt32(blocks.count) * 4096))
         }
 
+        mutating func read(_ io: UInt64, block: UInt32) -> [DataHeader] {
+            feed(
+                .submit(
+                    ClientIO(rawValue: io), Attachment(volume: Bench.volume, epoch: 1), .read,
+                    offset: UInt64(block) * 4096, length: 4096))
+        }
+
         mutating func answer(_ header: DataHeader, _ status: DataStatus) -> [DataHeader] {
             feed(.answer(Bench.link, header.reply(status), nil))
         }
@@ -80,11 +87,14 @@ import Testing
         #expect(bench.zero(3, blocks: 3..<6).isEmpty)
         #expect(bench.zero(4, blocks: 4..<6).isEmpty, "it overlaps the one that waits")
         #expect(bench.zero(5, blocks: 6..<7).count == 1)
+        #expect(bench.read(6, block: 1).isEmpty)
+        #expect(bench.read(7, block: 9).count == 1)
         let again = bench.wait()
         #expect(again.map(\.offset) == [0])
         #expect(bench.wait().isEmpty)
         let next = bench.answer(try #require(again.first), .ok)
         #expect(next.map(\.offset) == [3 * 4096])
         #expect(bench.answer(try #require(next.first), .ok).map(\.offset) == [4 * 4096])
+        #expect(bench.wait().map(\.opcode) == [.read])
     }
 }

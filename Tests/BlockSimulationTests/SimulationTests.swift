@@ -13,6 +13,7 @@ import Testing
         1015, 1019, 1028,  // the same
         1043, 2051,  // I/O on a volume's new units failed at servers that had not heard yet that it grew
         2164,  // a write sent again was applied a second time over a later one
+        300_430,  // a read between two writes sent again saw what was before the second, which had been seen already
     ]
 
     @Test(arguments: kept) func keptSeed(_ seed: UInt64) {

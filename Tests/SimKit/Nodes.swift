@@ -83,7 +83,8 @@ extension Simulation {
     // MARK: Life and death
 
     func startNode(_ id: NodeID) {
-        guard !isUp(id) else { return }
+        // Once all is well again nobody takes the lead from anybody.
+        guard !isUp(id), !isHealed || managers[id] == nil || manager.core == nil else { return }
         note("\(id) starts")
         if managers[id] != nil {
             lead(id)

@@ -32,6 +32,7 @@ extension Simulation {
     /// What is not as it should be, if anything.
     private func illness() -> String? {
         guard let state = manager.core?.state else { return "no manager" }
+        if managerIDs.contains(where: { $0 != leader && isUp($0) }) { return "a former leader goes on" }
         for server in state.servers.values where server.status != .up { return "server \(server.id) is down" }
         for device in state.devices.values where device.status != .normal { return "device \(device.id) has failed" }
         for pool in state.pools.values {

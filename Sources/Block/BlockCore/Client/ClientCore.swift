@@ -6,8 +6,8 @@ public import Base
 /// Invariants:
 /// - A request is sent again only over a newer session of the same server, which ends the older one before it accepts
 ///   anything, or to another server under a higher comb epoch, which makes the older server unable to finish it.
-/// - A write that had to wait or to be sent again is answered before a later one on the same blocks is sent: what may
-///   have been applied twice has nothing in between.
+/// - A write that had to wait or to be sent again is answered before anything later on the same blocks is sent: what may
+///   be applied twice has no other write in between, and nobody sees the time before its second coming.
 /// - An attachment that was refused as fenced, or that the manager no longer grants, never comes back to life.
 public struct ClientCore: Sendable {
     struct IO {
@@ -225,7 +225,7 @@ public struct ClientCore: Sendable {
 
     private mutating func send(_ id: UInt64, _ now: Instant, _ actions: inout [ClientAction]) {
         guard let piece = pieces[id], case .waiting(let moment) = piece.state, let io = ios[piece.io] else { return }
-        if io.kind != .read, isHeldBack(id, piece) { return }
+        if isHeldBack(id, piece, isRead: io.kind == .read) { return }
         guard now >= moment, let key = map.combKey(of: piece.key), let comb = map.comb(key),
             comb.isPlaced, comb.state != .unavailable,
             let link = openLink(comb.primary.sds, now, &actions), let server = servers[comb.primary.sds]
@@ -263,11 +263,12 @@ public struct ClientCore: Sendable {
         actions.append(.send(link, header, slice))
     }
 
-    /// Whether an earlier write of the same blocks is unsettled. Normally none is, and nothing is looked for.
-    private mutating func isHeldBack(_ id: UInt64, _ piece: Piece) -> Bool {
+    /// Whether an earlier write of the same blocks is unsettled. Normally none is, and nothing is looked for. A read is
+    /// tried again with the next tick.
+    private mutating func isHeldBack(_ id: UInt64, _ piece: Piece, isRead: Bool) -> Bool {
         guard !unsettled.isEmpty, let others = unsettled[piece.key] else { return false }
         let isBlocked = others.contains { $0 < id && pieces[$0]?.range.overlaps(piece.range) == true }
-        if isBlocked { unsettled[piece.key]?.insert(id) }
+        if isBlocked, !isRead { unsettled[piece.key]?.insert(id) }
         return isBlocked
     }
 
