@@ -80,13 +80,14 @@ public struct HTTPCaller: Sendable {
         let request = try request(method, address, path, headers: headers, body: body)
         let context = "\(method.rawValue) \(address)\(path)"
         do {
-            // The client's own deadline ends with the answer's head.
-            return try await withDeadline(deadline) { [client] in
-                let response = try await client.execute(request, deadline: .distantFuture)
-                let content = try await response.body.collect(upTo: bodyLimit)
-                return HTTPReply(
-                    status: Int(response.status.code), headers: response.headers, body: Array(buffer: content))
+            // The client's own deadline ends with the answer's head; it knows why no connection came about.
+            let end = ContinuousClock.now + deadline
+            let response = try await client.execute(request, deadline: .now() + .nanoseconds(deadline.wholeNanoseconds))
+            let content = try await withDeadline(max(end - .now, .zero)) {
+                try await response.body.collect(upTo: bodyLimit)
             }
+            return HTTPReply(
+                status: Int(response.status.code), headers: response.headers, body: Array(buffer: content))
         } catch {
             throw HTTPCaller.failure(error, context: context)
         }

@@ -49,7 +49,7 @@ public struct VolumesServices: Sendable {
                 logger: logger
             ).addRoutes(to: router)
             let path = "\(configuration.pluginDirectory)/\(name).sock"
-            try await claimSocket(path)
+            try claimSocket(path)
             services.append(SocketRemoval(path: path))
             services.append(HTTPServer(name: "rexray", address: .unix(path: path), router: router, logger: logger))
         }
@@ -80,7 +80,7 @@ public struct VolumesServices: Sendable {
                 taskTimeout: configuration.taskTimeout, logger: logger
             ).addRoutes(to: router)
             if case .unix(let path) = endpoint {
-                try await claimSocket(path)
+                try claimSocket(path)
                 services.append(SocketRemoval(path: path))
             }
             services.append(HTTPServer(name: "libstorage", address: endpoint, router: router, logger: logger))
@@ -89,19 +89,29 @@ public struct VolumesServices: Sendable {
     }
 
     /// Removes a socket that a crash left behind; one that answers belongs to a running service.
-    private func claimSocket(_ path: String) async throws {
-        let isAlive: Bool
-        do throws(HTTPCallError) {
-            _ = try await HTTPCaller().call(.GET, .unix(path: path), "/", deadline: .seconds(2))
-            isAlive = true
-        } catch {
-            isAlive = error.code == .timedOut
-        }
-        guard !isAlive else {
+    private func claimSocket(_ path: String) throws {
+        guard !isServed(path) else {
             throw VolumeDriverError(.busy, "Another service answers at \(path): only one can mount this host's volumes")
         }
         guard unlink(path) == 0 || errno == ENOENT else {
             throw LinuxError(errno: errno, "The stale socket \(path) could not be removed")
+        }
+    }
+}
+
+/// Whether somebody listens at the unix socket.
+private func isServed(_ path: String) -> Bool {
+    var address = sockaddr_un()
+    address.sun_family = sa_family_t(AF_UNIX)
+    let room = MemoryLayout.size(ofValue: address.sun_path)
+    guard path.utf8.count < room else { return false }
+    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+    let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    guard descriptor >= 0 else { return false }
+    defer { close(descriptor) }
+    return withUnsafePointer(to: &address) { pointer in
+        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+            connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0
         }
     }
 }
