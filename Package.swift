@@ -147,9 +147,12 @@ let testing: [Target] = [
     .target(
         name: "SimKit", dependencies: ["Base", "BlockCore"], path: "Tests/SimKit",
         swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
-    .target(name: "TestKit", dependencies: ["Base", "LinuxOS", "HTTPKit"], path: "Tests/TestKit"),
+    .target(
+        name: "TestKit", dependencies: ["Base", "LinuxOS", "HTTPKit", hummingbird, logging], path: "Tests/TestKit"),
     tests("BaseTests", ["Base"]),
-    tests("HTTPKitTests", ["HTTPKit", "Base", logging, hummingbird, httpTypes, httpClient, nio, nioHTTP1]),
+    tests(
+        "HTTPKitTests",
+        ["HTTPKit", "Base", "TestKit", logging, hummingbird, httpTypes, httpClient, nio, nioHTTP1]),
     tests("TelemetryTests", ["Telemetry", "Base", logging, metrics, coreMetrics]),
     tests("CoordinationTests", ["Coordination", "Base", logging]),
     tests("LinuxOSTests", ["LinuxOS", "Base", "TestKit"]),
@@ -181,8 +184,7 @@ let testing: [Target] = [
         "VolumeServiceTests",
         [
             "VolumeService", "ScaleIODriver", "VolumeDriver", "Base", "HTTPKit", "LinuxOS", "TestKit", logging,
-            lifecycle,
-            nioHTTP1,
+            lifecycle, nioHTTP1, hummingbird, orderedCollections,
         ]),
     tests(
         "ScaleIODriverTests",
