@@ -166,6 +166,9 @@ let testing: [Target] = [
             "Master", "MasterCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle,
             "MesosClient", httpClient, nio, nioHTTP1, protobuf,
         ]),
+    tests(
+        "AgentTests",
+        ["Agent", "MesosAPI", "Base", "HTTPKit", "TestKit", logging, lifecycle, nioHTTP1, protobuf]),
     tests("AgentCoreTests", ["AgentCore", "MesosAPI", "Resources", "Base", orderedCollections]),
     tests(
         "ContainerizerTests",
@@ -202,8 +205,7 @@ let testing: [Target] = [
         "BlockClientTests",
         [
             "BlockClient", "BlockServer", "BlockManager", "BlockCore", "BlockIO", "Coordination", "Base", "LinuxOS",
-            "TestKit",
-            logging, lifecycle,
+            "TestKit", "HTTPKit", logging, lifecycle,
         ]),
     tests(
         "GatewayTests",
@@ -214,6 +216,7 @@ let testing: [Target] = [
     tests(
         "StorageToolsTests",
         ["StorageTools", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes, nio, nioPosix]),
+    tests("ExecutableTests", ["TestKit", "LinuxOS", "holdfast"]),
     tests("LabTests", ["Lab", "Base", "LinuxOS", "TestKit"]),
     tests("SystemTests", ["TestKit", "LinuxOS", "HTTPKit", "Base", "holdfast", "holdfast-task", nioHTTP1]),
 ]
