@@ -147,9 +147,12 @@ let testing: [Target] = [
     .target(
         name: "SimKit", dependencies: ["Base", "BlockCore"], path: "Tests/SimKit",
         swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
-    .target(name: "TestKit", dependencies: ["Base", "LinuxOS", "HTTPKit"], path: "Tests/TestKit"),
+    .target(
+        name: "TestKit", dependencies: ["Base", "LinuxOS", "HTTPKit", hummingbird, logging], path: "Tests/TestKit"),
     tests("BaseTests", ["Base"]),
-    tests("HTTPKitTests", ["HTTPKit", "Base", logging, hummingbird, httpTypes, httpClient, nio, nioHTTP1]),
+    tests(
+        "HTTPKitTests",
+        ["HTTPKit", "Base", "TestKit", logging, hummingbird, httpTypes, httpClient, nio, nioHTTP1]),
     tests("TelemetryTests", ["Telemetry", "Base", logging, metrics, coreMetrics]),
     tests("CoordinationTests", ["Coordination", "Base", logging]),
     tests("LinuxOSTests", ["LinuxOS", "Base", "TestKit"]),
@@ -163,6 +166,9 @@ let testing: [Target] = [
             "Master", "MasterCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle,
             "MesosClient", httpClient, nio, nioHTTP1, protobuf,
         ]),
+    tests(
+        "AgentTests",
+        ["Agent", "MesosAPI", "Base", "HTTPKit", "TestKit", logging, lifecycle, nioHTTP1, protobuf]),
     tests("AgentCoreTests", ["AgentCore", "MesosAPI", "Resources", "Base", orderedCollections]),
     tests(
         "ContainerizerTests",
@@ -181,8 +187,7 @@ let testing: [Target] = [
         "VolumeServiceTests",
         [
             "VolumeService", "ScaleIODriver", "VolumeDriver", "Base", "HTTPKit", "LinuxOS", "TestKit", logging,
-            lifecycle,
-            nioHTTP1,
+            lifecycle, nioHTTP1, hummingbird, orderedCollections,
         ]),
     tests(
         "ScaleIODriverTests",
@@ -200,8 +205,7 @@ let testing: [Target] = [
         "BlockClientTests",
         [
             "BlockClient", "BlockServer", "BlockManager", "BlockCore", "BlockIO", "Coordination", "Base", "LinuxOS",
-            "TestKit",
-            logging, lifecycle,
+            "TestKit", "HTTPKit", logging, lifecycle,
         ]),
     tests(
         "GatewayTests",
@@ -212,6 +216,7 @@ let testing: [Target] = [
     tests(
         "StorageToolsTests",
         ["StorageTools", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes, nio, nioPosix]),
+    tests("ExecutableTests", ["TestKit", "LinuxOS", "holdfast"]),
     tests("LabTests", ["Lab", "Base", "LinuxOS", "TestKit"]),
     tests("SystemTests", ["TestKit", "LinuxOS", "HTTPKit", "Base", "holdfast", "holdfast-task", nioHTTP1]),
 ]

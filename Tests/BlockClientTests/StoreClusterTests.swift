@@ -25,6 +25,9 @@ actor StoreCluster {
             logger: logger)
     }
 
+    /// Where the servers serve data.
+    var dataPorts: [Int] { ports.values.map(Int.init).sorted() }
+
     func startManager() async -> Bool {
         let manager = manager
         tasks["manager"] = Task { try await manager.run() }
@@ -90,7 +93,8 @@ actor StoreCluster {
     }
 
     func makeVolume(_ name: String, units: UInt32 = 64) async throws -> VolumeID {
-        let pool = try #require(try await manager.state().pools.values.first)
+        let state = try await manager.state()
+        let pool = try #require(state.domain(named: "pd1").flatMap { state.pool(named: "hdd", in: $0.id) })
         let reply = try await manager.submit(
             .createVolume(pool: pool.id, name: name, sizeUnits: units, provisioning: .thin, createdAt: 0))
         guard case .createdVolume(let id) = reply else { throw ManagerError(.malformed, "unexpected \(reply)") }

@@ -3,13 +3,14 @@ import BlockCore
 import Testing
 
 /// A manager whose store is a dictionary and whose commits succeed at once.
-private struct Bench {
+struct ManagerBench {
     var core: ManagerCore
     var records: [String: [UInt8]] = [:]
     var now = Instant(nanoseconds: 1_000_000_000)
     var random = SeededRandom(seed: 1)
     var replies: [Ticket: Result<ManagerReply, ManagerError>] = [:]
     var sent: [(LinkID, MessageFromManager)] = []
+    var closed: [LinkID] = []
     var nextTicket: UInt64 = 1
 
     init() {
@@ -36,7 +37,8 @@ private struct Bench {
                     events.append(.committed)
                 case .reply(let ticket, let result): replies[ticket] = result
                 case .send(let link, let message): sent.append((link, message))
-                case .close, .notice: break
+                case .close(let link): closed.append(link)
+                case .notice: break
                 }
             }
         }
@@ -83,7 +85,7 @@ private struct Bench {
         let end = now + duration
         while now < end {
             now = now + .milliseconds(100)
-            for server in alive { feed(.message(Bench.link(server), .keepAlive([]))) }
+            for server in alive { feed(.message(ManagerBench.link(server), .keepAlive([]))) }
             feed(.tick)
         }
     }
@@ -112,7 +114,7 @@ private struct Bench {
 
 @Suite struct ManagerCoreTests {
     @Test func copiesAreSpreadEvenlyAndApart() throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         _ = try bench.volume()
         for comb in bench.combs { #expect(comb.secondary != nil && comb.secondary?.sds != comb.primary.sds) }
         for server in 1...3 {
@@ -122,7 +124,7 @@ private struct Bench {
     }
 
     @Test func onePlaceIsNotEnough() throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         bench.join(1)
         let pool = try #require(bench.core.state.pools.values.first?.id)
         #expect(throws: ManagerError.self) {
@@ -131,7 +133,7 @@ private struct Bench {
     }
 
     @Test func aSilentServersCombsMoveInOneCommit() throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         _ = try bench.volume()
         let before = bench.core.state.revision
         bench.pass(.seconds(3), alive: [2, 3])
@@ -147,14 +149,14 @@ private struct Bench {
     }
 
     @Test func aReturningServerIsNotTrusted() throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         _ = try bench.volume()
         bench.join(1, incarnation: 2, link: 11)
         #expect(bench.combs.allSatisfy { !$0.inSync.contains { $0.sds.rawValue == 1 } })
     }
 
     @Test func theLastCopyWaitsForItsServer() throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         _ = try bench.volume()
         bench.pass(.seconds(3), alive: [3])
         bench.pass(.seconds(3), alive: [3])
@@ -226,7 +228,7 @@ private struct Bench {
     }
 
     @Test func aRemapWaitsForEveryServersWord() throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         let (volume, sdcs) = try bench.volume()
         _ = try bench.run(.map(volume, sdcs[0], mode: .readWrite, allowMultiple: false, preempt: false))
         let refused = bench.submit(.map(volume, sdcs[1], mode: .readWrite, allowMultiple: false, preempt: false))
@@ -247,7 +249,7 @@ private struct Bench {
     }
 
     @Test func aDeadServerIsProvenByItsRemoval() throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         let (volume, sdcs) = try bench.volume()
         _ = try bench.run(.map(volume, sdcs[0], mode: .readWrite, allowMultiple: false, preempt: false))
         let ticket = bench.submit(.map(volume, sdcs[1], mode: .readWrite, allowMultiple: false, preempt: true))
@@ -267,7 +269,7 @@ private struct Bench {
     }
 
     @Test func withoutProofTheAnswerNamesTheServer() throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         let (volume, sdcs) = try bench.volume()
         _ = try bench.run(.map(volume, sdcs[0], mode: .readWrite, allowMultiple: false, preempt: false))
         let ticket = bench.submit(.map(volume, sdcs[1], mode: .readWrite, allowMultiple: false, preempt: true))
@@ -280,7 +282,7 @@ private struct Bench {
     }
 
     @Test func aNewLeaderReadsEverythingBack() throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         let (volume, sdcs) = try bench.volume()
         _ = try bench.run(.map(volume, sdcs[0], mode: .readWrite, allowMultiple: false, preempt: false))
         let records = bench.records.sorted { $0.key < $1.key }.map { (key: $0.key, value: $0.value) }
@@ -298,7 +300,7 @@ private struct Bench {
     }
 
     @Test func mappedVolumesStay() throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         let (volume, sdcs) = try bench.volume()
         _ = try bench.run(.map(volume, sdcs[0], mode: .readWrite, allowMultiple: false, preempt: false))
         do {

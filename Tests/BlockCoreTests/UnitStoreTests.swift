@@ -2,7 +2,7 @@ import BlockCore
 import Testing
 
 /// A device in memory that carries out requests at once.
-private struct MemoryDevice {
+struct MemoryDevice {
     var store: UnitStore
     var bytes: [UInt8]
     var completions: [UnitStore.Completion] = []

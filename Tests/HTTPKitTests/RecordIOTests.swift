@@ -32,6 +32,57 @@ import Testing
         #expect(try truncated.append(Array("5\nabc".utf8)).isEmpty)
         #expect(!truncated.isAtBoundary)
     }
+    /// What a stream is worth does not depend on the pieces in which it comes, and a broken record costs only itself
+    /// and what follows.
+    @Test func damageIsFoundWhereverThePiecesEnd() {
+        let good = ["one", "", "three\n"].flatMap { RecordIO.encode(Array($0.utf8)) }
+        let broken: [(tail: String, failure: RecordIO.Failure?)] = [
+            ("", nil), ("7", nil), ("7\nabc", nil), ("x", .malformedLength), ("\n", .malformedLength),
+            ("3 \nabc", .malformedLength), ("1234567890123456789", .malformedLength),
+            ("101\n", .recordTooLong(101)), ("999999999999999999\nabc", .recordTooLong(999_999_999_999_999_999)),
+        ]
+        for (tail, failure) in broken {
+            let stream = good + Array(tail.utf8)
+            for size in 1...stream.count {
+                var decoder = RecordIO.Decoder(recordLengthMax: 100)
+                var records: [[UInt8]] = []
+                var found: RecordIO.Failure?
+                // The empty piece at the end is what comes after the damage.
+                for start in Array(stride(from: 0, to: stream.count, by: size)) + [stream.count] where found == nil {
+                    do throws(RecordIO.Failure) {
+                        records += try decoder.append(stream[start..<min(start + size, stream.count)])
+                    } catch {
+                        found = error
+                    }
+                }
+                #expect(records.map { String(decoding: $0, as: UTF8.self) } == ["one", "", "three\n"])
+                #expect(found == failure, "\(tail.debugDescription) in pieces of \(size)")
+                #expect(decoder.isAtBoundary == tail.isEmpty)
+            }
+        }
+    }
+
+    @Test func randomBytesAreRecordsOrAnError() {
+        var random = SeededRandom(seed: 23)
+        for _ in 0..<2000 {
+            // Digits and line ends abound, so that lengths come about.
+            let bytes = (0..<Int.random(in: 1...60, using: &random)).map { _ in
+                Bool.random(using: &random)
+                    ? Array("0123456789\n".utf8)[Int.random(in: 0...10, using: &random)]
+                    : UInt8.random(in: 0...255, using: &random)
+            }
+            var decoder = RecordIO.Decoder(recordLengthMax: 50)
+            var total = 0
+            var rest = bytes[...]
+            while !rest.isEmpty {
+                let piece = rest.prefix(Int.random(in: 1...20, using: &random))
+                rest = rest.dropFirst(piece.count)
+                guard let records = try? decoder.append(piece) else { break }
+                total += records.map(\.count).reduce(0, +)
+            }
+            #expect(total <= bytes.count)
+        }
+    }
 }
 
 @Suite struct BoundedFeedTests {

@@ -32,7 +32,7 @@ import Testing
     }
 
     /// Runs a fake master and a Marathon beside `body`.
-    private func withMarathon(
+    func withMarathon(
         _ backend: CoordinationBackend, master: FakeMaster,
         _ body: @escaping @Sendable (HTTPAddress) async throws -> Void
     ) async throws {

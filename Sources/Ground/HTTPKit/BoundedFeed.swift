@@ -12,9 +12,13 @@ public struct BoundedFeed: Sendable {
     /// The chunks in order, for exactly one reader.
     public let chunks: AsyncThrowingStream<ByteBuffer, any Error>
     private let continuation: AsyncThrowingStream<ByteBuffer, any Error>.Continuation
+    /// Ends when the feed overflows: a reader that does not read does not come to the chunks' end to learn of it.
+    private let overflow: AsyncStream<Void>
+    private let overflowContinuation: AsyncStream<Void>.Continuation
 
     public init(limit: Int = 4096) {
         (chunks, continuation) = AsyncThrowingStream.makeStream(bufferingPolicy: .bufferingOldest(limit))
+        (overflow, overflowContinuation) = AsyncStream.makeStream()
     }
 
     /// Appends a chunk. Answers false when the feed has ended, by this call (overflow) or before.
@@ -24,6 +28,7 @@ public struct BoundedFeed: Sendable {
         case .enqueued: return true
         case .dropped:
             continuation.finish(throwing: SlowReader())
+            overflowContinuation.finish()
             return false
         case .terminated: return false
         @unknown default: return false
@@ -32,6 +37,12 @@ public struct BoundedFeed: Sendable {
 
     @discardableResult
     public func offer(_ bytes: some Sequence<UInt8>) -> Bool { offer(ByteBuffer(bytes: bytes)) }
+
+    /// Throws `SlowReader` as soon as the reader fell too far behind, and returns only when the task is cancelled.
+    func awaitOverflow() async throws {
+        for await _ in overflow {}
+        if !Task.isCancelled { throw SlowReader() }
+    }
 
     /// Ends the feed after what it holds; later offers answer false.
     public func finish() { continuation.finish() }

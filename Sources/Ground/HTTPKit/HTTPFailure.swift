@@ -63,8 +63,16 @@ extension Response {
             status: .ok, headers: headers,
             body: ResponseBody { writer in
                 defer { feed.finish() }
+                // SAFETY: used by the one task that writes, which ends before this body goes on.
+                nonisolated(unsafe) var output = writer
                 try await request.body.consumeWithCancellationOnInboundClose { _ in
-                    for try await chunk in feed.chunks { try await writer.write(chunk) }
+                    try await withThrowingTaskGroup(of: Void.self) { group in
+                        group.addTask { for try await chunk in feed.chunks { try await output.write(chunk) } }
+                        // A write to a reader that does not read waits for ever unless it is cancelled.
+                        group.addTask { try await feed.awaitOverflow() }
+                        defer { group.cancelAll() }
+                        try await group.next()
+                    }
                 }
                 try await writer.finish(nil)
             })

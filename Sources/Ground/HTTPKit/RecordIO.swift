@@ -8,7 +8,7 @@ public enum RecordIO {
     }
 
     public enum Failure: Error, Hashable, Sendable {
-        /// The length is empty, no number, or has more than 20 digits.
+        /// The length is empty, no number, or has more than 18 digits.
         case malformedLength
         case recordTooLong(Int)
     }
@@ -24,7 +24,8 @@ public enum RecordIO {
         /// True between records: an end of the stream here is no truncation.
         public var isAtBoundary: Bool { pending.isEmpty }
 
-        /// The records that are complete with `bytes`, in order.
+        /// The records that are complete with `bytes`, in order. Whole records before a broken one are answered first;
+        /// the next call throws then.
         public mutating func append(_ bytes: some Sequence<UInt8>) throws(Failure) -> [[UInt8]] {
             if let failure { throw failure }
             pending.append(contentsOf: bytes)
@@ -37,7 +38,7 @@ public enum RecordIO {
                 }
             } catch {
                 failure = error
-                throw error
+                if records.isEmpty { throw error }
             }
             pending.removeFirst(start)
             return records

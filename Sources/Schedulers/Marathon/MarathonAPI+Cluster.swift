@@ -119,10 +119,10 @@ extension MarathonAPI {
     private func collect(
         _ group: JSONValue, id: AppID, dependencies: [JSONValue], into changes: inout [AppChange]
     ) throws {
-        let own = (group["dependencies"]?.array ?? []).compactMap(\.string)
+        let own = try elements("dependencies", of: group).compactMap(\.string)
             .map { JSONValue.string(AppID($0, parent: id.parent).description) }
         let all = dependencies + own
-        for app in group["apps"]?.array ?? [] {
+        for app in try elements("apps", of: group) {
             guard let text = app["id"]?.string else {
                 throw CommandError.spec(
                     SpecError(.malformed, [Violation(path: "/apps/id", errors: ["error.path.missing"])]))
@@ -133,12 +133,21 @@ extension MarathonAPI {
             if !all.isEmpty { document["dependencies"] = .array((app["dependencies"]?.array ?? []) + all) }
             changes.append(AppChange(.create, id: appID, document: document))
         }
-        for child in group["groups"]?.array ?? [] {
+        for child in try elements("groups", of: group) {
             guard let text = child["id"]?.string else {
                 throw CommandError.spec(
                     SpecError(.malformed, [Violation(path: "/groups/id", errors: ["error.path.missing"])]))
             }
             try collect(child, id: AppID(text, parent: id), dependencies: all, into: &changes)
         }
+    }
+
+    private func elements(_ name: String, of group: JSONValue) throws -> [JSONValue] {
+        guard let value = group[name], !value.isNull else { return [] }
+        guard let elements = value.array else {
+            throw CommandError.spec(
+                SpecError(.malformed, [Violation(path: "/\(name)", errors: ["error.expected.jsarray"])]))
+        }
+        return elements
     }
 }

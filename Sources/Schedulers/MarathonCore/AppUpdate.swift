@@ -10,6 +10,9 @@ extension AppSpec {
         guard let changes = update.object else {
             throw SpecError(.malformed, [Violation(path: "/", errors: ["error.expected.jsobject"])])
         }
+        if let id = changes["id"], !id.isNull, id.string == nil {
+            throw SpecError(.malformed, [Violation(path: "/id", errors: ["error.expected.jsstring"])])
+        }
         var merged = json.object ?? [:]
         merged["version"] = nil
         merged["versionInfo"] = nil

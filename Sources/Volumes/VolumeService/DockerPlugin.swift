@@ -114,12 +114,21 @@ public struct DockerPlugin: Sendable {
         } catch {
             throw VolumeDriverError(.invalid, "The request's body is no JSON", cause: error)
         }
+        guard object.object != nil else { throw VolumeDriverError(.invalid, "The request's body is no JSON object") }
         var options: [String: String] = [:]
-        for (key, value) in object["Opts"]?.object ?? [:] {
-            options[key] = value.string ?? (value.isNull ? "" : value.text)
+        if let given = object["Opts"], !given.isNull {
+            guard let members = given.object else { throw VolumeDriverError(.invalid, "\"Opts\" is no JSON object") }
+            for (key, value) in members { options[key] = value.string ?? (value.isNull ? "" : value.text) }
         }
-        let id = object["ID"]?.string ?? ""
-        return Call(name: object["Name"]?.string ?? "", id: id.isEmpty ? nil : id, options: options)
+        let id = try text("ID", of: object)
+        return Call(name: try text("Name", of: object), id: id.isEmpty ? nil : id, options: options)
+    }
+
+    /// A member that is a string or, as good as the empty one, missing.
+    private static func text(_ name: String, of object: JSONValue) throws(VolumeDriverError) -> String {
+        guard let value = object[name], !value.isNull else { return "" }
+        guard let text = value.string else { throw VolumeDriverError(.invalid, "\"\(name)\" is no string") }
+        return text
     }
 
     private static func answer(_ value: JSONValue, status: HTTPResponse.Status = .ok) -> Response {

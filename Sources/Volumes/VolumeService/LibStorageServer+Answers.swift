@@ -17,8 +17,25 @@ struct LibStorageCall: Sendable {
     var query: [String: String]
     var content: [UInt8]
 
-    /// The body; unknown members are refused, as the original's schema does.
-    func body(allowing names: Set<String>) throws -> JSONValue {
+    /// What a member of a body may be.
+    enum Kind: String {
+        case string
+        case number = "whole number, 0 or more"
+        case boolean
+        case object
+
+        func admits(_ value: JSONValue) -> Bool {
+            switch self {
+            case .string: value.string != nil
+            case .number: value.integer.map { $0 >= 0 } ?? false
+            case .boolean: value.bool != nil
+            case .object: value.object != nil
+            }
+        }
+    }
+
+    /// The body; unknown members and wrong types are refused, as the original's schema does.
+    func body(allowing kinds: [String: Kind]) throws -> JSONValue {
         if content.isEmpty { return [:] }
         let body: JSONValue
         do {
@@ -29,8 +46,13 @@ struct LibStorageCall: Sendable {
         guard let members = body.object else {
             throw VolumeDriverError(.failed, "validate req schema: the body is no object")
         }
-        for name in members.keys where !names.contains(name) {
-            throw VolumeDriverError(.failed, "validate req schema: '\(name)' is not allowed")
+        for (name, value) in members {
+            guard let kind = kinds[name] else {
+                throw VolumeDriverError(.failed, "validate req schema: '\(name)' is not allowed")
+            }
+            guard value.isNull || kind.admits(value) else {
+                throw VolumeDriverError(.failed, "validate req schema: '\(name)' is no \(kind.rawValue)")
+            }
         }
         return body
     }

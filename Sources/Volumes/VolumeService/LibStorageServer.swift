@@ -144,7 +144,8 @@ public struct LibStorageServer: Sendable {
     private func create(_ call: LibStorageCall) async throws -> JSONValue {
         if call.query["detach"] != nil { return try await detachAll(call) }
         let body = try call.body(allowing: [
-            "name", "size", "iops", "type", "availabilityZone", "encrypted", "encryptionKey", "opts",
+            "name": .string, "size": .number, "iops": .number, "type": .string, "availabilityZone": .string,
+            "encrypted": .boolean, "encryptionKey": .string, "opts": .object,
         ])
         guard let name = body["name"]?.string, !name.isEmpty else {
             throw VolumeDriverError(.invalid, "validate req schema: name is required")
@@ -172,7 +173,7 @@ public struct LibStorageServer: Sendable {
     }
 
     @Sendable private func attach(_ call: LibStorageCall) async throws -> JSONValue {
-        let body = try call.body(allowing: ["force", "nextDeviceName", "opts"])
+        let body = try call.body(allowing: ["force": .boolean, "nextDeviceName": .string, "opts": .object])
         guard let id = try await instance(call.caller) else { throw VolumeDriverError(.invalid, "missing instance ID") }
         let force = body["force"]?.bool ?? false
         let view = LibStorageView.attached(call.caller, instanceID: id, driver: driver.name, service: serviceName)
@@ -189,7 +190,7 @@ public struct LibStorageServer: Sendable {
     }
 
     @Sendable private func detach(_ call: LibStorageCall) async throws -> JSONValue {
-        let body = try call.body(allowing: ["force", "opts"])
+        let body = try call.body(allowing: ["force": .boolean, "opts": .object])
         let id = try await instance(call.caller)
         let force = body["force"]?.bool ?? false
         guard force || id != nil else { throw VolumeDriverError(.invalid, "missing instance ID") }
@@ -230,7 +231,9 @@ public struct LibStorageServer: Sendable {
     }
 
     @Sendable private func mount(_ call: LibStorageCall) async throws -> JSONValue {
-        let body = try call.body(allowing: ["holder", "preempt", "fsType", "overwriteFS"])
+        let body = try call.body(allowing: [
+            "holder": .string, "preempt": .boolean, "fsType": .string, "overwriteFS": .boolean,
+        ])
         let volume = try await find(call)
         let kind = try body["fsType"]?.string.map { name throws(VolumeDriverError) -> FilesystemKind in
             guard let kind = FilesystemKind(rawValue: name) else {
@@ -247,7 +250,7 @@ public struct LibStorageServer: Sendable {
     }
 
     @Sendable private func unmount(_ call: LibStorageCall) async throws -> JSONValue {
-        let body = try call.body(allowing: ["holder"])
+        let body = try call.body(allowing: ["holder": .string])
         let volume = try await find(call)
         return try await task("unmount", call) {
             try await manager.unmount(volume.name, holder: body["holder"]?.string)

@@ -198,7 +198,11 @@ final class NBDConnection: ByteSocketHandler {
             if let failure = refusal(request, isChange: false) { return finish(request, failure: failure) }
             let slice = IOSlice(IOBuffer(count: Int(request.length)))
             start(request, .read(slice), bytes: slice.count, reading: slice)
-        case .flush: start(request, .flush, bytes: 0)
+        case .flush:
+            // What it carries as its offset means nothing, and devices are promised offsets that they have.
+            var request = request
+            request.offset = 0
+            start(request, .flush, bytes: 0)
         case .trim:
             if let failure = refusal(request, isChange: true) { return finish(request, failure: failure) }
             start(request, .trim(count: UInt64(request.length)), bytes: 0)

@@ -157,6 +157,8 @@ public struct ManagerCore: Sendable {
                     state.usedUnits[usage.device] = usage.usedUnits
                 }
             case .acknowledge(let revision):
+                // Proof of a fence rests on this word: who confirms what does not exist yet is not believed again.
+                guard revision <= state.revision else { return drop(link, now, &actions) }
                 if let before = presence[server]?.acknowledged, before < revision {
                     presence[server]?.acknowledged = revision
                     evaluateFences()

@@ -29,6 +29,9 @@ extension UnitStore {
             empty: label, acknowledgesUnflushed: !rules.contains(.flushBeforeAcknowledgement))
         try store.loadTable(metadata)
         store.replayLog(metadata)
+        guard !store.isOutlived(byLogIn: metadata) else {
+            throw DeviceError(code: .corrupt, message: "the unit table that the log continues is corrupt")
+        }
         for (index, slot) in store.slots.enumerated() {
             guard let slot else { continue }
             store.bySlotKey[slot.key] = UInt32(index)
@@ -161,6 +164,19 @@ extension UnitStore {
             }
             logSequence += 1
             logUsed += 1
+        }
+    }
+
+    /// True when the log belongs to a later table than the one that was found. The log begins anew only after its table
+    /// is stable, so that table was there and is lost; its predecessor lacks what was acknowledged since.
+    private func isOutlived(byLogIn metadata: [UInt8]) -> Bool {
+        (0..<label.logBlocks).contains { number in
+            let offset = Int(layout.log) + Int(number) * 4096
+            var reader = ByteReader(Array(metadata[offset..<offset + 16]))
+            guard (try? reader.number(UInt32.self)) == UnitStore.logMagic, (try? reader.number(UInt32.self)) != nil,
+                let generation = try? reader.number(UInt64.self), generation > tableGeneration
+            else { return false }
+            return ByteReader.isSealed(Array(metadata[offset..<offset + 4096]))
         }
     }
 }
