@@ -169,7 +169,7 @@ struct ManagerBench {
 
     /// The image of a device that somebody put back is a lost copy, however often its server starts on it.
     @Test(arguments: [1, 2] as [UInt64]) func anOldImageNeverCounts(_ counter: UInt64) throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         _ = try bench.volume()
         bench.join(1, incarnation: 2, link: 19)
         #expect(bench.core.state.devices[DeviceID(rawValue: 1)]?.mountCounter == 2)
@@ -181,7 +181,7 @@ struct ManagerBench {
     }
 
     @Test func aServerThatWasRemovedComesBackWithNewerSessions() throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         bench.join(1)
         bench.join(1, incarnation: 2, link: 21)
         bench.join(1, incarnation: 3, link: 31)
@@ -193,14 +193,14 @@ struct ManagerBench {
     }
 
     @Test func whatThePrimaryCannotReadTheSecondaryServes() throws {
-        var bench = Bench()
+        var bench = ManagerBench()
         _ = try bench.volume()
         let index = try #require(bench.combs.firstIndex { $0.secondary != nil })
         let comb = bench.combs[index]
         let pool = try #require(bench.core.state.pools.values.first?.id)
         bench.feed(
             .message(
-                Bench.link(comb.primary.sds.rawValue),
+                ManagerBench.link(comb.primary.sds.rawValue),
                 .copyUnreadable(CombKey(pool: pool, index: UInt32(index)), epoch: comb.epoch, copy: comb.primary)))
         #expect(bench.combs[index].primary == comb.secondary)
         #expect(bench.combs[index].epoch > comb.epoch)
@@ -208,7 +208,7 @@ struct ManagerBench {
     }
 
     @Test func aCrowdOfHellosIsStoredInPieces() throws {
-        let bench = Bench()
+        let bench = ManagerBench()
         var (core, random) = (bench.core, bench.random)
         var largest = 0
         var actions: [ManagerAction] = []
