@@ -8,12 +8,12 @@
 # DIRECTORY chooses the disk (default: a new directory in /var/tmp), SECONDS_PER_RUN the length of each run (default 10).
 set -euo pipefail
 holdfast=${1:-.build/release/holdfast}
-directory=${DIRECTORY:-$(mktemp -d /var/tmp/holdfast-bench-XXXXXX)}
 seconds=${SECONDS_PER_RUN:-10}
 size=256m
 password=bench
 [ -x "$holdfast" ] || { echo "no executable $holdfast: swift build -c release --product holdfast" >&2; exit 1; }
 command -v fio >/dev/null || { echo "fio is needed (apt-get install fio)" >&2; exit 1; }
+directory=${DIRECTORY:-$(mktemp -d /var/tmp/holdfast-bench-XXXXXX)}
 
 processes=()
 finish() {
