@@ -12,9 +12,10 @@ import Testing
         var secondEvents: AsyncStream<ElectionEvent>.Iterator
         let first: LeaderEpoch
         do {
-            let stream = backend.election.stand(at: "/leader", advertising: ["id": "first"])
-            first = try #require(await elected(stream))
-            secondEvents = second.stand(at: "/leader", advertising: ["id": "second"]).makeAsyncIterator()
+            let candidacy = backend.election.stand(at: "/leader", advertising: ["id": "first"])
+            first = try #require(await elected(candidacy.events))
+            secondEvents = second.stand(at: "/leader", advertising: ["id": "second"]).events
+                .makeAsyncIterator()
             #expect(await secondEvents.next() == .leader(["id": "first"]))
             try await backend.store.commit([.put(key: "/state", bytes: [1], expected: .any)], as: first)
         }
@@ -34,14 +35,33 @@ import Testing
     }
 
     @Test(arguments: Engine.allCases)
+    func aLeaderGivesWayToTheNextAndMayLeadAgain(_ engine: Engine) async throws {
+        let (backend, remove) = try engine.open()
+        defer { remove() }
+        let first = backend.election.stand(at: "/leader", advertising: ["id": "first"])
+        let old = try #require(await elected(first.events))
+        let second = backend.election.stand(at: "/leader", advertising: ["id": "second"])
+        first.abdicate()
+        let new = try #require(await elected(second.events))
+        #expect(new.epoch > old.epoch)
+        await expectFailure(.fenced) {
+            try await backend.store.commit([.put(key: "/state", bytes: [1], expected: .any)], as: old)
+        }
+        for await event in first.events where event == .lost { break }
+        second.abdicate()
+        let again = try #require(await elected(first.events))
+        #expect(again.epoch > new.epoch)
+    }
+
+    @Test(arguments: Engine.allCases)
     func followersSeeTheLeader(_ engine: Engine) async throws {
         let (backend, remove) = try engine.open()
         defer { remove() }
         var leaders = backend.election.follow("/leader").makeAsyncIterator()
         #expect(await leaders.next() == .some(nil))
         do {
-            let stream = backend.election.stand(at: "/leader", advertising: ["id": "only"])
-            _ = try #require(await elected(stream))
+            let candidacy = backend.election.stand(at: "/leader", advertising: ["id": "only"])
+            _ = try #require(await elected(candidacy.events))
             #expect(await leaders.next() == .some(["id": "only"]))
         }
         #expect(await leaders.next() == .some(nil))
@@ -56,8 +76,8 @@ import Testing
         var epochs: [UInt64] = []
         for round in 1...3 {
             let backend = try CoordinationBackend.open(location)
-            let stream = backend.election.stand(at: "/m", advertising: nil)
-            let epoch = try #require(await elected(stream))
+            let candidacy = backend.election.stand(at: "/m", advertising: nil)
+            let epoch = try #require(await elected(candidacy.events))
             epochs.append(epoch.epoch)
             #expect(try await backend.store.get("/k")?.bytes == (round == 1 ? nil : [UInt8(round - 1)]))
             try await backend.store.commit([.put(key: "/k", bytes: [UInt8(round)], expected: .any)], as: epoch)
@@ -70,10 +90,10 @@ import Testing
         defer { remove() }
         let first = try CoordinationBackend.open("embedded:\(directory)/meta.db")
         let second = try CoordinationBackend.open("embedded:\(directory)/meta.db")
-        let firstStream = first.election.stand(at: "/m", advertising: nil)
-        let old = try #require(await elected(firstStream))
-        let secondStream = second.election.stand(at: "/m", advertising: nil)
-        _ = try #require(await elected(secondStream))
+        let firstCandidacy = first.election.stand(at: "/m", advertising: nil)
+        let old = try #require(await elected(firstCandidacy.events))
+        let secondCandidacy = second.election.stand(at: "/m", advertising: nil)
+        _ = try #require(await elected(secondCandidacy.events))
         await expectFailure(.fenced) {
             try await first.store.commit([.put(key: "/k", bytes: [], expected: .any)], as: old)
         }

@@ -80,7 +80,8 @@ public final class ManagerService: Service, ManagerPort {
 
     private func standForElection() async {
         let info = JSONValue.string(configuration.advertise ?? address.description)
-        for await event in backend.election.stand(at: ManagerService.electionPath, advertising: info) {
+        let candidacy = backend.election.stand(at: ManagerService.electionPath, advertising: info)
+        for await event in candidacy.events {
             switch event {
             case .elected(let epoch): workIn.yield(.elected(epoch))
             case .lost: workIn.yield(.lost)

@@ -103,7 +103,8 @@ public actor MasterService: Service {
 
     private func stand() async throws {
         let info = jsonEncode(configuration.options.info)
-        for await event in backend.election.stand(at: MasterService.electionPath, advertising: info) {
+        let candidacy = backend.election.stand(at: MasterService.electionPath, advertising: info)
+        for await event in candidacy.events {
             switch event {
             case .elected(let epoch): try await recover(epoch)
             case .lost: throw MasterError(.leadershipLost, "Another master leads now")

@@ -24,7 +24,7 @@ public final class EmbeddedElection: LeaderElection {
 
     public init(store: EmbeddedStore) { self.store = store }
 
-    public func stand(at path: String, advertising info: JSONValue) -> AsyncStream<ElectionEvent> {
+    public func stand(at path: String, advertising info: JSONValue) -> Candidacy {
         // A candidate that does not listen is of no use: the oldest news are dropped, the newest kept.
         let (stream, continuation) = AsyncStream<ElectionEvent>.makeStream(bufferingPolicy: .bufferingNewest(64))
         let (id, isFirst, leader) = places.withLock { places in
@@ -40,7 +40,7 @@ public final class EmbeddedElection: LeaderElection {
         } else {
             continuation.yield(.leader(leader))
         }
-        return stream
+        return Candidacy(events: stream) { [weak self] in self?.abdicate(id, at: path) }
     }
 
     public func follow(_ path: String) -> AsyncStream<JSONValue?> {
@@ -90,17 +90,32 @@ public final class EmbeddedElection: LeaderElection {
     }
 
     private func resign(_ id: Int, at path: String) {
+        let next: Int? = places.withLock { EmbeddedElection.withdraw(id, at: path, &$0).next }
+        if let next { elect(next, at: path) }
+    }
+
+    private func abdicate(_ id: Int, at path: String) {
         let next: Int? = places.withLock { places in
-            let wasFirst = places.candidates[path]?.first?.id == id
-            places.candidates[path]?.removeAll { $0.id == id }
+            guard let place = places.candidates[path]?.first(where: { $0.id == id }) else { return nil }
+            let (wasFirst, _) = EmbeddedElection.withdraw(id, at: path, &places)
+            places.candidates[path, default: []].append(place)
             guard wasFirst else { return nil }
-            if places.leaders[path] == id {
-                places.leaders[path] = nil
-                EmbeddedElection.announce(nil, at: path, places)
-            }
+            place.candidate.continuation.yield(.lost)
             return places.candidates[path]?.first?.id
         }
         if let next { elect(next, at: path) }
+    }
+
+    /// Takes a candidate out; `next` is who has to be elected for that.
+    private static func withdraw(_ id: Int, at path: String, _ places: inout Places) -> (wasFirst: Bool, next: Int?) {
+        let wasFirst = places.candidates[path]?.first?.id == id
+        places.candidates[path]?.removeAll { $0.id == id }
+        guard wasFirst else { return (false, nil) }
+        if places.leaders[path] == id {
+            places.leaders[path] = nil
+            announce(nil, at: path, places)
+        }
+        return (true, places.candidates[path]?.first?.id)
     }
 
     private static func announce(_ info: JSONValue?, at path: String, _ places: Places) {

@@ -10,13 +10,28 @@ public enum ElectionEvent: Hashable, Sendable {
     case leader(JSONValue?)
 }
 
+/// One candidate's part in an election.
+public struct Candidacy: Sendable {
+    /// For one reader. Letting go of it ends the candidacy, and with it a leadership.
+    public let events: AsyncStream<ElectionEvent>
+    private let giveWay: @Sendable () -> Void
+
+    public init(events: AsyncStream<ElectionEvent>, giveWay: @escaping @Sendable () -> Void) {
+        self.events = events
+        self.giveWay = giveWay
+    }
+
+    /// Leads no longer, if it did (`lost` comes), and stands again behind all who stand now.
+    public func abdicate() { giveWay() }
+}
+
 /// Decides which of several candidates leads.
 public protocol LeaderElection: Sendable {
-    /// Stands at `path` until the stream is no longer consumed; `info` is what others see of the leader.
+    /// Stands at `path` until nobody holds the candidacy's events any more; `info` is what others see of the leader.
     ///
     /// A leader must write with its epoch (`MetadataStore.commit(_:as:)`): between losing and learning of it, only this
     /// keeps its writes out.
-    func stand(at path: String, advertising info: JSONValue) -> AsyncStream<ElectionEvent>
+    func stand(at path: String, advertising info: JSONValue) -> Candidacy
 
     /// What the leader at `path` advertises, now and after every change; nil while there is none.
     func follow(_ path: String) -> AsyncStream<JSONValue?>

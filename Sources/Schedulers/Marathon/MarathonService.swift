@@ -40,8 +40,9 @@ public struct MarathonService: Service {
     }
 
     private func lead() async throws {
-        let events = backend.election.stand(
+        let candidacy = backend.election.stand(
             at: configuration.storePrefix + "leader", advertising: ["address": .string(advertised)])
+        let events = candidacy.events
         try await withThrowingTaskGroup(of: Void.self) { group in
             defer { group.cancelAll() }
             for await event in events {
