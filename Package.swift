@@ -67,6 +67,7 @@ let cluster: [Target] = [
             hummingbird, httpTypes, lifecycle, logging, protobuf, orderedCollections,
         ]),
     .executableTarget(name: "holdfast-task", path: "Sources/Cluster/TaskRunner"),
+    room("MasterLocator", in: "Cluster", ["Base", "HTTPKit", "Coordination", "LinuxOS"]),
     room("AgentCore", in: "Cluster", ["Base", "MesosAPI", orderedCollections]),
     room(
         "Containerizer", in: "Cluster",
@@ -77,13 +78,14 @@ let cluster: [Target] = [
     room(
         "Agent", in: "Cluster",
         [
-            "AgentCore", "Containerizer", "Base", "MesosAPI", "Resources", "Telemetry", "HTTPKit", "LinuxOS",
+            "AgentCore", "Containerizer", "MasterLocator", "Base", "MesosAPI", "Resources", "Telemetry", "HTTPKit",
+            "LinuxOS",
             hummingbird, httpTypes, httpClient, lifecycle, logging, protobuf, nio, nioPosix, nioHTTP1,
             orderedCollections,
         ]),
     room(
         "MesosClient", in: "Cluster",
-        ["Base", "MesosAPI", "HTTPKit", httpClient, nio, nioHTTP1, logging]),
+        ["MasterLocator", "Base", "MesosAPI", "HTTPKit", httpClient, nio, nioHTTP1, logging]),
 ]
 
 let schedulers: [Target] = [
@@ -91,7 +93,8 @@ let schedulers: [Target] = [
     room(
         "Marathon", in: "Schedulers",
         [
-            "MarathonCore", "MesosClient", "Base", "MesosAPI", "Telemetry", "HTTPKit", "Coordination", hummingbird,
+            "MarathonCore", "MesosClient", "MasterLocator", "Base", "MesosAPI", "Telemetry", "HTTPKit", "Coordination",
+            hummingbird,
             httpTypes, lifecycle, logging, nio, nioHTTP1, nioPosix, orderedCollections, protobuf,
         ]),
 ]
@@ -135,7 +138,8 @@ let top: [Target] = [
         name: "holdfast",
         dependencies: [
             "Base", "Telemetry", "HTTPKit", "Coordination", "LinuxOS",
-            "MesosAPI", "Resources", "Master", "AgentCore", "MasterCore", "Allocator", "Agent", "MesosClient",
+            "MesosAPI", "Resources", "Master", "MasterLocator", "AgentCore", "MasterCore", "Allocator", "Agent",
+            "MesosClient",
             "Marathon", "MarathonCore",
             "VolumeDriver", "ScaleIODriver", "VolumeService",
             "BlockCore", "BlockIO", "BlockManager", "BlockServer", "BlockClient", "Gateway", "StorageTools", "Lab",
@@ -166,9 +170,10 @@ let testing: [Target] = [
             "Master", "MasterCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle,
             "MesosClient", httpClient, nio, nioHTTP1, protobuf,
         ]),
+    tests("MasterLocatorTests", ["MasterLocator", "Base", "HTTPKit", "TestKit"]),
     tests(
         "AgentTests",
-        ["Agent", "MesosAPI", "Base", "HTTPKit", "TestKit", logging, lifecycle, nioHTTP1, protobuf]),
+        ["Agent", "MasterLocator", "MesosAPI", "Base", "HTTPKit", "TestKit", logging, lifecycle, nioHTTP1, protobuf]),
     tests("AgentCoreTests", ["AgentCore", "MesosAPI", "Resources", "Base", orderedCollections]),
     tests(
         "ContainerizerTests",
