@@ -43,6 +43,8 @@ let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-col
 
 let ground: [Target] = [
     .target(name: "CLinux", path: "Sources/Ground/CLinux"),
+    .target(
+        name: "CZooKeeper", path: "Sources/Ground/CZooKeeper", linkerSettings: [.linkedLibrary("zookeeper_mt")]),
     room("Base", in: "Ground", [orderedCollections], optimised: true),
     room("Telemetry", in: "Ground", ["Base", logging, metrics, coreMetrics]),
     room(
@@ -51,7 +53,7 @@ let ground: [Target] = [
             "Base", "Telemetry", hummingbird, hummingbirdTLS, httpTypes, httpClient, nio, nioPosix, nioHTTP1, lifecycle,
             logging,
         ]),
-    room("Coordination", in: "Ground", ["Base", grdb, lifecycle, logging]),
+    room("Coordination", in: "Ground", ["Base", "LinuxOS", "CZooKeeper", grdb, logging]),
     room("LinuxOS", in: "Ground", ["Base", "CLinux", logging]),
 ]
 
@@ -152,13 +154,14 @@ let testing: [Target] = [
         name: "SimKit", dependencies: ["Base", "BlockCore"], path: "Tests/SimKit",
         swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
     .target(
-        name: "TestKit", dependencies: ["Base", "LinuxOS", "HTTPKit", hummingbird, logging], path: "Tests/TestKit"),
+        name: "TestKit", dependencies: ["Base", "LinuxOS", "HTTPKit", "Lab", hummingbird, logging],
+        path: "Tests/TestKit"),
     tests("BaseTests", ["Base"]),
     tests(
         "HTTPKitTests",
         ["HTTPKit", "Base", "TestKit", logging, hummingbird, httpTypes, httpClient, nio, nioHTTP1]),
     tests("TelemetryTests", ["Telemetry", "Base", logging, metrics, coreMetrics]),
-    tests("CoordinationTests", ["Coordination", "Base", logging]),
+    tests("CoordinationTests", ["Coordination", "Base", "LinuxOS", "TestKit", logging]),
     tests("LinuxOSTests", ["LinuxOS", "Base", "TestKit"]),
     tests("MesosAPITests", ["MesosAPI", "Base", protobuf]),
     tests("ResourcesTests", ["Resources", "MesosAPI", "Base"]),
@@ -247,7 +250,7 @@ let package = Package(
     swiftLanguageModes: [.v6]
 )
 
-let clangTargets = ["CLinux", "CBlockIO", "holdfast-task"]
+let clangTargets = ["CLinux", "CZooKeeper", "CBlockIO", "holdfast-task"]
 for target in package.targets where target.type != .system && !clangTargets.contains(target.name) {
     target.swiftSettings =
         (target.swiftSettings ?? []) + [

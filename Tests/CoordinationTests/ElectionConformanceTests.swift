@@ -1,13 +1,14 @@
 import Base
 import Coordination
+import TestKit
 import Testing
 
 /// What every election must do, together with its store.
 @Suite(.timeLimit(.minutes(1))) struct ElectionConformanceTests {
     @Test(arguments: Engine.allCases)
     func theNextCandidateLeadsUnderAHigherEpochAndFencesTheFirst(_ engine: Engine) async throws {
-        let (backend, remove) = try engine.open()
-        defer { remove() }
+        let (backend, resources) = try await engine.open()
+        defer { withExtendedLifetime(resources) {} }
         let second = backend.election
         var secondEvents: AsyncStream<ElectionEvent>.Iterator
         let first: LeaderEpoch
@@ -36,11 +37,12 @@ import Testing
 
     @Test(arguments: Engine.allCases)
     func aLeaderGivesWayToTheNextAndMayLeadAgain(_ engine: Engine) async throws {
-        let (backend, remove) = try engine.open()
-        defer { remove() }
+        let (backend, resources) = try await engine.open()
+        defer { withExtendedLifetime(resources) {} }
         let first = backend.election.stand(at: "/leader", advertising: ["id": "first"])
         let old = try #require(await elected(first.events))
         let second = backend.election.stand(at: "/leader", advertising: ["id": "second"])
+        for await event in second.events where event == .leader(["id": "first"]) { break }
         first.abdicate()
         let new = try #require(await elected(second.events))
         #expect(new.epoch > old.epoch)
@@ -55,8 +57,8 @@ import Testing
 
     @Test(arguments: Engine.allCases)
     func followersSeeTheLeader(_ engine: Engine) async throws {
-        let (backend, remove) = try engine.open()
-        defer { remove() }
+        let (backend, resources) = try await engine.open()
+        defer { withExtendedLifetime(resources) {} }
         var leaders = backend.election.follow("/leader").makeAsyncIterator()
         #expect(await leaders.next() == .some(nil))
         do {
@@ -70,9 +72,8 @@ import Testing
 
 @Suite struct EmbeddedStoreTests {
     @Test func stateAndEpochsSurviveReopening() async throws {
-        let (directory, remove) = try temporaryDirectory()
-        defer { remove() }
-        let location = "embedded:\(directory)/meta.db"
+        let directory = try TemporaryDirectory()
+        let location = "embedded:\(directory.file("meta.db"))"
         var epochs: [UInt64] = []
         for round in 1...3 {
             let backend = try CoordinationBackend.open(location)
@@ -86,10 +87,9 @@ import Testing
     }
 
     @Test func aSecondStoreOnTheSameFileDeposesTheFirst() async throws {
-        let (directory, remove) = try temporaryDirectory()
-        defer { remove() }
-        let first = try CoordinationBackend.open("embedded:\(directory)/meta.db")
-        let second = try CoordinationBackend.open("embedded:\(directory)/meta.db")
+        let directory = try TemporaryDirectory()
+        let first = try CoordinationBackend.open("embedded:\(directory.file("meta.db"))")
+        let second = try CoordinationBackend.open("embedded:\(directory.file("meta.db"))")
         let firstCandidacy = first.election.stand(at: "/m", advertising: nil)
         let old = try #require(await elected(firstCandidacy.events))
         let secondCandidacy = second.election.stand(at: "/m", advertising: nil)
@@ -100,14 +100,15 @@ import Testing
     }
 
     @Test func aFileThatIsNoDatabaseIsReportedAsCorrupt() async throws {
-        let (directory, remove) = try temporaryDirectory()
-        defer { remove() }
-        let path = "\(directory)/meta.db"
+        let directory = try TemporaryDirectory()
+        let path = directory.file("meta.db")
         try writeFile(path, String(repeating: "This is no database. ", count: 100))
         await expectFailure(.corrupt) { _ = try CoordinationBackend.open("embedded:\(path)") }
     }
 
-    @Test(arguments: ["zk://a:2181/x", "embedded:", "nonsense", ""])
+    @Test(arguments: [
+        "zk://", "zk://:2181/x", "zk://a:99999/x", "zk://a,/x", "zk://u@a/x", "zk://a//x", "embedded:", "nonsense", "",
+    ])
     func refusesUnknownLocations(_ location: String) async {
         await expectFailure(.invalid) { _ = try CoordinationBackend.open(location) }
     }

@@ -1,28 +1,25 @@
 import Coordination
-import Foundation
+import TestKit
 
 /// An engine under test. Every test of `StoreConformanceTests` and `ElectionConformanceTests` runs against each of
 /// these; a new engine is added here and nowhere else.
 enum Engine: String, CaseIterable, Sendable {
-    case memory, file
+    case memory, file, zooKeeper
 
-    /// A fresh, empty backend, and what removes it.
-    func open() throws -> (backend: CoordinationBackend, remove: @Sendable () -> Void) {
+    /// One for all tests; it ends with their process.
+    private static let ensemble = Task { try await ZooKeeperEnsemble() }
+
+    /// A fresh, empty backend, and what must be held on to while it is used.
+    func open() async throws -> (backend: CoordinationBackend, resources: [any Sendable]) {
         switch self {
-        case .memory: return (try CoordinationBackend.open("memory:"), {})
+        case .memory: return (try CoordinationBackend.open("memory:"), [])
         case .file:
-            let (directory, remove) = try temporaryDirectory()
-            return (try CoordinationBackend.open("embedded:\(directory)/meta.db"), remove)
+            let directory = try TemporaryDirectory()
+            return (try CoordinationBackend.open("embedded:\(directory.file("meta.db"))"), [directory])
+        case .zooKeeper:
+            let path = "/holdfast/\(UInt64.random(in: 0 ... .max))"
+            let location = "zk://\(try await Engine.ensemble.value.servers)\(path)"
+            return (try CoordinationBackend.open(location, sessionTimeout: .seconds(4)), [])
         }
     }
-}
-
-func temporaryDirectory() throws -> (path: String, remove: @Sendable () -> Void) {
-    let directory = FileManager.default.temporaryDirectory.appendingPathComponent("hf-\(UUID().uuidString)")
-    try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
-    return (directory.path, { try? FileManager.default.removeItem(at: directory) })
-}
-
-func writeFile(_ path: String, _ text: String) throws {
-    try text.write(toFile: path, atomically: false, encoding: .utf8)
 }

@@ -1,4 +1,5 @@
 public import Base
+import Logging
 
 /// Tells what the leader of an election in ZooKeeper advertises, without standing in it: the JSON in the lowest child
 /// `json.info_<sequence>` of a path, as Mesos masters leave it there.
@@ -12,6 +13,12 @@ public struct LeaderDetector: Sendable {
 
     /// - Parameter zkURL: `zk://[user:password@]host:port,host:port/path`.
     public static func open(_ zkURL: String, sessionTimeout: Duration) throws(StoreError) -> LeaderDetector {
-        throw StoreError(.invalid, "ZooKeeper (\(zkURL)) is not implemented")
+        let location = try ZooKeeperLocation(zkURL)
+        let layout = ZooKeeperLayout(base: location.path)
+        let election = ZooKeeperElection(
+            location, layout: layout, sessionTimeout: sessionTimeout, logger: Logger(label: "leader-detector"))
+        let place = ElectionPlace(
+            directory: location.path, prefix: ElectionCandidates.masterPrefix, epochPath: nil)
+        return LeaderDetector { election.follow(place) }
     }
 }

@@ -1,4 +1,5 @@
 public import Base
+public import Logging
 
 /// What a candidate learns while it stands.
 public enum ElectionEvent: Hashable, Sendable {
@@ -15,14 +16,22 @@ public struct Candidacy: Sendable {
     /// For one reader. Letting go of it ends the candidacy, and with it a leadership.
     public let events: AsyncStream<ElectionEvent>
     private let giveWay: @Sendable () -> Void
+    private let leave: @Sendable () async -> Void
 
-    public init(events: AsyncStream<ElectionEvent>, giveWay: @escaping @Sendable () -> Void) {
+    public init(
+        events: AsyncStream<ElectionEvent>, giveWay: @escaping @Sendable () -> Void,
+        leave: @escaping @Sendable () async -> Void
+    ) {
         self.events = events
         self.giveWay = giveWay
+        self.leave = leave
     }
 
     /// Leads no longer, if it did (`lost` comes), and stands again behind all who stand now.
     public func abdicate() { giveWay() }
+
+    /// Ends the candidacy and returns once others can see it: who stops in good order is succeeded at once.
+    public func end() async { await leave() }
 }
 
 /// Decides which of several candidates leads.
@@ -47,19 +56,33 @@ public struct CoordinationBackend: Sendable {
         self.election = election
     }
 
-    /// Opens what a `--store` flag names: `embedded:PATH`, a SQLite file for one machine, or `memory:` for tests.
+    /// Opens what a `--store` flag names: `embedded:PATH`, a SQLite file for one machine;
+    /// `zk://[user:password@]host:port,.../path`, a ZooKeeper ensemble; or `memory:` for tests.
     ///
-    /// Blocks while the file is opened; meant for the start of a role.
-    public static func open(_ location: String) throws(StoreError) -> CoordinationBackend {
+    /// Blocks while a file is opened; meant for the start of a role. An ensemble need not be there yet.
+    ///
+    /// - Parameters:
+    ///   - sessionTimeout: after which ZooKeeper gives a silent leader up.
+    ///   - candidates: elections by name whose candidates others look for (ZooKeeper only).
+    public static func open(
+        _ location: String, sessionTimeout: Duration = .seconds(10),
+        candidates: [String: ElectionCandidates] = [:], logger: Logger = Logger(label: "coordination")
+    ) throws(StoreError) -> CoordinationBackend {
+        if location.hasPrefix("zk://") {
+            let location = try ZooKeeperLocation(location)
+            let layout = ZooKeeperLayout(base: location.path, candidates: candidates)
+            return CoordinationBackend(
+                store: ZooKeeperStore(location, layout: layout, sessionTimeout: sessionTimeout, logger: logger),
+                election: ZooKeeperElection(location, layout: layout, sessionTimeout: sessionTimeout, logger: logger))
+        }
         let store: EmbeddedStore
         if location == "memory:" {
             store = try EmbeddedStore(path: nil)
         } else if location.hasPrefix("embedded:"), location.utf8.count > "embedded:".utf8.count {
             store = try EmbeddedStore(path: String(location.dropFirst("embedded:".count)))
-        } else if location.hasPrefix("zk://") {
-            throw StoreError(.invalid, "ZooKeeper (\(location)) is not implemented; use embedded:PATH.")
         } else {
-            throw StoreError(.invalid, "\"\(location)\" names no store; use embedded:PATH.")
+            throw StoreError(
+                .invalid, "\"\(location)\" names no store; use embedded:PATH or zk://host:port,.../path.")
         }
         return CoordinationBackend(store: store, election: EmbeddedElection(store: store))
     }

@@ -110,9 +110,10 @@ public protocol MetadataStore: Sendable {
     @discardableResult
     func commit(_ changes: [StoreChange], as leader: LeaderEpoch?) async throws(StoreError) -> [UInt64]
 
-    /// Changes from now on of keys that start with `prefix`, in commit order. The stream ends when the watcher falls
-    /// behind by `MetadataLimits.watchBacklogMax` or the store loses its connection: watch again, then list.
-    func watch(prefix: String) -> AsyncStream<StoreEvent>
+    /// Changes, from the return of this call on, of keys that start with `prefix`. Writes of a key in quick succession
+    /// may arrive as the last of them. The stream ends when the watcher falls behind by
+    /// `MetadataLimits.watchBacklogMax` or the store is out of reach for long: watch again, then list.
+    func watch(prefix: String) async throws(StoreError) -> AsyncStream<StoreEvent>
 }
 
 extension MetadataStore {

@@ -96,7 +96,7 @@ public final class EmbeddedStore: MetadataStore {
         }
     }
 
-    public func watch(prefix: String) -> AsyncStream<StoreEvent> {
+    public func watch(prefix: String) async throws(StoreError) -> AsyncStream<StoreEvent> {
         let (stream, continuation) = AsyncStream<StoreEvent>.makeStream(
             bufferingPolicy: .bufferingOldest(MetadataLimits.watchBacklogMax))
         let id = watchers.withLock { watchers in

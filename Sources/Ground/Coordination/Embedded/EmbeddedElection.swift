@@ -40,7 +40,11 @@ public final class EmbeddedElection: LeaderElection {
         } else {
             continuation.yield(.leader(leader))
         }
-        return Candidacy(events: stream) { [weak self] in self?.abdicate(id, at: path) }
+        return Candidacy(events: stream) { [weak self] in
+            self?.abdicate(id, at: path)
+        } leave: { [weak self] in
+            self?.resign(id, at: path)
+        }
     }
 
     public func follow(_ path: String) -> AsyncStream<JSONValue?> {

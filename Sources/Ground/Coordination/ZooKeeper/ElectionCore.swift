@@ -1,0 +1,316 @@
+import Base
+
+/// Where candidates put their nodes, and where the epoch is counted.
+struct ElectionPlace: Hashable, Sendable {
+    /// "" is the root.
+    var directory: String
+    /// Candidates are `<directory>/<prefix><ten digits>`; the lowest digits lead.
+    var prefix: String
+    /// The node whose data version is the epoch of the present leadership; nil where one only looks on.
+    var epochPath: String?
+
+    var listPath: String { directory.isEmpty ? "/" : directory }
+
+    /// The place of a name in the queue; nil when it is no candidate's.
+    func number(of name: String) -> Int? {
+        guard name.hasPrefix(prefix) else { return nil }
+        let digits = name.dropFirst(prefix.count)
+        guard !digits.isEmpty, digits.allSatisfy({ $0.isASCII && $0.isNumber }) else { return nil }
+        return Int(digits)
+    }
+}
+
+/// One candidate's, or onlooker's, part in an election among the children of one node.
+///
+/// A candidate makes an ephemeral sequential node and waits until it is the lowest. Then it raises the version of the
+/// epoch node in one transaction with a check that its own node still exists: from then on every commit under an
+/// earlier epoch fails at the ensemble. A leader that is disconnected for as long as its session may live on without
+/// an answer gives up by itself, before another can be elected.
+///
+/// One request is under way at a time; its reply carries its number.
+struct ElectionCore: Sendable {
+    enum Input: Hashable, Sendable {
+        case session(SessionEvent)
+        case reply(UInt64, NodeReply)
+        case abdicate
+        case tick
+    }
+
+    enum Action: Hashable, Sendable {
+        case request(UInt64, NodeRequest)
+        /// This candidate leads under `epoch`.
+        case elected(epoch: UInt64)
+        case lost(String)
+        /// What the first in the queue advertises.
+        case leader([UInt8]?)
+        /// A failure that retrying alone may not mend.
+        case complain(String)
+    }
+
+    private enum Step: Hashable, Sendable {
+        case idle
+        case listing
+        case makingDirectories([String])
+        case creating
+        case discarding
+        /// Which of these is ours? An earlier creation's reply was lost.
+        case searching([String])
+        case readingLeader(String)
+        case readingEpoch
+        case electing(version: Int32)
+    }
+
+    let place: ElectionPlace
+    /// What a candidate advertises; nil for an onlooker.
+    let info: [UInt8]?
+
+    /// How long a leader may be disconnected or stand still. The library notices a silent server within two thirds of
+    /// the session's timeout.
+    private var grace = Duration.seconds(1)
+    private var step = Step.idle
+    private var request: UInt64 = 0
+    private var retryAt: Instant?
+    /// Whether the queue has to be looked at (again).
+    private var isStale = false
+    private var session: Int64?
+    private var disconnectedAt: Instant?
+    private var lastTick: Instant?
+    private var own: String?
+    /// A creation may have succeeded without our knowing.
+    private var mayHaveNode = false
+    private var wantsNewPlace = false
+    private var attempts: UInt64 = 0
+    /// What an attempt to raise the epoch whose outcome is unknown has written.
+    private var pendingToken: [UInt8]?
+    private(set) var leading: UInt64?
+    private var announced: [UInt8]??
+
+    init(place: ElectionPlace, info: [UInt8]?) {
+        precondition(info == nil || place.epochPath != nil, "candidates need an epoch")
+        self.place = place
+        self.info = info
+    }
+
+    mutating func apply(_ input: Input, now: Instant) -> [Action] {
+        var actions: [Action] = []
+        switch input {
+        case .session(let event): take(event, now, &actions)
+        case .reply(let number, let reply):
+            guard number == request, step != .idle else { return [] }
+            take(reply, now, &actions)
+        case .abdicate:
+            guard info != nil else { return [] }
+            stepDown("it gave way", &actions)
+            wantsNewPlace = true
+            isStale = true
+        case .tick: tick(now, &actions)
+        }
+        proceed(now, &actions)
+        return actions
+    }
+
+    // MARK: The session
+
+    private mutating func take(_ event: SessionEvent, _ now: Instant, _ actions: inout [Action]) {
+        switch event {
+        case .connected(let number, let timeout):
+            grace = timeout / 4
+            if session != number { forgetSession("the session ended", &actions) }
+            session = number
+            disconnectedAt = nil
+            retryAt = nil
+            isStale = true
+        case .disconnected:
+            if disconnectedAt == nil { disconnectedAt = now }
+        case .expired:
+            forgetSession("the session expired", &actions)
+            if disconnectedAt == nil { disconnectedAt = now }
+        case .changed: isStale = true
+        }
+    }
+
+    private mutating func forgetSession(_ reason: String, _ actions: inout [Action]) {
+        stepDown(reason, &actions)
+        session = nil
+        own = nil
+        mayHaveNode = false
+        wantsNewPlace = false
+        step = .idle
+    }
+
+    private mutating func stepDown(_ reason: String, _ actions: inout [Action]) {
+        pendingToken = nil
+        guard leading != nil else { return }
+        leading = nil
+        actions.append(.lost(reason))
+        announce(nil, &actions)
+    }
+
+    private mutating func tick(_ now: Instant, _ actions: inout [Action]) {
+        if let lastTick, now - lastTick > grace {
+            // We did not run: whatever was decided meanwhile has not reached us yet.
+            stepDown("this process stood still", &actions)
+            if case .electing = step { step = .idle }
+            isStale = true
+        }
+        lastTick = now
+        if let disconnectedAt, now - disconnectedAt > grace { stepDown("ZooKeeper is out of reach", &actions) }
+        if let retryAt, now >= retryAt {
+            self.retryAt = nil
+            isStale = true
+        }
+    }
+
+    // MARK: Requests
+
+    private mutating func ask(_ step: Step, _ node: NodeRequest, _ actions: inout [Action]) {
+        self.step = step
+        request += 1
+        actions.append(.request(request, node))
+    }
+
+    /// Looks at the queue when there is reason to and nothing is under way.
+    private mutating func proceed(_ now: Instant, _ actions: inout [Action]) {
+        guard step == .idle, isStale, retryAt == nil, session != nil, disconnectedAt == nil else { return }
+        isStale = false
+        if wantsNewPlace, let own {
+            ask(.discarding, .delete("\(place.directory)/\(own)"), &actions)
+        } else {
+            ask(.listing, .children(place.listPath, watch: true, isFresh: true), &actions)
+        }
+    }
+
+    private mutating func take(_ reply: NodeReply, _ now: Instant, _ actions: inout [Action]) {
+        let step = step
+        self.step = .idle
+        switch (step, reply) {
+        case (.listing, .children(let names)): look(at: names, &actions)
+        case (.listing, .failed(.noNode, _)): makeDirectories(for: place.directory + "/", &actions)
+        case (.makingDirectories(let rest), .done), (.makingDirectories(let rest), .failed(.exists, _)):
+            makeDirectories(rest, &actions)
+        case (.creating, .created(let path)):
+            own = String(path.dropFirst(place.directory.count + 1))
+            isStale = true
+        case (.discarding, .done), (.discarding, .failed(.noNode, _)):
+            own = nil
+            wantsNewPlace = false
+            isStale = true
+        case (.searching(let names), .values(let values)): search(names, values, &actions)
+        case (.readingLeader, .value(let value)): announce(value.bytes, &actions)
+        case (.readingLeader, .failed(.noNode, _)): isStale = true
+        case (.readingEpoch, .value(let value)): readEpoch(value, &actions)
+        case (.readingEpoch, .failed(.noNode, _)): makeDirectories(for: place.epochPath ?? "", &actions)
+        case (.electing(let version), .versions):
+            pendingToken = nil
+            win(version + 1, &actions)
+        // Our node is gone, or somebody else has raised the epoch: look again.
+        case (.electing, .failed(.noNode, _)), (.electing, .failed(.badVersion, _)):
+            pendingToken = nil
+            isStale = true
+        case (_, .failed(let failure, _)): fail(failure, in: step, now, &actions)
+        default: preconditionFailure("\(reply) does not answer \(step)")
+        }
+    }
+
+    private mutating func fail(_ failure: NodeFailure, in step: Step, _ now: Instant, _ actions: inout [Action]) {
+        if step == .creating { mayHaveNode = true }
+        switch failure {
+        case .connectionLoss, .sessionExpired: break
+        default:
+            actions.append(.complain("\(place.directory): \(failure)"))
+            // What was lost in between must not be taken for ours.
+            stepDown("ZooKeeper refused: \(failure)", &actions)
+        }
+        retryAt = now + .milliseconds(failure == .connectionLoss || failure == .sessionExpired ? 100 : 2000)
+    }
+
+    /// Makes the ancestors of a path, and the path itself unless it ends with a slash.
+    private mutating func makeDirectories(for path: String, _ actions: inout [Action]) {
+        var paths: [String] = []
+        var made = ""
+        for part in path.split(separator: "/") {
+            made += "/\(part)"
+            paths.append(made)
+        }
+        makeDirectories(paths, &actions)
+    }
+
+    private mutating func makeDirectories(_ paths: [String], _ actions: inout [Action]) {
+        guard let first = paths.first else {
+            isStale = true
+            return
+        }
+        ask(.makingDirectories(Array(paths.dropFirst())), .create(first), &actions)
+    }
+
+    // MARK: The queue
+
+    private mutating func look(at names: [String], _ actions: inout [Action]) {
+        let queue = names.compactMap { name in place.number(of: name).map { (name: name, number: $0) } }
+            .sorted { ($0.number, $0.name) < ($1.number, $1.name) }.map(\.name)
+        if let own, !queue.contains(own) {
+            stepDown("its place in the queue was removed", &actions)
+            self.own = nil
+        }
+        if let info, own == nil {
+            if mayHaveNode, !queue.isEmpty {
+                ask(.searching(queue), .values(queue.map { "\(place.directory)/\($0)" }), &actions)
+            } else {
+                ask(
+                    .creating,
+                    .createEphemeral("\(place.directory)/\(place.prefix)", info, isSequential: true), &actions)
+            }
+            return
+        }
+        guard let first = queue.first else { return announce(nil, &actions) }
+        guard first == own else {
+            stepDown("another stands before it", &actions)
+            ask(.readingLeader(first), .get("\(place.directory)/\(first)", watch: false, isFresh: false), &actions)
+            return
+        }
+        if leading == nil, let path = place.epochPath {
+            ask(.readingEpoch, .get(path, watch: false, isFresh: true), &actions)
+        }
+    }
+
+    private mutating func search(_ names: [String], _ values: [NodeValue?], _ actions: inout [Action]) {
+        own = zip(names, values).first { $1 != nil && $1?.owner == session }?.0
+        mayHaveNode = false
+        isStale = true
+    }
+
+    private mutating func readEpoch(_ value: NodeValue, _ actions: inout [Action]) {
+        guard let own, let path = place.epochPath, !wantsNewPlace else {
+            isStale = true
+            return
+        }
+        if let pendingToken, pendingToken == value.bytes {
+            self.pendingToken = nil
+            return win(value.version, &actions)
+        }
+        attempts += 1
+        let token = Array("\(own) \(String(session ?? 0, radix: 16)) \(attempts)".utf8)
+        pendingToken = token
+        ask(
+            .electing(version: value.version),
+            .multi([
+                .check("\(place.directory)/\(own)", version: 0), .set(path, token, version: value.version),
+            ]), &actions)
+    }
+
+    private mutating func win(_ version: Int32, _ actions: inout [Action]) {
+        guard !wantsNewPlace, disconnectedAt == nil else {
+            isStale = true
+            return
+        }
+        leading = UInt64(version)
+        actions.append(.elected(epoch: UInt64(version)))
+        announce(info, &actions)
+    }
+
+    private mutating func announce(_ leader: [UInt8]?, _ actions: inout [Action]) {
+        guard announced != .some(leader) else { return }
+        announced = .some(leader)
+        actions.append(.leader(leader))
+    }
+}
