@@ -10,34 +10,52 @@ import Logging
 import Synchronization
 import Testing
 
-/// A whole block store in this process: manager, servers and clients on loopback, devices in a temporary directory.
+/// A whole block store in this process: managers, servers and clients on loopback, devices in a temporary directory.
 actor StoreCluster {
     let directory = TemporaryDirectory()
-    let manager: ManagerService
+    let managers: [ManagerService]
     private let logger: Logger
     private var tasks: [String: Task<Void, any Error>] = [:]
     private var ports: [Int: UInt16] = [:]
 
-    init(logger: Logger = quietLogger()) throws {
+    init(managers count: Int = 1, logger: Logger = quietLogger()) throws {
         self.logger = logger
-        manager = try ManagerService(
-            .init(listen: .inet(host: "127.0.0.1", port: 0)), backend: try CoordinationBackend.open("memory:"),
-            logger: logger)
+        let backend = try CoordinationBackend.open("memory:")
+        managers = try (1...count).map { number in
+            var configuration = ManagerService.Configuration(listen: .inet(host: "127.0.0.1", port: 0))
+            configuration.name = "mdm\(number)"
+            return try ManagerService(configuration, backend: backend, logger: logger)
+        }
+    }
+
+    /// The one that leads; any while none does.
+    nonisolated var manager: ManagerService { leaders.first ?? managers[0] }
+
+    nonisolated var leaders: [ManagerService] {
+        managers.filter { if case .here = $0.leadership() { true } else { false } }
     }
 
     /// Where the servers serve data.
     var dataPorts: [Int] { ports.values.map(Int.init).sorted() }
 
     func startManager() async -> Bool {
-        let manager = manager
-        tasks["manager"] = Task { try await manager.run() }
-        return await until { (try? await manager.state()) != nil }
+        for (index, manager) in managers.enumerated() {
+            tasks["manager\(index)"] = Task { try await manager.run() }
+        }
+        return await until { (try? await self.manager.state()) != nil }
+    }
+
+    /// Ends the manager that leads; answers it.
+    func killLeader() async -> ManagerService {
+        let leader = manager
+        await kill("manager\(managers.firstIndex { $0 === leader } ?? 0)")
+        return leader
     }
 
     /// Starts server `number`; a restarted one finds its device again and gets its old port.
     func startServer(_ number: Int) async -> Bool {
         var configuration = BlockServerService.Configuration(
-            managers: [manager.address], listen: .inet(host: "127.0.0.1", port: ports[number] ?? 0),
+            managers: managers.map(\.address), listen: .inet(host: "127.0.0.1", port: ports[number] ?? 0),
             name: "node\(number)", protectionDomain: "pd1", storagePool: "hdd",
             devices: ["\(directory.path)/device\(number)"])
         configuration.deviceSize = 256 << 20
@@ -61,7 +79,7 @@ actor StoreCluster {
     func startClient(_ name: String) {
         let random = UInt64.random(in: 0...UInt64.max).hex
         var configuration = BlockClientService.Configuration(
-            managers: [manager.address], guid: "\(random.prefix(8))-0000-4000-8000-000000000001".uppercased(),
+            managers: managers.map(\.address), guid: "\(random.prefix(8))-0000-4000-8000-000000000001".uppercased(),
             name: name,
             ip: "127.0.0.1")
         configuration.frontEnds = .nbd
@@ -128,8 +146,10 @@ actor StoreCluster {
         }
     }
 
-    func withCluster(servers: Int = 3, _ body: (StoreCluster) async throws -> Void) async throws {
-        let cluster = try StoreCluster()
+    func withCluster(
+        managers: Int = 1, servers: Int = 3, _ body: (StoreCluster) async throws -> Void
+    ) async throws {
+        let cluster = try StoreCluster(managers: managers)
         #expect(await cluster.startManager())
         for number in 1...servers { #expect(await cluster.startServer(number)) }
         let manager = cluster.manager
@@ -205,6 +225,111 @@ actor StoreCluster {
             #expect(await cluster.startServer(1))
             #expect(await cluster.startServer(2))
             let verified = await fio(uri, "--rw=write", "--size=8m", "--verify_only=1", "--randseed=5")
+            #expect(verified.status == 0, "\(verified.output)")
+        }
+    }
+
+    // MARK: Three managers
+
+    func generations(_ state: SystemState) -> [SdsID: UInt32] {
+        Dictionary(uniqueKeysWithValues: state.servers.values.map { ($0.id, $0.generation) })
+    }
+
+    /// The leader dies with a change of rights in its hands, again and again, while a client writes.
+    @Test func changesOfRightsOutliveTheirManagers() async throws {
+        try await withCluster(managers: 3) { cluster in
+            await cluster.startClient("c1")
+            let volume = try await cluster.makeVolume("v")
+            let other = try await cluster.makeVolume("other")
+            let uri = try await cluster.map(volume, to: "c1")
+            let client = try await cluster.client("c1")
+            let before = try await cluster.manager.state()
+            async let running = fio(
+                uri, "--rw=randwrite", "--size=32m", "--io_size=32m", "--rate_iops=1500", "--do_verify=1",
+                "--randseed=11")
+            for round in 0..<2 {
+                let old = cluster.manager
+                let epoch = try await old.state().volumes[other]?.attachEpoch ?? 0
+                let wanted: ManagerCommand =
+                    round == 0
+                    ? .map(other, client, mode: .readWrite, allowMultiple: false, preempt: false)
+                    : .unmap(other, client)
+                let change = Task { try await old.submit(wanted) }
+                _ = await cluster.killLeader()
+                let answer = await change.result
+                #expect(await cluster.until { cluster.leaders.count == 1 && cluster.manager !== old })
+                let new = cluster.manager
+                // What the new leader has read decides; asking again ends in the same place.
+                let isMapped = try await new.state().volumes[other]?.mapping(of: client) != nil
+                let isDone = isMapped == (round == 0)
+                if case .success = answer { #expect(isDone, "an answered change is gone") }
+                if isDone {
+                    await #expect(throws: ManagerError.self) { try await new.submit(wanted) }
+                } else {
+                    _ = try await new.submit(wanted)
+                }
+                #expect(try await new.state().volumes[other]?.attachEpoch == epoch + 1)
+            }
+            let result = await running
+            #expect(result.status == 0, "\(result.output)")
+            let after = try await cluster.manager.state()
+            #expect(after.volumes.values.map(\.id).sorted() == [volume, other].sorted())
+            #expect(after.volumes[volume] == before.volumes[volume])
+            // Nobody was declared down, nobody had to begin anew.
+            #expect(await cluster.until { (try? await cluster.manager.state().connectedClients) == [client] })
+            #expect(after.servers.values.allSatisfy { $0.status == .up && $0.downRevision == 0 })
+            #expect(generations(after) == generations(before))
+            #expect(after.pools.values.allSatisfy { after.health(of: $0.id).normal == $0.combs.count })
+        }
+    }
+
+    @Test func dataIsServedWithoutAnyManager() async throws {
+        try await withCluster(managers: 2) { cluster in
+            await cluster.startClient("c1")
+            let volume = try await cluster.makeVolume("v")
+            let uri = try await cluster.map(volume, to: "c1")
+            _ = await cluster.killLeader()
+            #expect(await cluster.until { cluster.leaders.count == 1 })
+            _ = await cluster.killLeader()
+            #expect(cluster.leaders.isEmpty)
+            let result = await fio(uri, "--rw=randwrite", "--size=8m", "--do_verify=1", "--randseed=14")
+            #expect(result.status == 0, "\(result.output)")
+        }
+    }
+
+    @Test func aRebuildOutlivesItsManager() async throws {
+        try await withCluster(managers: 3) { cluster in
+            await cluster.startClient("c1")
+            let volume = try await cluster.makeVolume("v")
+            let uri = try await cluster.map(volume, to: "c1")
+            let filled = await fio(uri, "--rw=write", "--size=48m", "--bs=64k", "--do_verify=0", "--randseed=12")
+            #expect(filled.status == 0, "\(filled.output)")
+            let before = try await cluster.manager.state()
+            async let running = fio(
+                uri, "--rw=randwrite", "--size=32m", "--io_size=32m", "--rate_iops=1500", "--do_verify=1",
+                "--randseed=13")
+            await cluster.kill("server1")
+            #expect(
+                await cluster.until {
+                    guard let state = try? await cluster.manager.state() else { return false }
+                    return state.servers.values.contains { $0.status == .down }
+                })
+            let old = await cluster.killLeader()
+            #expect(await cluster.until { cluster.leaders.count == 1 && cluster.manager !== old })
+            #expect(
+                await cluster.until(seconds: 60) {
+                    guard let state = try? await cluster.manager.state() else { return false }
+                    return state.pools.values.allSatisfy { state.health(of: $0.id).normal == $0.combs.count }
+                })
+            let result = await running
+            #expect(result.status == 0, "\(result.output)")
+            let after = try await cluster.manager.state()
+            #expect(after.servers.values.filter { $0.status == .down }.map(\.name) == ["node1"])
+            #expect(generations(after) == generations(before))
+            // The copies that the second manager had made are good.
+            await cluster.kill("server2")
+            let verified = await fio(
+                uri, "--rw=randwrite", "--size=32m", "--io_size=32m", "--verify_only=1", "--randseed=13")
             #expect(verified.status == 0, "\(verified.output)")
         }
     }

@@ -299,6 +299,28 @@ struct ManagerBench {
         }
     }
 
+    /// Servers need time to find a new leader: it counts their silence from its own beginning.
+    @Test func aNewLeaderWaitsOneLeaseBeforeItDeclaresAnybodyDown() throws {
+        var bench = ManagerBench()
+        _ = try bench.volume()
+        let before = bench.core.state
+        // For a long time nobody led.
+        bench.now = bench.now + .seconds(60)
+        let records = bench.records.sorted { $0.key < $1.key }.map { (key: $0.key, value: $0.value) }
+        let lease = ManagerConfiguration().serverTimeout
+        bench.core = try #require(
+            try ManagerCore(records: records, configuration: ManagerConfiguration(), now: bench.now))
+        bench.feed(.tick)
+        bench.pass(lease - .milliseconds(200), alive: [])
+        #expect(bench.core.state.servers == before.servers)
+        for server: UInt64 in [2, 3] { bench.join(server, link: server + 10) }
+        #expect(bench.core.state.servers == before.servers, "the same processes keep their generations")
+        #expect(bench.core.state.pools == before.pools)
+        bench.now = bench.now + .milliseconds(300)
+        bench.feed(.tick)
+        #expect(bench.core.state.servers.values.map(\.status) == [.down, .up, .up])
+    }
+
     @Test func mappedVolumesStay() throws {
         var bench = ManagerBench()
         let (volume, sdcs) = try bench.volume()

@@ -73,9 +73,20 @@ import Testing
         }
     }
 
-    @Test func randomControlBytesNeverCrash() {
+    @Test(arguments: [nil, "10.0.0.1:6611"]) func redirectsSurviveTheWire(_ leader: String?) throws {
+        let frame = ControlFrame.encode(MessageFromManager.redirect(leader: leader))
+        #expect(try ControlFrame.decodeFromManager(Array(frame[4...])) == .redirect(leader: leader))
+        // As docs/formats/volume-wire.md has it: version, kind, text.
+        #expect(Array(frame[8..<10]) == [1, 6])
+        #expect(frame.count == 12 + (leader?.utf8.count ?? 0))
+    }
+
+    @Test(arguments: [
+        ControlFrame.encode(.keepAlive([DeviceUsage(device: DeviceID(rawValue: 2), usedUnits: 17)])),
+        ControlFrame.encode(MessageFromManager.redirect(leader: "10.0.0.1:6611")),
+    ])
+    func randomControlBytesNeverCrash(_ frame: [UInt8]) {
         var random = SeededRandom(seed: 4)
-        let frame = ControlFrame.encode(.keepAlive([DeviceUsage(device: DeviceID(rawValue: 2), usedUnits: 17)]))
         for _ in 0..<2000 {
             var body = Array(frame[8...])
             for _ in 0..<Int.random(in: 1...4, using: &random) {

@@ -99,7 +99,7 @@ private final class RunningClient: Sendable {
     init(_ configuration: BlockClientService.Configuration, logger: Logger) throws {
         self.configuration = configuration
         self.logger = logger
-        let managers = try configuration.managers.map { try $0.resolved() }
+        let managers = try SocketAddress.resolveAny(configuration.managers, logger: logger)
         reactor = try Reactor(name: "sdc")
         if configuration.frontEnds.contains(.fuse) {
             makeDirectories(configuration.workDirectory)

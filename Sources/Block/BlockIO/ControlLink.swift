@@ -35,9 +35,10 @@ public final class ControlLink: ByteSocketHandler {
         socket = try ByteSocket.adopt(descriptor, peer: peer, on: reactor, handler: self, inputCapacity: 16 << 10)
     }
 
-    /// Connects to `address`; a connection that is not there after two seconds counts as failed.
+    /// Connects to `address`; a connection that is not there after `patience` counts as failed.
     public init(
-        to address: SocketAddress, id: LinkID, on reactor: Reactor, owner: any ControlLinkOwner, logger: Logger
+        to address: SocketAddress, id: LinkID, on reactor: Reactor, owner: any ControlLinkOwner, logger: Logger,
+        patience: Duration = .seconds(2)
     ) throws(BlockIOError) {
         self.id = id
         self.owner = owner
@@ -46,7 +47,7 @@ public final class ControlLink: ByteSocketHandler {
         let socket = try ByteSocket.connect(to: address, on: reactor, handler: self, inputCapacity: 16 << 10)
         self.socket = socket
         peer = address.description
-        reactor.after(.seconds(2)) { [weak socket] in
+        reactor.after(patience) { [weak socket] in
             guard let socket, !socket.isOpen else { return }
             socket.close(reason: "timed out")
         }

@@ -1,5 +1,6 @@
 import CBlockIO
 import Glibc
+public import Logging
 
 /// Where a block store process listens: IPv4 and port, or the path of a unix socket.
 public enum SocketAddress: Hashable, Sendable, CustomStringConvertible {
@@ -45,6 +46,23 @@ public enum SocketAddress: Hashable, Sendable, CustomStringConvertible {
         let address = first.pointee.ai_addr.withMemoryRebound(to: sockaddr_in.self, capacity: 1) { $0.pointee.sin_addr }
         let value = UInt32(bigEndian: address.s_addr)
         return .inet(host: "\(value >> 24).\(value >> 16 & 255).\(value >> 8 & 255).\(value & 255)", port: port)
+    }
+
+    /// Those of several managers' addresses that resolve; an error only when none does. Blocks.
+    public static func resolveAny(_ addresses: [SocketAddress], logger: Logger) throws(BlockIOError) -> [SocketAddress]
+    {
+        var resolved: [SocketAddress] = []
+        var failure: BlockIOError?
+        for address in addresses {
+            do throws(BlockIOError) {
+                resolved.append(try address.resolved())
+            } catch {
+                logger.warning("address not resolved", metadata: ["address": "\(address)", "error": "\(error)"])
+                failure = error
+            }
+        }
+        if resolved.isEmpty, let failure { throw failure }
+        return resolved
     }
 
     /// The IPv4 address of a dotted quad, in network byte order.

@@ -6,11 +6,14 @@ import Logging
 /// Performs the actions of one `ManagerCore` on a reactor: control connections and the tickets of commands. Commits go
 /// out through `commit` and come back as `committed`.
 ///
-/// Everything here runs on the reactor's thread. Without a core (not leading) connections are closed and commands
-/// refused.
+/// Everything here runs on the reactor's thread. Without a core (not leading) connections are sent to the leader and
+/// commands refused.
 final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
     // SAFETY: made before the reactor starts; used on its thread only from then on.
     typealias Reply = @Sendable (Result<ManagerReply, ManagerError>) -> Void
+
+    /// Connections that may wait to be closed by who was sent away; more are closed at once.
+    private static let redirectedMax = 1024
 
     private let reactor: Reactor
     private let logger: Logger
@@ -21,6 +24,11 @@ final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
     private var random = SystemRandomNumberGenerator()
     private var listener: Listener?
     private var links: [LinkID: ControlLink] = [:]
+    /// Whoever was told that this manager does not lead. Closing first could cost them the word: what they sent
+    /// meanwhile would be answered by a reset.
+    private var redirected: [LinkID: ControlLink] = [:]
+    /// Where the leader is told to be, when that is another manager.
+    private var leader: String?
     private var nextLink: UInt64 = 1
     private var tickets: [Ticket: Reply] = [:]
     private var nextTicket: UInt64 = 1
@@ -65,11 +73,23 @@ final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
     /// leader.
     func depose(_ error: ManagerError) {
         core = nil
-        for link in links.values { link.close(reason: error.message) }
+        for link in links.values {
+            link.send(.redirect(leader: leader))
+            link.close(reason: error.message)
+        }
+        for link in redirected.values { link.close(reason: error.message) }
         links = [:]
+        redirected = [:]
         let waiting = tickets.sorted { $0.key < $1.key }
         tickets = [:]
         for (_, reply) in waiting { reply(.failure(error)) }
+    }
+
+    /// Another manager leads at `address`; nil: nobody, or this one.
+    func learn(leader address: String?) {
+        leader = address
+        guard core == nil, address != nil else { return }
+        for link in redirected.values { link.send(.redirect(leader: address)) }
     }
 
     func state() -> Result<SystemState, ManagerError> {
@@ -98,20 +118,32 @@ final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
             nextLink += 1
             let link = try ControlLink(
                 accepted: descriptor, peer: peer, id: id, on: reactor, owner: self, logger: logger)
-            guard core != nil else { return link.close(reason: "this manager does not lead") }
+            guard core != nil else { return redirect(link) }
             links[id] = link
+            // The store may take its time until the welcome; a greeting tells now that somebody is in charge here.
+            link.send(.keepAlive)
         } catch {
             logger.warning("control connection refused", metadata: ["peer": "\(peer)", "error": "\(error)"])
         }
     }
 
+    private func redirect(_ link: ControlLink) {
+        guard redirected.count < ManagerShell.redirectedMax else { return link.close(reason: "not leading") }
+        let id = link.id
+        redirected[id] = link
+        link.send(.redirect(leader: leader))
+        reactor.after(.seconds(1)) { [weak self] in self?.redirected[id]?.close(reason: "not leading") }
+    }
+
     func connected(_ link: ControlLink) {}
 
     func arrived(_ frame: [UInt8], on link: ControlLink) throws(WireError) {
-        handle(.message(link.id, try ControlFrame.decodeToManager(frame)))
+        let message = try ControlFrame.decodeToManager(frame)
+        if links[link.id] != nil { handle(.message(link.id, message)) }
     }
 
     func closed(_ link: ControlLink, reason: String) {
+        redirected[link.id] = nil
         guard links.removeValue(forKey: link.id) != nil else { return }
         logger.info("control connection closed", metadata: ["peer": "\(link.peer)", "reason": "\(reason)"])
         handle(.linkClosed(link.id))

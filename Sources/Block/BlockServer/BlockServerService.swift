@@ -74,7 +74,7 @@ private final class RunningServer: Sendable {
     /// Blocks: resolves names, opens and perhaps formats devices.
     init(_ configuration: BlockServerService.Configuration, logger: Logger) throws {
         guard !configuration.devices.isEmpty else { throw BlockIOError(.invalid, "a server needs a device") }
-        let managers = try configuration.managers.map { try $0.resolved() }
+        let managers = try SocketAddress.resolveAny(configuration.managers, logger: logger)
         var opener = DeviceOpener()
         let devices = try opener.open(configuration.devices, sizeWhenAbsent: configuration.deviceSize)
         (descriptor, address) = try configuration.listen.listen()

@@ -125,7 +125,7 @@ public struct ClientCore: Sendable {
             reviseAttachments(now, &actions)
             revisePieces(now, &actions)
             actions.append(.sendManager(.acknowledge(revision: update.revision)))
-        case .keepAlive, .welcomeServer: break
+        case .keepAlive, .redirect, .welcomeServer: break
         }
     }
 

@@ -4,6 +4,7 @@ public import Base
 public struct ManagerError: CodedError {
     public enum Code: String, Hashable, Sendable, CaseIterable {
         case domainNotFound, poolNotFound, sdsNotFound, deviceNotFound, sdcNotFound, volumeNotFound
+        case managerNotFound
         case nameInUse, invalidName, invalidSize, invalidArgument
         /// Not enough usable servers in the pool to hold two copies.
         case insufficientServers

@@ -125,7 +125,7 @@ public struct ServerCore: Sendable {
             actions.append(.notice(.welcomed(system)))
         case .refused(let code, let message): actions.append(.notice(.refused(code: code, message: message)))
         case .update(let update): apply(update, now, &actions)
-        case .keepAlive, .welcomeClient: break
+        case .keepAlive, .redirect, .welcomeClient: break
         }
     }
 

@@ -129,6 +129,9 @@ extension ByteWriter {
             put(UInt8(4))
             put(update)
         case .keepAlive: put(UInt8(5))
+        case .redirect(let leader):
+            put(UInt8(6))
+            put(leader ?? "")
         }
     }
 
@@ -240,6 +243,9 @@ extension ByteReader {
         case 3: return .refused(code: try text(), message: try text())
         case 4: return .update(try mapUpdate())
         case 5: return .keepAlive
+        case 6:
+            let leader = try text()
+            return .redirect(leader: leader.isEmpty ? nil : leader)
         default: throw WireError(description: "unknown message \(kind) from the manager")
         }
     }

@@ -142,4 +142,6 @@ public enum MessageFromManager: Equatable, Sendable {
     case refused(code: String, message: String)
     case update(MapUpdate)
     case keepAlive
+    /// This manager does not lead. `leader` is where the one that does is told to be (host:port), nil while nobody is known.
+    case redirect(leader: String?)
 }
