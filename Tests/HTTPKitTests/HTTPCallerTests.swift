@@ -103,6 +103,27 @@ import Testing
         #expect(await code("/", at: listener.address, deadline: .milliseconds(200)) == .timedOut)
     }
 
+    /// Only a request that never had a connection was certainly not carried out.
+    @Test func whetherARequestWasSentIsTold() async throws {
+        let prompt = HTTPCaller(client: HTTPCaller.promptClient)
+        func isUnsent(_ address: HTTPAddress) async -> Bool? {
+            do throws(HTTPCallError) {
+                _ = try await prompt.call(.POST, address, "/", body: [1], deadline: .seconds(10))
+                return nil
+            } catch {
+                return error.code == .malformed || error.code == .invalidAddress ? nil : error.isUnsent
+            }
+        }
+        #expect(await isUnsent(.tcp(host: "127.0.0.1", port: try freePort())) == true)
+        let directory = try TemporaryDirectory()
+        let listener = try RawListener(path: directory.file("rude"))
+        async let answer = isUnsent(listener.address)
+        let connection = try await listener.accept()
+        _ = try await connection.receive(atLeast: 10)
+        connection.finishSending()
+        #expect(await answer == false)
+    }
+
     @Test func serversThatSpeakSomethingElseAreErrors() async throws {
         let directory = try TemporaryDirectory()
         let listener = try RawListener(path: directory.file("odd"))

@@ -1,7 +1,9 @@
 public import AsyncHTTPClient
 public import Base
+import Glibc
 import NIOCore
 public import NIOHTTP1
+import NIOPosix
 
 /// Why a call brought no answer. An answer with an error status is no failure: the caller decides by its status.
 public struct HTTPCallError: CodedError {
@@ -17,6 +19,8 @@ public struct HTTPCallError: CodedError {
     public var code: Code
     public var message: String
     public var cause: (any Error)?
+    /// No connection came about: nothing of the request was sent.
+    public internal(set) var isUnsent = false
 
     public init(_ code: Code, _ message: String, cause: (any Error)? = nil) {
         self.code = code
@@ -50,6 +54,16 @@ public struct HTTPCaller: Sendable {
         configuration.timeout = .init(connect: .seconds(3))
         // Long polls and subscriptions hold connections to one peer for as long as they last.
         configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 1024
+        return HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
+    }()
+
+    /// As `sharedClient`, but a refused connection is an error at once: for callers who know another address, or try
+    /// again by themselves.
+    public static let promptClient: HTTPClient = {
+        var configuration = HTTPClient.Configuration()
+        configuration.redirectConfiguration = .disallow
+        configuration.timeout = .init(connect: .seconds(1))
+        configuration.connectionPool.retryConnectionEstablishment = false
         return HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
     }()
 
@@ -143,6 +157,14 @@ public struct HTTPCaller: Sendable {
     }
 
     static func failure(_ error: any Error, context: String) -> HTTPCallError {
+        var failure = classified(error, context: context)
+        failure.isUnsent =
+            error is NIOConnectionError || [ECONNREFUSED, ENOENT].contains((error as? IOError)?.errnoCode)
+            || [.connectTimeout, .getConnectionFromPoolTimeout].contains(error as? HTTPClientError)
+        return failure
+    }
+
+    private static func classified(_ error: any Error, context: String) -> HTTPCallError {
         if error is DeadlineExceeded {
             return HTTPCallError(.timedOut, "\(context) was not answered in time", cause: error)
         }
