@@ -130,7 +130,10 @@ let block: [Target] = [
         optimised: true),
     room(
         "Gateway", in: "Block",
-        ["BlockCore", "Base", "HTTPKit", "LinuxOS", hummingbird, httpTypes, lifecycle, logging]),
+        [
+            "BlockCore", "Base", "Coordination", "HTTPKit", "LinuxOS", hummingbird, httpTypes, lifecycle, logging, nio,
+            nioHTTP1, orderedCollections,
+        ]),
     room("StorageTools", in: "Block", ["Base", "HTTPKit", nio, nioPosix, nioHTTP1]),
 ]
 
@@ -218,8 +221,8 @@ let testing: [Target] = [
     tests(
         "GatewayTests",
         [
-            "Gateway", "StorageTools", "BlockCore", "Base", "HTTPKit", "LinuxOS", "TestKit", logging, lifecycle,
-            httpTypes, nioHTTP1,
+            "Gateway", "StorageTools", "BlockManager", "BlockIO", "BlockCore", "Base", "Coordination", "HTTPKit",
+            "LinuxOS", "TestKit", logging, lifecycle, httpTypes, hummingbird, nioHTTP1,
         ]),
     tests(
         "StorageToolsTests",

@@ -391,9 +391,10 @@ struct Bench {
     @Test func tokensAreBounded() async throws {
         let bench = try await Bench()
         for _ in 0..<GatewaySessions.tokenMax + 10 {
-            bench.seconds.advance(0)
-            _ = bench.gateway.sessions.login(
-                user: "admin", password: "secret", now: Instant(nanoseconds: 2_000_000_000_000), epochMilliseconds: 0)
+            _ = try await bench.gateway.sessions.login(
+                user: "admin", password: "secret",
+                at: GatewayTime(
+                    instant: Instant(nanoseconds: 1_000_000_000_001), epochMilliseconds: 1_700_087_400_000, term: 0))
         }
         // The first, unused for longest, had to go.
         #expect(await bench.refusal { try await bench.get("/api/version") } == .unauthorized)

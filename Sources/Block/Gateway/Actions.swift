@@ -1,5 +1,6 @@
 import Base
 import BlockCore
+import Coordination
 import Logging
 import OrderedCollections
 
@@ -65,7 +66,7 @@ extension Gateway {
         -> JSONValue
     {
         switch type {
-        case .system: return try await systemAction(name)
+        case .system: return try await systemAction(name, fields)
         case .volume: return try await volumeAction(try await volume(id ?? ""), name, fields)
         case .sdc:
             guard let sdc = SdcID(id ?? "") else { throw .invalidSdcID }
@@ -91,9 +92,18 @@ extension Gateway {
         }
     }
 
-    private func systemAction(_ name: String) async throws(GatewayError) -> JSONValue {
+    private func systemAction(_ name: String, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
         switch name {
         case "queryMdmCluster": return try await views().mdmCluster
+        case "changeMdmOwnership":
+            guard let cluster else { throw .unsupported }
+            guard let member = ManagerID(try fields.requiredText("id")) else { throw .managerNotFound }
+            do {
+                try await cluster.giveLeadership(to: member)
+            } catch {
+                throw GatewayError(error)
+            }
+            return [:]
         case "querySystemLimits":
             func limit(_ type: String, _ description: String, _ value: String) -> JSONValue {
                 ["type": .string(type), "description": .string(description), "maxVal": .string(value)]
@@ -176,7 +186,10 @@ extension Gateway {
             case "DESCENDANTS_ONLY"?: return [:]
             case let other?: throw .badRequest("removeMode \(other) is not known.")
             }
-            return Self.empty(try await submit(.removeVolume(volume.id, unmapping: false)))
+            let removed = Self.empty(try await submit(.removeVolume(volume.id, unmapping: false)))
+            // Best effort: what stays is never shown again, since ids are not used twice.
+            try? await ledger.forget(volume.id)
+            return removed
         case "setVolumeName":
             let name = try Self.checkedName(try fields.requiredText("newName"))
             if name == volume.name { return [:] }
@@ -213,30 +226,36 @@ extension Gateway {
             .map(
                 volume.id, sdc, mode: mode, allowMultiple: try fields.flag("allowMultipleMappings") ?? false,
                 preempt: preempt))
-        return try await proven(reply, change: preempt ? "preempt" : "map")
+        return await proven(reply, change: preempt ? "preempt" : "map")
     }
 
     private func unmap(_ volume: Volume, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
         // Some clients send `allSdcs: "False"` together with an id.
         if try fields.flag("allSdcs") == true {
-            return try await proven(try await submit(.unmap(volume.id, nil)), change: "unmap")
+            return await proven(try await submit(.unmap(volume.id, nil)), change: "unmap")
         }
         let sdc = try Lookup(state: try await state()).sdc(fields)
-        return try await proven(try await submit(.unmap(volume.id, sdc)), change: "unmap")
+        return await proven(try await submit(.unmap(volume.id, sdc)), change: "unmap")
     }
 
     /// Enters the proof into the ledger and shows it in the answer, where the original's clients ignore it.
-    private func proven(_ reply: ManagerReply, change: String) async throws(GatewayError) -> JSONValue {
+    private func proven(_ reply: ManagerReply, change: String) async -> JSONValue {
         guard case .fenced(let proof) = reply else { return [:] }
         let record = FencingLedger.Record(change: change, time: epochMilliseconds(), proof: proof)
-        ledger.add(record)
+        // The change is made and proven: nothing that fails from here on may make it look undone.
+        let json = record.json(try? await manager.state())
+        do throws(StoreError) {
+            try await ledger.add(json, of: proof.volume)
+        } catch {
+            logger.warning("A proof is not kept", metadata: ["volume.id": "\(proof.volume)", "error": "\(error)"])
+        }
         logger.notice(
             "Volume rights changed",
             metadata: [
                 "volume.id": "\(proof.volume)", "volume.attach_epoch": "\(proof.attachEpoch)", "change": "\(change)",
                 "seconds": "\(proof.elapsed.inSeconds)",
             ])
-        return ["fencingProof": record.json(try await state())]
+        return ["fencingProof": json]
     }
 }
 
@@ -279,7 +298,7 @@ extension Gateway {
                 "fencedThrough": .integer(Int64(clamping: volume.fencedThrough)),
                 "fencePending": .bool(volume.isFencePending),
                 "mappedSdcInfo": views.volume(volume)["mappedSdcInfo"] ?? .null,
-                "history": .array(ledger.records(of: volume.id).map { $0.json(state) }),
+                "history": .array((try? await ledger.records(of: volume.id)) ?? []),
             ]
         default: return nil
         }

@@ -1,5 +1,6 @@
 import Base
 public import BlockCore
+public import Coordination
 public import HTTPKit
 import HTTPTypes
 public import Hummingbird
@@ -20,26 +21,40 @@ public struct GatewayConfiguration: Sendable {
     }
 }
 
-/// The ScaleIO REST API in front of the manager. Holds no state of its own but tokens and the ledger of proofs: any
-/// number of gateways may serve one system.
+/// The ScaleIO REST API in front of the manager. Tokens and the ledger of proofs are in the store, so that the gateways
+/// of all managers are one to their clients.
 public struct Gateway: Sendable {
     let configuration: GatewayConfiguration
     let manager: any ManagerPort
+    /// Nil: there is no other manager.
+    let cluster: (any ManagerClusterPort)?
     let sessions: GatewaySessions
-    let ledger = FencingLedger()
+    let ledger: FencingLedger
+    let caller = HTTPCaller(client: HTTPCaller.promptClient)
     let logger: Logger
     private let clock: GatewayClock
 
-    public init(configuration: GatewayConfiguration, manager: any ManagerPort, logger: Logger) {
-        self.init(configuration: configuration, manager: manager, logger: logger, clock: .system)
+    /// - Parameter store: where tokens and proofs are kept; nil: in memory.
+    public init(
+        configuration: GatewayConfiguration, manager: any ManagerPort, cluster: (any ManagerClusterPort)? = nil,
+        store: (any MetadataStore)? = nil, logger: Logger
+    ) {
+        self.init(
+            configuration: configuration, manager: manager, cluster: cluster, store: store, logger: logger,
+            clock: .system)
     }
 
-    init(configuration: GatewayConfiguration, manager: any ManagerPort, logger: Logger, clock: GatewayClock) {
+    init(
+        configuration: GatewayConfiguration, manager: any ManagerPort, cluster: (any ManagerClusterPort)? = nil,
+        store: (any MetadataStore)? = nil, logger: Logger, clock: GatewayClock
+    ) {
         self.configuration = configuration
         self.manager = manager
+        self.cluster = cluster
         self.logger = logger
         self.clock = clock
-        sessions = GatewaySessions(user: configuration.user, password: configuration.password)
+        sessions = GatewaySessions(user: configuration.user, password: configuration.password, store: store)
+        ledger = FencingLedger(store: store)
     }
 
     /// Adds the gateway's paths: everything below `/api`, and `/holdfast/v1` for what the original does not have.
@@ -56,10 +71,11 @@ public struct Gateway: Sendable {
     private func respond(to request: Request) async throws -> Response {
         do {
             let body = request.method == .get ? [] : try await request.bytes(limit: 1 << 20)
-            let answer = try await answer(
-                method: request.method, path: request.uri.path, authorization: request.headers[.authorization],
-                body: body)
-            return .json(answer)
+            return try await respond(
+                to: GatewayCall(
+                    method: request.method, uri: request.uri.string, path: request.uri.path,
+                    authorization: request.headers[.authorization], body: body,
+                    isForwarded: Gateway.isForwarded(request)))
         } catch let error as GatewayError {
             logger.debug(
                 "Refused a request",
@@ -71,24 +87,29 @@ public struct Gateway: Sendable {
         }
     }
 
-    /// One request in, one JSON document out.
+    var leadership: ManagerLeadership { cluster?.leadership() ?? .here(term: 0) }
+
+    /// One request in, one JSON document out. Throws `notLeader` as long as nothing was done.
     func answer(method: HTTPRequest.Method, path: String, authorization: String?, body: [UInt8])
         async throws(GatewayError)
         -> JSONValue
     {
+        guard case .here(let term) = leadership else { throw .notLeader }
+        let time = GatewayTime(
+            instant: clock.instant(), epochMilliseconds: clock.epochMilliseconds(), term: term)
         let credentials = basicCredentials(authorization)
         let named = GatewayPath(path)
         if named == .login, method == .get {
-            guard let credentials,
-                let token = sessions.login(
-                    user: credentials.user, password: credentials.password, now: clock.instant(),
-                    epochMilliseconds: clock.epochMilliseconds())
-            else { throw .unauthorized }
+            guard let credentials else { throw .unauthorized }
+            let token = try await stored { () throws(StoreError) in
+                try await sessions.login(user: credentials.user, password: credentials.password, at: time)
+            }
+            guard let token else { throw .unauthorized }
             return .string(token)
         }
-        guard let token = credentials?.password, sessions.accepts(token: token, now: clock.instant()) else {
-            throw .unauthorized
-        }
+        guard let token = credentials?.password,
+            try await stored({ () throws(StoreError) in try await sessions.accepts(token: token, at: time) })
+        else { throw .unauthorized }
         guard method == .get || method == .post else { throw .notAllowed }
         guard let named else {
             if method == .get, let answer = try await extra(path) { return answer }
@@ -102,7 +123,7 @@ public struct Gateway: Sendable {
         switch named {
         case .login: throw .notAllowed
         case .logout:
-            sessions.logout(token: token)
+            try await stored { () throws(StoreError) in try await sessions.logout(token: token) }
             return ""
         case .version: return .string(configuration.apiVersion)
         case .everything:
@@ -154,7 +175,18 @@ public struct Gateway: Sendable {
 
     func views() async throws(GatewayError) -> ObjectViews {
         ObjectViews(
-            state: try await state(), user: configuration.user, now: clock.epochMilliseconds() / 1000)
+            state: try await state(), managers: (try? await cluster?.members()) ?? [], user: configuration.user,
+            now: clock.epochMilliseconds() / 1000)
+    }
+
+    /// What needs the metadata store, which may be away for a moment.
+    private func stored<Value>(_ body: () async throws(StoreError) -> Value) async throws(GatewayError) -> Value {
+        do {
+            return try await body()
+        } catch {
+            logger.warning("The store of tokens is not reached", metadata: ["error": "\(error)"])
+            throw .communication
+        }
     }
 
     /// Hands a command to the manager; `type` is what the command is about, for the words of a refusal.
@@ -195,6 +227,7 @@ extension GatewayError {
         case .sdsNotFound: self = .sdsNotFound
         case .deviceNotFound: self = .deviceNotFound
         case .sdcNotFound: self = .sdcNotFound
+        case .managerNotFound: self = .managerNotFound
         case .volumeNotFound: self = .volumeNotFound
         case .nameInUse: self = Self.nameInUse(type)
         case .invalidName: self = .nameInvalid

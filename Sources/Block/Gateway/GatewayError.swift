@@ -44,6 +44,7 @@ extension GatewayError {
 
     // The manager's refusals.
     static let notFound = GatewayError(code: 3, "Not found")
+    static let managerNotFound = GatewayError(code: 64, "Could not find the MDM")
     static let outOfRange = GatewayError(code: 64, "Parameter out of range")
     static let communication = GatewayError(code: 69, "Communication error")
     static let sdsNotFound = GatewayError(code: 78, "Could not find SDS")

@@ -7,6 +7,8 @@ struct ObjectViews {
     static let release = "R3_5.0.0"
 
     let state: SystemState
+    /// None are known where there is no cluster.
+    var managers: [ManagerMember] = []
     var user: String
     /// Seconds since 1970.
     var now: UInt64
@@ -116,28 +118,42 @@ extension ObjectViews {
         ]
     }
 
-    /// One manager: more than one is hidden behind leader election, not configured as a cluster.
+    /// The managers. Votes are ZooKeeper's business, so there are no tie-breakers.
     var mdmCluster: JSONValue {
-        [
+        let present = Int64(managers.filter(\.isPresent).count)
+        let master =
+            managers.first { $0.isLeader }
+            ?? ManagerMember(
+                id: ManagerID(rawValue: mix64(state.system.id.rawValue &+ 1)), name: "MDM1", address: "", gateway: nil)
+        let isAlone = managers.count < 2
+        return [
             "id": .string(String(state.system.id.rawValue)),
             "name": .string(state.system.name),
-            "clusterState": "NotClustered",
-            "clusterMode": "OneNode",
-            "goodNodesNum": 1,
-            "goodReplicasNum": 1,
-            "master": [
-                "id": .string(mix64(state.system.id.rawValue &+ 1).hex),
-                "name": "MDM1",
-                "role": "Manager",
-                "port": 6611,
-                "ips": [],
-                "managementIPs": [],
-                "versionInfo": .string(Self.release),
-                "virtualInterfaces": [],
-            ],
-            "slaves": [],
+            "clusterState": isAlone
+                ? "NotClustered" : present == managers.count ? "ClusteredNormal" : "ClusteredDegraded",
+            "clusterMode": isAlone ? "OneNode" : managers.count <= 3 ? "ThreeNodes" : "FiveNodes",
+            "goodNodesNum": .integer(max(1, present)),
+            "goodReplicasNum": .integer(max(1, present)),
+            "master": manager(master),
+            "slaves": .array(managers.filter { $0.id != master.id }.map { manager($0) }),
             "tieBreakers": [],
             "standbyMDMs": [],
+        ]
+    }
+
+    private func manager(_ member: ManagerMember) -> JSONValue {
+        let (host, port) = Self.hostAndPort(member.address, portDefault: 6611)
+        let management = member.gateway.map { Self.hostAndPort($0).host } ?? host
+        return [
+            "id": .string(member.id.description),
+            "name": .string(member.name),
+            "role": "Manager",
+            "status": member.isPresent ? "Normal" : "Disconnected",
+            "port": .integer(Int64(port)),
+            "ips": host.isEmpty ? [] : [.string(host)],
+            "managementIPs": management.isEmpty ? [] : [.string(management)],
+            "versionInfo": .string(Self.release),
+            "virtualInterfaces": [],
         ]
     }
 
@@ -400,9 +416,9 @@ extension ObjectViews {
         Int64(clamping: units) * Int64(Geometry.unitBytes / 1024)
     }
 
-    static func hostAndPort(_ address: String) -> (host: String, port: Int) {
+    static func hostAndPort(_ address: String, portDefault: Int = 7072) -> (host: String, port: Int) {
         guard let colon = address.lastIndex(of: ":"), let port = Int(address[address.index(after: colon)...]) else {
-            return (address, 7072)
+            return (address, portDefault)
         }
         return (String(address[..<colon]), port)
     }

@@ -20,11 +20,11 @@ struct ScliFailure: Error, Equatable {
     static let noSession = refused("Invalid session. Please login and try again.")
 }
 
-/// The gateway's REST API as `scli` uses it. The first address that answers is used for the whole run.
+/// The gateway's REST API as `scli` uses it: at the first address that answers and knows a leader.
 struct ScliClient {
     var addresses: [HTTPAddress]
     var token: String?
-    private let http = HTTPCaller()
+    private let http = HTTPCaller(client: HTTPCaller.promptClient)
 
     init(addresses: [HTTPAddress], token: String?) {
         self.addresses = addresses
@@ -70,19 +70,33 @@ struct ScliClient {
         var headers: HTTPHeaders = ["authorization": "Basic \(base64(credentials))"]
         if body != nil { headers.add(name: "content-type", value: "application/json") }
         var tried: [String] = []
-        for address in addresses {
+        var leaderless: HTTPReply?
+        for (index, address) in addresses.enumerated() {
+            // A manager that is silent must not keep a question from the others.
+            let isLast = index == addresses.count - 1
+            let deadline: Duration = method == .GET && !isLast ? .seconds(15) : .seconds(60)
             do {
                 let reply = try await http.call(
-                    method, address, path, headers: headers, body: body, deadline: .seconds(60))
-                addresses = [address]
-                return reply
+                    method, address, path, headers: headers, body: body, deadline: deadline)
+                guard Self.isLeaderless(reply) else {
+                    // First from now on; the others stay for when it goes away.
+                    addresses.swapAt(0, index)
+                    return reply
+                }
+                leaderless = reply
             } catch {
                 tried.append("\(address)")
                 // A request that may have been carried out is not repeated elsewhere.
-                if error.code != .unreachable { break }
+                if !error.isUnsent && method != .GET { break }
             }
         }
+        if let leaderless { return leaderless }
         throw .local("Failed to connect to MDM \(tried.joined(separator: ","))")
+    }
+
+    /// The manager there is none that leads, nor knows one: nothing was done.
+    private static func isLeaderless(_ reply: HTTPReply) -> Bool {
+        !reply.isSuccess && (try? reply.json())?["errorCode"]?.integer == 105
     }
 
     private static func refusal(_ reply: HTTPReply) -> ScliFailure {

@@ -35,6 +35,9 @@ enum ScliCommands {
             body: ScliQueries.server),
         "query_all_sdc": .init(options: [], summary: "Every storage client", body: ScliQueries.allClients),
         "query_cluster": .init(options: [], summary: "The managers", body: ScliQueries.cluster),
+        "switch_mdm_ownership": .init(
+            options: ["new_master_mdm_id", "new_master_mdm_ip", "new_master_mdm_name"],
+            summary: "Have another manager lead", body: switchOwnership),
         "query_fencing": .init(
             options: volumeKeys, summary: "Who may write to a volume, and the proof that nobody else can",
             body: ScliQueries.fencing),
@@ -144,6 +147,15 @@ enum ScliCommands {
         return "Successfully removed volume \(ScliLookup.told(volume, arguments))\n"
     }
 
+    @Sendable private static func switchOwnership(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
+        -> String
+    {
+        let member = try await ScliLookup.manager(arguments, &client)
+        _ = try await client.post(
+            "/api/instances/System/action/changeMdmOwnership", ["id": .string(member.shown("id"))])
+        return "Successfully switched MDM ownership.\n"
+    }
+
     private static func demandCertainty(_ arguments: ScliArguments) throws(ScliFailure) {
         guard arguments.has("i_am_sure") else {
             throw .local("This cuts off or deletes data. Repeat the command with --i_am_sure")
@@ -186,6 +198,27 @@ enum ScliLookup {
             return found
         }
         throw ScliFailure.usage("Missing parameter --sdc_id, --sdc_ip, --sdc_name or --sdc_guid")
+    }
+
+    static func manager(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> JSONValue {
+        let cluster = try await client.list("/api/types/System/instances").first?["mdmCluster"] ?? [:]
+        let members = [cluster["master"] ?? [:]] + (cluster["slaves"]?.array ?? [])
+        let found: JSONValue?
+        if let given = arguments.value("new_master_mdm_id") {
+            let id = (given.hasPrefix("0x") ? String(given.dropFirst(2)) : given).lowercased()
+            found = members.first { $0["id"]?.string == id }
+        } else if let name = arguments.value("new_master_mdm_name") {
+            found = members.first { $0["name"]?.string == name }
+        } else if let ip = arguments.value("new_master_mdm_ip") {
+            found = members.first { member in
+                ["ips", "managementIPs"].contains { member[$0]?.array?.contains(.string(ip)) == true }
+            }
+        } else {
+            throw ScliFailure.usage(
+                "Missing parameter --new_master_mdm_id, --new_master_mdm_ip or --new_master_mdm_name")
+        }
+        guard let found else { throw ScliFailure.refused("Could not find the MDM") }
+        return found
     }
 
     static func pool(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> JSONValue {

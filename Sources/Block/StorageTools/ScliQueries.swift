@@ -191,16 +191,31 @@ enum ScliQueries {
     @Sendable static func cluster(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> String {
         let system = try await client.list("/api/types/System/instances").first ?? [:]
         let cluster = system["mdmCluster"] ?? [:]
-        let master = cluster["master"] ?? [:]
-        return lines([
+        let slaves = cluster["slaves"]?.array ?? []
+        let mode = ["ThreeNodes": "3_node", "FiveNodes": "5_node"][cluster.shown("clusterMode")] ?? "1_node"
+        let state = cluster.shown("clusterState") == "ClusteredDegraded" ? "Degraded" : "Normal"
+        let count = slaves.count + 1
+        var text = [
             "Cluster:",
-            "    Mode: 1_node, State: Normal, Active: 1/1, Replicas: 1/1",
+            "    Mode: \(mode), State: \(state), Active: \(cluster.count("goodNodesNum"))/\(count),"
+                + " Replicas: \(cluster.count("goodReplicasNum"))/\(count)",
             "Master MDM:",
-            "    Name: \(master.shown("name")), ID: 0x\(master.shown("id"))",
-            "        IPs: \(master.shown("ips")), Management IPs: \(master.shown("managementIPs")),"
-                + " Port: \(master.count("port"))",
-            "        Version: \(master.shown("versionInfo"))",
-        ])
+        ]
+        text += manager(cluster["master"] ?? [:], status: nil)
+        if !slaves.isEmpty { text.append("Slave MDMs:") }
+        for slave in slaves { text += manager(slave, status: slave.shown("status")) }
+        // Votes are ZooKeeper's business: no manager is a tie-breaker.
+        if !slaves.isEmpty { text.append("Tie-Breakers:") }
+        return lines(text)
+    }
+
+    private static func manager(_ member: JSONValue, status: String?) -> [String] {
+        [
+            "    Name: \(member.shown("name")), ID: 0x\(member.shown("id"))",
+            "        IPs: \(member.shown("ips")), Management IPs: \(member.shown("managementIPs")),"
+                + " Port: \(member.count("port"))",
+            "        " + (status.map { "Status: \($0), " } ?? "") + "Version: \(member.shown("versionInfo"))",
+        ]
     }
 
     @Sendable static func all(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> String {

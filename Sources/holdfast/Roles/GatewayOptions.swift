@@ -1,5 +1,6 @@
 import ArgumentParser
-import BlockCore
+import BlockManager
+import Coordination
 import FoundationEssentials
 import Gateway
 import Glibc
@@ -11,6 +12,11 @@ import ServiceLifecycle
 struct GatewayOptions: ParsableArguments {
     @Option(name: .customLong("gateway-http"), help: "Address of the plain REST API; 'none' to leave it out.")
     var http = "127.0.0.1:8081"
+
+    @Option(
+        name: .customLong("gateway-advertise"),
+        help: "Where other managers reach --gateway-http, host:port; default: its port on the host of --advertise.")
+    var advertise: String?
 
     @Option(name: .customLong("gateway-https"), help: "Address of the REST API with TLS; 'none' to leave it out.")
     var https = "0.0.0.0:8443"
@@ -28,7 +34,9 @@ struct GatewayOptions: ParsableArguments {
         name: .customLong("gateway-password-file"), help: "File with the password; made with a random one if missing.")
     var passwordFile: String?
 
-    @Option(name: .customLong("gateway-password"), help: "The password. Prefer the file: this can be seen by others.")
+    @Option(
+        name: .customLong("gateway-password"),
+        help: "The password. Prefer the file: this can be seen by others. The same for all managers of a cluster.")
     var password: String?
 
     func validate() throws {
@@ -37,11 +45,23 @@ struct GatewayOptions: ParsableArguments {
         }
     }
 
+    /// Where the other managers' gateways hand on what is for the leader, who may be this one; nil when they cannot.
+    func advertised(beside control: String?) -> String? {
+        if let advertise { return advertise }
+        guard case .tcp(let host, let port)? = HTTPAddress(http), !host.hasPrefix("127."), host != "localhost" else {
+            return nil
+        }
+        guard host == "0.0.0.0" else { return "\(host):\(port)" }
+        return control?.split(separator: ":").first.map { "\($0):\(port)" }
+    }
+
     /// - Parameter directory: keeps the certificate and the password when none are given.
-    func services(manager: any ManagerPort, directory: String, logger: Logger) async throws -> [any Service] {
+    func services(
+        manager: ManagerService, store: any MetadataStore, directory: String, logger: Logger
+    ) async throws -> [any Service] {
         let gateway = Gateway(
             configuration: GatewayConfiguration(user: user, password: try resolvedPassword(directory, logger)),
-            manager: manager, logger: logger)
+            manager: manager, cluster: manager, store: store, logger: logger)
         var endpoints = GatewayEndpoints(
             plain: try address(http, "--gateway-http"), secure: try address(https, "--gateway-https"),
             directory: directory)
