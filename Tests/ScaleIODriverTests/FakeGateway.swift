@@ -19,6 +19,10 @@ final class FakeGateway: Sendable {
         var busyCalls = 0
         /// The next mapping is made, but its first answer is lost: the repeated call finds it made.
         var losesAnswer = false
+        /// How many next changes are made (or refused) without the caller hearing how they ended.
+        var lostAnswers = 0
+        /// How many next calls answer that no manager leads.
+        var leaderlessCalls = 0
         /// How often volumes were unmapped.
         var unmaps = 0
         /// Called when a volume is unmapped from everybody, to lose a race on purpose.
@@ -50,6 +54,10 @@ final class FakeGateway: Sendable {
         try state.withLock { state in
             guard let password, state.tokens.contains(password) else {
                 throw refuse(0, "Unauthorized", status: .unauthorized)
+            }
+            if state.leaderlessCalls > 0 {
+                state.leaderlessCalls -= 1
+                throw refuse(105, "The MDM cluster state is incorrect")
             }
             if state.busyCalls > 0 {
                 state.busyCalls -= 1
@@ -96,7 +104,8 @@ final class FakeGateway: Sendable {
         }
         router.post("/api/types/Volume/instances") { request, _ in
             try self.authorize(request)
-            return try self.create(JSONValue(parsing: try await request.bytes()))
+            let body = try JSONValue(parsing: try await request.bytes())
+            return try self.mayLoseAnswer { try self.create(body) }
         }
         router.post("/api/types/Volume/instances/action/queryIdByKey") { request, _ in
             try self.authorize(request)
@@ -109,8 +118,10 @@ final class FakeGateway: Sendable {
             try self.authorize(request)
             let id = (context.parameters.get("object") ?? "").replacing("Volume::", with: "")
             let body = try JSONValue(parsing: try await request.bytes())
-            try self.act(id, context.parameters.get("action") ?? "", body)
-            return Response.json([:])
+            return try self.mayLoseAnswer {
+                try self.act(id, context.parameters.get("action") ?? "", body)
+                return Response.json([:])
+            }
         }
         return router
     }
@@ -122,6 +133,17 @@ final class FakeGateway: Sendable {
             try self.authorize(request)
             return Response.json(try body(context))
         }
+    }
+
+    private func mayLoseAnswer(_ body: () throws -> Response) throws -> Response {
+        let result = Result { try body() }
+        let isLost = state.withLock { state in
+            guard state.lostAnswers > 0 else { return false }
+            state.lostAnswers -= 1
+            return true
+        }
+        if isLost { throw refuse(69, "Communication error") }
+        return try result.get()
     }
 
     private func create(_ body: JSONValue) throws -> Response {

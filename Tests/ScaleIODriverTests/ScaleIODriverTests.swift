@@ -3,6 +3,7 @@ import Foundation
 import HTTPKit
 import Logging
 import Synchronization
+import TestKit
 import Testing
 import VolumeDriver
 
@@ -24,7 +25,7 @@ private let clientB = "d503826900000001"
             name: "gateway", address: .tcp(host: "127.0.0.1", port: 0), router: gateway.router(), logger: logger,
             onServerRunning: { port.yield($0) })
         var configuration = ScaleIOConfiguration(
-            endpoint: try #require(ScaleIOEndpoint("http://127.0.0.1/api")), userName: "admin", password: "secret")
+            endpoints: [try #require(ScaleIOEndpoint("http://127.0.0.1/api"))], userName: "admin", password: "secret")
         configuration.storagePoolName = "hdd"
         configuration.protectionDomainName = "pd1"
         configuration.callDeadline = .seconds(10)
@@ -35,7 +36,8 @@ private let clientB = "d503826900000001"
             group.addTask {
                 var configuration = template
                 for await port in ports {
-                    configuration.endpoint.port = port
+                    // The last one serves; those before it are up to the test.
+                    configuration.endpoints[configuration.endpoints.count - 1].port = port
                     break
                 }
                 try await body(ScaleIODriver(configuration: configuration, logger: logger), gateway)
@@ -119,6 +121,86 @@ private let clientB = "d503826900000001"
             #expect(gateway.state.withLock { $0.logins } == 2)
             gateway.state.withLock { $0.busyCalls = 2 }
             #expect(try await driver.volumes().count == 1)
+        }
+    }
+
+    /// One gateway is down, one lets connect and says nothing.
+    @Test func otherGatewaysAreAsked() async throws {
+        let silent = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        defer { close(silent) }
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let isListening = withUnsafeMutablePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(silent, $0, length) == 0 && listen(silent, 8) == 0 && getsockname(silent, $0, &length) == 0
+            }
+        }
+        try #require(isListening)
+        var endpoints: [ScaleIOEndpoint] = []
+        for port in [try freePort(), Int(UInt16(bigEndian: address.sin_port)), 80] {
+            endpoints.append(try #require(ScaleIOEndpoint("http://127.0.0.1:\(port)")))
+        }
+        let three = endpoints
+        try await withDriver(
+            { driver, gateway in
+                let id = try await driver.create(VolumeRequest(name: "data")).id
+                let attached = try await driver.attach(id: id, to: clientA, preempt: false)
+                #expect(attached.isAttached(to: clientA))
+                #expect(gateway.state.withLock { $0.logins } == 1)
+            },
+            configure: {
+                $0.endpoints = three
+                $0.readPatience = .milliseconds(300)
+                $0.changePatience = .milliseconds(300)
+            })
+    }
+
+    /// The manager does what it is asked and dies before it says so; whoever is asked again tells that it is done.
+    @Test func changesWhoseAnswersWereLostEndWell() async throws {
+        try await withDriver { driver, gateway in
+            func loseNext() { gateway.state.withLock { $0.lostAnswers = 1 } }
+            loseNext()
+            let volume = try await driver.create(VolumeRequest(name: "data", size: .gibibytes(16)))
+            #expect(try await driver.volumes() == [volume])
+            loseNext()
+            let attached = try await driver.attach(id: volume.id, to: clientA, preempt: false)
+            #expect(attached.isAttached(to: clientA))
+            loseNext()
+            #expect(
+                try await driver.attach(id: volume.id, to: clientB, preempt: true).attachments.map(\.instanceID)
+                    == [clientB])
+            loseNext()
+            try await driver.detach(id: volume.id, from: clientB)
+            #expect(try await driver.volume(id: volume.id).attachments.isEmpty)
+            loseNext()
+            try await driver.remove(id: volume.id)
+            #expect(try await driver.volumes().isEmpty)
+            // Without a lost answer, gone is gone and taken is taken.
+            let gone = await #expect(throws: VolumeDriverError.self) { try await driver.remove(id: volume.id) }
+            #expect(gone?.code == .notFound)
+        }
+    }
+
+    /// What somebody else made under the name meanwhile is not taken for ours.
+    @Test func aForeignVolumeOfTheNameIsNotOurs() async throws {
+        try await withDriver { driver, gateway in
+            _ = try await driver.create(VolumeRequest(name: "data", size: .gibibytes(8)))
+            gateway.state.withLock { $0.lostAnswers = 1 }
+            let error = await #expect(throws: VolumeDriverError.self) {
+                try await driver.create(VolumeRequest(name: "data", size: .gibibytes(16)))
+            }
+            #expect(error?.code == .alreadyExists)
+        }
+    }
+
+    @Test func aGatewayWithoutALeaderIsAskedAgain() async throws {
+        try await withDriver { driver, gateway in
+            gateway.state.withLock { $0.leaderlessCalls = 3 }
+            let volumes = try await driver.volumes()
+            #expect(volumes.isEmpty)
+            #expect(gateway.state.withLock { $0.leaderlessCalls } == 0)
         }
     }
 

@@ -35,7 +35,7 @@ import VolumeDriver
     @Test func theUsualFileIsUnderstood() throws {
         let configuration = try VolumesConfiguration(yaml: Self.usual, environment: [:])
         #expect(configuration.serviceName == "scaleio")
-        #expect(configuration.scaleIO.endpoint.description == "http://10.0.0.1:8081/api")
+        #expect(configuration.scaleIO.endpoints.map(\.description) == ["http://10.0.0.1:8081/api"])
         #expect(configuration.scaleIO.isInsecure)
         #expect(configuration.scaleIO.storagePoolName == "pool1")
         #expect(configuration.volumes.defaultSize == .gibibytes(32))
@@ -113,6 +113,20 @@ import VolumeDriver
         #expect(!configuration.volumes.preempts)
         #expect(configuration.volumes.ignoresUsedCount)
         #expect(configuration.volumes.defaultSize == .gibibytes(8))
+    }
+
+    @Test func severalGatewaysAreListed() throws {
+        func load(_ endpoint: String) throws -> [String]? {
+            try VolumesConfiguration(
+                yaml: "scaleio: {endpoint: \"\(endpoint)\", userName: a, password: b}", environment: [:]
+            ).scaleIO.endpoints.map(\.description)
+        }
+        #expect(
+            try load("http://10.0.0.1:8081, http://10.0.0.2:8081/api")
+                == ["http://10.0.0.1:8081/api", "http://10.0.0.2:8081/api"])
+        for wrong in ["http://10.0.0.1,", "http://10.0.0.1,gw", ""] {
+            #expect(throws: ConfigurationError.self) { try load(wrong) }
+        }
     }
 
     @Test(arguments: ["a: [", "just text", "- a\n- b"]) func whatIsNoConfigurationIsRefused(yaml: String) {

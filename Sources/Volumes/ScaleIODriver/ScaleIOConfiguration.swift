@@ -2,8 +2,9 @@ public import HTTPKit
 
 /// What the driver has to know of a ScaleIO system: keys `scaleio.*` of REX-Ray's config.yml.
 public struct ScaleIOConfiguration: Sendable {
-    /// `scaleio.endpoint`, e.g. `https://gateway/api`.
-    public var endpoint: ScaleIOEndpoint
+    /// `scaleio.endpoint`, e.g. `http://gateway/api`, or several with commas: gateways of one system, at least one. One
+    /// that does not answer is left for the next.
+    public var endpoints: [ScaleIOEndpoint]
     /// `scaleio.insecure`: accept any certificate.
     public var isInsecure = false
     public var userName: String
@@ -25,9 +26,14 @@ public struct ScaleIOConfiguration: Sendable {
     public var deviceDirectory = "/dev/disk/by-id"
     /// The time one call of the Gateway may take, its retries included.
     public var callDeadline: Duration = .seconds(30)
+    /// How long one gateway may take to answer a question when there are others, and how long for a change, which may
+    /// wait for proofs.
+    public var readPatience: Duration = .seconds(5)
+    public var changePatience: Duration = .seconds(15)
 
-    public init(endpoint: ScaleIOEndpoint, userName: String, password: String) {
-        self.endpoint = endpoint
+    public init(endpoints: [ScaleIOEndpoint], userName: String, password: String) {
+        precondition(!endpoints.isEmpty, "a gateway's address is required")
+        self.endpoints = endpoints
         self.userName = userName
         self.password = password
     }

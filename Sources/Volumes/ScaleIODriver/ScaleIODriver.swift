@@ -86,6 +86,15 @@ public actor ScaleIODriver: VolumeDriver {
                 throw VolumeDriverError(.unreachable, "The Gateway answered no id for the new volume \(platformName)")
             }
             return try await volume(id: id)
+        } catch let refusal as ScaleIOGateway.Refusal
+            where refusal.isRepeated && refusal.code == ScaleIOGateway.ErrorNumber.nameInUse
+        {
+            // The first try's answer was lost. Whether it made this volume shows in what it asked for.
+            let found = try await volume(named: request.name)
+            guard found.size == size, found.attachments.isEmpty else {
+                throw ScaleIOGateway.error(refusal, doing: "Creating the volume \(platformName)")
+            }
+            return found
         } catch {
             throw ScaleIOGateway.error(error, doing: "Creating the volume \(platformName)")
         }
@@ -94,6 +103,10 @@ public actor ScaleIODriver: VolumeDriver {
     public func remove(id: String) async throws(VolumeDriverError) {
         do {
             _ = try await gateway.post("/instances/Volume::\(id)/action/removeVolume", ["removeMode": "ONLY_ME"])
+        } catch let refusal as ScaleIOGateway.Refusal
+            where refusal.isRepeated && refusal.code == ScaleIOGateway.ErrorNumber.volumeNotFound
+        {
+            return
         } catch {
             throw ScaleIOGateway.error(error, doing: "Removing the volume \(id)")
         }

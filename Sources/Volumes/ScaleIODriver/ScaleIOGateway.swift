@@ -6,8 +6,9 @@ import VolumeDriver
 
 /// The Gateway's REST API as far as the driver needs it: login, token renewal, errors, retries.
 ///
-/// A token may die at any time (expiry, a Gateway that was restarted): a 401 or 403 leads to one new login and one
-/// repetition.
+/// A token may die at any time (expiry, a Gateway that was restarted): a 401 or 403 leads to a new login and a
+/// repetition. A gateway that is away or has no manager is left for the next one. So a change may be asked for twice:
+/// refusals say whether an earlier try may have done it (`Refusal.isRepeated`).
 actor ScaleIOGateway {
     /// The manager's error numbers that the driver decides by.
     enum ErrorNumber {
@@ -18,6 +19,7 @@ actor ScaleIOGateway {
         static let notMapped = 84
         static let nameInUse = 99
         static let volumeIsMapped = 104
+        static let noLeader = 105
         static let busy = 164
     }
 
@@ -28,17 +30,21 @@ actor ScaleIOGateway {
         var message: String
         var cause: (any Error)? { nil }
         var status: Int
+        /// An earlier try of the same call may have been carried out.
+        var isRepeated = false
     }
 
     private let configuration: ScaleIOConfiguration
     private let caller: HTTPCaller
     private let logger: Logger
     private var token: String?
+    /// The endpoint in use.
+    private var current = 0
 
     init(configuration: ScaleIOConfiguration, logger: Logger) {
         self.configuration = configuration
         self.logger = logger
-        caller = HTTPCaller(headers: ["accept": "application/json"])
+        caller = HTTPCaller(headers: ["accept": "application/json"], client: HTTPCaller.promptClient)
     }
 
     func get(_ path: String) async throws(VolumeDriverError) -> JSONValue {
@@ -56,70 +62,93 @@ actor ScaleIOGateway {
         try await call(.POST, path, body: body)
     }
 
-    /// One call with its repetitions: after a new login, and while the manager or the Gateway is briefly away.
+    /// One call with its repetitions: after a new login, at another gateway, and while managers are briefly away.
     private func call(_ method: HTTPMethod, _ path: String, body: JSONValue?) async throws -> JSONValue {
         let clock = ContinuousClock()
         let end = clock.now + configuration.callDeadline
         var pause = Duration.milliseconds(50)
-        var loginsLeft = 1
+        var tries = 0
+        var loginsLeft = configuration.endpoints.count
+        var isUncertain = false
         while true {
-            let left = end - clock.now
+            let index = current
+            let failure: any Error
             do {
-                let token = try await currentToken(deadline: left)
-                let reply = try await send(method, path, user: "", password: token, body: body, deadline: left)
+                let left = patience(for: method, left: end - clock.now)
+                let token = try await currentToken(at: index, deadline: left)
+                let reply = try await send(method, path, at: index, password: token, body: body, deadline: left)
                 if reply.status == 401 || reply.status == 403, loginsLeft > 0 {
                     loginsLeft -= 1
                     if self.token == token { self.token = nil }
                     continue
                 }
                 return try ScaleIOGateway.content(of: reply)
-            } catch let refusal as Refusal
-                where refusal.code == ErrorNumber.communication || refusal.code == ErrorNumber.busy
-            {
-                guard clock.now + pause < end else { throw refusal }
-                logger.debug("the manager is busy or away; trying again", metadata: ["scaleio.path": "\(path)"])
-            } catch let failure as HTTPCallError where failure.code == .unreachable {
-                guard clock.now + pause < end else {
-                    throw VolumeDriverError(
-                        .unreachable, "The Gateway \(configuration.endpoint) could not be reached", cause: failure)
+            } catch var refusal as Refusal {
+                guard refusal.isPassing else {
+                    refusal.isRepeated = isUncertain
+                    throw refusal
                 }
-            } catch let failure as HTTPCallError {
+                if !refusal.isWithoutEffect { isUncertain = true }
+                failure = refusal
+            } catch let error as HTTPCallError where error.code == .unreachable || error.code == .timedOut {
+                if !error.isUnsent { isUncertain = true }
+                failure = VolumeDriverError(
+                    error.code == .timedOut ? .timedOut : .unreachable,
+                    "The Gateway \(configuration.endpoints[index]) did not answer", cause: error)
+            } catch let error as HTTPCallError {
                 throw VolumeDriverError(
-                    failure.code == .timedOut ? .timedOut : .unreachable,
-                    "The Gateway \(configuration.endpoint) did not answer", cause: failure)
+                    .unreachable, "The Gateway \(configuration.endpoints[index]) did not answer", cause: error)
             }
-            try await clock.sleep(for: pause)
-            pause = min(pause * 2, .seconds(1))
+            tries += 1
+            if current == index { current = (index + 1) % configuration.endpoints.count }
+            // Every gateway gets its chance before there is a pause.
+            let wait = tries % configuration.endpoints.count == 0 ? pause : .zero
+            guard clock.now + wait < end else { throw failure }
+            logger.debug(
+                "trying again", metadata: ["scaleio.path": "\(path)", "error": "\(failure)"])
+            if wait > .zero {
+                try await clock.sleep(for: wait)
+                pause = min(pause * 2, .seconds(1))
+            }
         }
     }
 
-    private func currentToken(deadline: Duration) async throws -> String {
+    /// With other gateways to ask, one that is silent must not use up all the time.
+    private func patience(for method: HTTPMethod, left: Duration) -> Duration {
+        guard configuration.endpoints.count > 1 else { return left }
+        return min(left, method == .GET ? configuration.readPatience : configuration.changePatience)
+    }
+
+    private func currentToken(at index: Int, deadline: Duration) async throws -> String {
         if let token { return token }
+        let endpoint = configuration.endpoints[index]
         let reply = try await send(
-            .GET, "/login", user: configuration.userName, password: configuration.password, body: nil,
+            .GET, "/login", at: index, user: configuration.userName, password: configuration.password, body: nil,
             deadline: deadline)
         guard reply.isSuccess else {
             if reply.status == 401 || reply.status == 403 {
                 throw VolumeDriverError(
-                    .unauthorized, "The Gateway \(configuration.endpoint) refuses the user \(configuration.userName)")
+                    .unauthorized, "The Gateway \(endpoint) refuses the user \(configuration.userName)")
             }
             throw ScaleIOGateway.refusal(reply)
         }
         guard let fresh = (try? reply.json())?.string, !fresh.isEmpty else {
-            throw VolumeDriverError(.unreachable, "The Gateway \(configuration.endpoint) gave no token at login")
+            throw VolumeDriverError(.unreachable, "The Gateway \(endpoint) gave no token at login")
         }
         token = fresh
         return fresh
     }
 
     private func send(
-        _ method: HTTPMethod, _ path: String, user: String, password: String, body: JSONValue?, deadline: Duration
+        _ method: HTTPMethod, _ path: String, at index: Int, user: String = "", password: String, body: JSONValue?,
+        deadline: Duration
     ) async throws(HTTPCallError) -> HTTPReply {
+        let endpoint = configuration.endpoints[index]
         var headers: HTTPHeaders = ["authorization": "Basic " + base64(Array("\(user):\(password)".utf8))]
         if body != nil { headers.add(name: "content-type", value: "application/json") }
         return try await caller.call(
-            method, configuration.endpoint.address, configuration.endpoint.path + path, headers: headers,
-            body: body?.bytes, deadline: max(deadline, .milliseconds(1)))
+            method, endpoint.address, endpoint.path + path, headers: headers, body: body?.bytes,
+            deadline: max(deadline, .milliseconds(1)))
     }
 
     private static func content(of reply: HTTPReply) throws -> JSONValue {
@@ -150,12 +179,31 @@ actor ScaleIOGateway {
             case (ErrorNumber.notFound, _), (ErrorNumber.volumeNotFound, _): .notFound
             case (ErrorNumber.nameInUse, _): .alreadyExists
             case (ErrorNumber.volumeIsMapped, _): .heldElsewhere
-            case (ErrorNumber.communication, _), (ErrorNumber.busy, _): .unreachable
+            case (ErrorNumber.communication, _), (ErrorNumber.busy, _), (ErrorNumber.noLeader, _): .unreachable
             case (_, 401), (_, 403): .unauthorized
             case (_, 400): .invalid
             default: .failed
             }
         return VolumeDriverError(code, "\(activity) was refused", cause: refusal)
+    }
+}
+
+extension ScaleIOGateway.Refusal {
+    /// Whether it is worth asking again, here or elsewhere: nobody decided.
+    var isPassing: Bool {
+        switch code {
+        case ScaleIOGateway.ErrorNumber.communication, ScaleIOGateway.ErrorNumber.busy,
+            ScaleIOGateway.ErrorNumber.noLeader:
+            true
+        // What stands in front of gateways speaks without the manager's numbers.
+        case 0: (502...504).contains(status)
+        default: false
+        }
+    }
+
+    /// Whether a passing refusal proves that nothing was done.
+    var isWithoutEffect: Bool {
+        code == ScaleIOGateway.ErrorNumber.busy || code == ScaleIOGateway.ErrorNumber.noLeader
     }
 }
 

@@ -112,15 +112,19 @@ public struct VolumesConfiguration: Sendable {
     private static func scaleIO(_ tree: inout ConfigurationTree, scope: String) -> ScaleIOConfiguration {
         // The block of the service comes before the one at the file's top.
         func text(_ key: String) -> String? { tree.text("\(scope).scaleio.\(key)", "scaleio.\(key)") }
-        var endpoint = ScaleIOEndpoint("http://127.0.0.1:8081/api")
-        if let given = text("endpoint") {
-            endpoint = ScaleIOEndpoint(given)
-            if endpoint == nil {
-                tree.faults.append("'scaleio.endpoint' is '\(given)', but must be like http://gateway/api")
-            }
-            if endpoint?.isSecure == true {
-                tree.faults.append(
-                    "'scaleio.endpoint' is '\(given)': HTTPS is not supported yet, use the plain address")
+        var endpoints: [ScaleIOEndpoint] = []
+        if let listed = text("endpoint") {
+            for given in listed.split(separator: ",", omittingEmptySubsequences: false) {
+                let given = given.filter { !$0.isWhitespace }
+                guard let endpoint = ScaleIOEndpoint(given) else {
+                    tree.faults.append("'scaleio.endpoint' is '\(given)', but must be like http://gateway/api")
+                    continue
+                }
+                if endpoint.isSecure {
+                    tree.faults.append(
+                        "'scaleio.endpoint' is '\(given)': HTTPS is not supported yet, use the plain address")
+                }
+                endpoints.append(endpoint)
             }
         } else {
             tree.faults.append("'scaleio.endpoint' is missing: the Gateway's address, like http://gateway/api")
@@ -128,11 +132,12 @@ public struct VolumesConfiguration: Sendable {
         for key in ["userName", "password"] where text(key) == nil {
             tree.faults.append("'scaleio.\(key)' is missing: it is needed to log in at the Gateway")
         }
-        guard let endpoint = endpoint ?? ScaleIOEndpoint("http://127.0.0.1:8081/api") else {
-            preconditionFailure("a constant address is valid")
+        // Without an endpoint there is a fault already; this one only lets the search for others go on.
+        if endpoints.isEmpty, let placeholder = ScaleIOEndpoint("http://127.0.0.1:8081/api") {
+            endpoints = [placeholder]
         }
         var result = ScaleIOConfiguration(
-            endpoint: endpoint, userName: text("userName") ?? "", password: text("password") ?? "")
+            endpoints: endpoints, userName: text("userName") ?? "", password: text("password") ?? "")
         result.isInsecure = tree.flag("\(scope).scaleio.insecure", "scaleio.insecure") ?? false
         result.systemID = text("systemID")
         result.systemName = text("systemName")
