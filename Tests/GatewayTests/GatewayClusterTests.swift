@@ -269,6 +269,20 @@ actor ServedManagers {
             try await eventually("the request's return") { cluster.asked > 2 }
             cluster.change(to: .here(term: 2))
             #expect(try await looping.status == 200)
+            // A leader that lets connect and is silent is given up once it leads no longer.
+            let directory = try TemporaryDirectory()
+            let silent = try RawListener(path: directory.file("stopped"))
+            let session = try await login().json().string ?? ""
+            cluster.change(to: .elsewhere(gateway: silent.address.description))
+            async let stuck = login()
+            async let change = HTTPCaller().call(
+                .POST, address, "/api/types/ProtectionDomain/instances",
+                headers: ["authorization": Bench.basic("", session)], body: [UInt8]("{}".utf8), deadline: .seconds(20))
+            let held = try await [silent.accept(), silent.accept()]
+            cluster.change(to: .here(term: 3))
+            #expect(try await stuck.status == 200)
+            #expect(try await change.json()["errorCode"] == 69)
+            withExtendedLifetime(held) {}
         }
     }
 }

@@ -140,13 +140,15 @@ public final class ManagerService: Service, ManagerPort, ManagerClusterPort {
 
     private func keepMembership() async {
         while !Task.isCancelled {
+            var pause = ManagerMembership.interval
             do throws(StoreError) {
                 try await membership.renew()
                 try await membership.observe(as: view.withLock { $0.epoch })
             } catch {
-                logger.debug("the managers' records cannot be kept", metadata: ["error": "\(error)"])
+                logger.info("the managers' records cannot be kept", metadata: ["error": "\(error)"])
+                pause = .seconds(1)
             }
-            try? await Task.sleep(for: ManagerMembership.interval)
+            try? await Task.sleep(for: pause)
         }
     }
 

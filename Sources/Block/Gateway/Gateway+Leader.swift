@@ -28,6 +28,7 @@ extension Gateway {
     static let patience = Duration.seconds(10)
     /// How long the leader's gateway may take for a change; it waits for proofs.
     private static let forwardMax = Duration.seconds(30)
+    private static let lastWordMax = Duration.seconds(1)
     private static let forwarded = "x-holdfast-forwarded"
 
     static func isForwarded(_ request: Request) -> Bool {
@@ -69,13 +70,10 @@ extension Gateway {
     /// Nil when nothing was done there.
     private func forward(_ call: GatewayCall, to gateway: String, within left: Duration) async throws -> Response? {
         guard let address = HTTPAddress(gateway) else { throw GatewayError.notLeader }
-        var headers: HTTPHeaders = [Gateway.forwarded: "1", "content-type": "application/json"]
-        if let authorization = call.authorization { headers.add(name: "authorization", value: authorization) }
         do {
-            let reply = try await caller.call(
-                HTTPMethod(rawValue: call.method.rawValue), address, call.uri, headers: headers,
-                body: call.body.isEmpty ? nil : call.body,
-                deadline: call.isRepeatable ? max(left, .seconds(1)) : Gateway.forwardMax)
+            let reply = try await ask(address, call, within: left) {
+                if case .elsewhere(gateway) = leadership { true } else { false }
+            }
             if reply.status == GatewayError.notLeader.status,
                 (try? reply.json())?["errorCode"]?.integer == Int64(GatewayError.notLeader.code)
             {
@@ -86,9 +84,38 @@ extension Gateway {
                 body: .init(byteBuffer: ByteBuffer(bytes: reply.body)))
         } catch {
             logger.info("The leader's gateway gave no answer", metadata: ["error": "\(error)"])
-            if error.isUnsent || call.isRepeatable { return nil }
+            if (error as? HTTPCallError)?.isUnsent == true || call.isRepeatable { return nil }
             // The change may have been made. The original says the same when its manager is lost.
             throw GatewayError.communication
+        }
+    }
+
+    /// Waits no longer than `isLeader` holds: of a former leader, perhaps stopped, nothing is to be expected. Only a
+    /// last word, since it may have answered with giving way.
+    private func ask(
+        _ address: HTTPAddress, _ call: GatewayCall, within left: Duration,
+        while isLeader: @escaping @Sendable () -> Bool
+    ) async throws -> HTTPReply {
+        var headers: HTTPHeaders = [Gateway.forwarded: "1", "content-type": "application/json"]
+        if let authorization = call.authorization { headers.add(name: "authorization", value: authorization) }
+        let sent = headers
+        let deadline = call.isRepeatable ? max(left, .seconds(1)) : Gateway.forwardMax
+        return try await withThrowingTaskGroup(of: HTTPReply?.self) { group in
+            group.addTask {
+                try await caller.call(
+                    HTTPMethod(rawValue: call.method.rawValue), address, call.uri, headers: sent,
+                    body: call.body.isEmpty ? nil : call.body, deadline: deadline)
+            }
+            group.addTask {
+                while isLeader() { try await Task.sleep(for: .milliseconds(100)) }
+                try await Task.sleep(for: Gateway.lastWordMax)
+                return nil
+            }
+            defer { group.cancelAll() }
+            guard let reply = try await group.next() ?? nil else {
+                throw HTTPCallError(.timedOut, "\(address) leads no longer")
+            }
+            return reply
         }
     }
 }
