@@ -153,6 +153,8 @@ struct CommitCore: Sendable {
             return isUncertain ? unknown("the session ended") : .awaitConnection
         case (.makingDirectories(let rest), .exists): return makeDirectories(rest)
         case (.makingMarker, .exists): return commit()
+        // Somebody else is making the directories just now and has not come to that of the markers.
+        case (.makingMarker, .noNode): return makeDirectories(layout.directories)
         case (.confirming, .noNode):
             isUncertain = false
             return resolve()
