@@ -161,6 +161,7 @@ final class ZooKeeperStore: MetadataStore {
             bufferingPolicy: .bufferingOldest(MetadataLimits.watchBacklogMax))
         let alarms = connection.alarms(of: layout.revision)
         let present = try await snapshot(prefix, watch: true)
+        // SAFETY: it ends with the stream, which cancels it.
         let task = Task { [weak self] in
             var known = Dictionary(uniqueKeysWithValues: present.map { ($0.key, $0.value.version) })
             for await _ in alarms {
