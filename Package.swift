@@ -173,8 +173,10 @@ let testing: [Target] = [
     tests(
         "MasterTests",
         [
-            "Master", "MasterCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle,
-            "MesosClient", httpClient, nio, nioHTTP1, protobuf,
+            "Master", "MasterCore", "MasterLocator", "Agent", "AgentCore", "Containerizer", "MesosAPI", "Base",
+            "HTTPKit", "Coordination", "TestKit", logging, lifecycle, "MesosClient", orderedCollections, httpClient,
+            nio, nioHTTP1,
+            protobuf,
         ]),
     tests("MasterLocatorTests", ["MasterLocator", "Base", "HTTPKit", "TestKit"]),
     tests(

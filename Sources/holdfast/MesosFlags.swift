@@ -39,19 +39,25 @@ struct MesosFlags {
         }
     }
 
-    func integer(_ name: String, default fallback: Int) throws -> Int {
+    func integer(_ name: String, default fallback: Int, atLeast minimum: Int? = nil) throws -> Int {
         guard let text = values[name] else { return fallback }
         guard let value = Int(text) else {
             throw ValidationError("Failed to load flag '\(name)': '\(text)' is no integer")
+        }
+        if let minimum, value < minimum {
+            throw ValidationError("Invalid value '\(text)' for --\(name). Must be at least \(minimum)")
         }
         return value
     }
 
     /// A duration such as "15secs" or "1.5mins".
-    func duration(_ name: String, default fallback: Duration) throws -> Duration {
+    func duration(_ name: String, default fallback: Duration, isPositive: Bool = false) throws -> Duration {
         guard let text = values[name] else { return fallback }
         guard let value = MesosFlags.duration(text) else {
             throw ValidationError("Failed to load flag '\(name)': '\(text)' is no duration")
+        }
+        if isPositive, value <= .zero {
+            throw ValidationError("Invalid value '\(text)' for --\(name). Must be more than 0secs")
         }
         return value
     }

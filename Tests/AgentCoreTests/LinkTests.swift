@@ -105,4 +105,23 @@ import Testing
         #expect(updates.map(\.state) == [.taskLost, .taskDropped])
         #expect(updates.allSatisfy { $0.reason == .reconciliation })
     }
+
+    /// After many failures the pause is long; a new leader ends it.
+    @Test func aNewLeaderIsTriedAtOnce() {
+        var agent = AgentFixture()
+        agent.register()
+        let launched = agent.run(.command("t1"))
+        for _ in 0..<10 {
+            agent.apply(.masterLost)
+            agent.now = agent.now + .seconds(61)
+            #expect(agent.apply(.tick).connections.count == 1)
+        }
+        agent.apply(.masterLost)
+        #expect(agent.apply(.masterFound).connections.count == 1)
+        #expect(agent.apply(.masterFound).connections.isEmpty)
+        let seen = agent.registered().updates.map(\.uuid)
+        #expect(seen == [launched.updates[0].uuid])
+        #expect(agent.apply(.masterFound).connections.isEmpty)
+        #expect(agent.core.isRegistered)
+    }
 }

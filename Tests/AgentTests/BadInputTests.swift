@@ -3,6 +3,7 @@ import Base
 import FoundationEssentials
 import HTTPKit
 import Logging
+import MasterLocator
 import MesosAPI
 import NIOHTTP1
 import ServiceLifecycle
@@ -15,9 +16,10 @@ private func withAgent(_ body: @escaping @Sendable (HTTPAddress) async throws ->
     let directory = try TemporaryDirectory()
     let (ports, announce) = AsyncStream.makeStream(of: Int.self, bufferingPolicy: .bufferingOldest(1))
     let configuration = AgentConfiguration(
-        masters: [.unix(path: directory.file("no-master"))], workDirectory: directory.path, bindIP: "127.0.0.1",
+        master: .addresses([.unix(path: directory.file("no-master"))]), workDirectory: directory.path,
+        bindIP: "127.0.0.1",
         port: 0, advertisedIP: "127.0.0.1", hostname: "agent.test", resources: [], containerizers: [])
-    let agent = try AgentService(configuration, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }) {
+    let agent = AgentService(configuration, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }) {
         announce.yield($0)
     }
     try await withThrowingTaskGroup(of: Void.self) { group in

@@ -13,15 +13,22 @@ struct Harness {
     /// Everything since the last `drain`.
     private(set) var actions: [MasterCore.Action] = []
     private(set) var registry: [RegistryChange] = []
+    /// Whether what is to be persisted waits for `persist()`.
+    var holdsWrites = false
+    private var held: [UInt64] = []
     private var connections = 0
 
-    init(agents: [RegistryAgent] = [], frameworks: [RegistryFramework] = [], id: String = "m") {
+    init(
+        agents: [RegistryAgent] = [], frameworks: [RegistryFramework] = [], id: String = "m",
+        change: (inout MasterOptions) -> Void = { _ in }
+    ) {
         var info = MesosMasterInfo()
         info.id = id
         info.ip = 0
         info.port = 5050
         var options = MasterOptions(info: info)
         options.agentReregisterTimeout = .seconds(60)
+        change(&options)
         core = MasterCore(options: options, agents: agents, frameworks: frameworks, now: now, epochOffset: 1_000_000)
     }
 
@@ -35,14 +42,22 @@ struct Harness {
                 switch action {
                 case .persist(let changes, let number):
                     registry += changes
-                    queue.append(.persisted(number))
+                    if holdsWrites { held.append(number) } else { queue.append(.persisted(number)) }
                 case .allocate: queue.append(.allocate)
                 case .refuse(let reason): refusal = reason
-                case .event, .closeScheduler, .message, .closeAgent, .publish, .notice: break
+                case .event, .closeScheduler, .message, .closeAgent, .publish, .notice, .stepDown: break
                 }
             }
         }
         return refusal
+    }
+
+    /// Everything that was held is durable, and what follows is no longer held.
+    mutating func persist() {
+        holdsWrites = false
+        let numbers = held
+        held = []
+        for number in numbers { apply(.persisted(number)) }
     }
 
     mutating func connection(_ prefix: String) -> ConnectionID {

@@ -1,12 +1,12 @@
 import AgentCore
 public import Containerizer
-public import HTTPKit
+public import MasterLocator
 public import MesosAPI
 
 /// Everything that an agent is told by its flags (`mesos-agent --help` names them).
 public struct AgentConfiguration: Sendable {
-    /// `--master`: where to look for the leading master first.
-    public var masters: [HTTPAddress]
+    /// `--master`: where to look for the leading master.
+    public var master: MasterLocation
     /// `--work_dir`
     public var workDirectory: String
     /// `--ip`, `--port`: where to listen; port 0 takes any.
@@ -44,10 +44,10 @@ public struct AgentConfiguration: Sendable {
     public static let version = "1.11.0"
 
     public init(
-        masters: [HTTPAddress], workDirectory: String, bindIP: String, port: Int, advertisedIP: String,
+        master: MasterLocation, workDirectory: String, bindIP: String, port: Int, advertisedIP: String,
         hostname: String, resources: [MesosResource], containerizers: [any Containerizer]
     ) {
-        self.masters = masters
+        self.master = master
         self.workDirectory = workDirectory
         self.bindIP = bindIP
         self.port = port

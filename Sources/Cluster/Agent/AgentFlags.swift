@@ -4,6 +4,7 @@ import Glibc
 import HTTPKit
 import LinuxOS
 public import Logging
+import MasterLocator
 import MesosAPI
 import OrderedCollections
 import Resources
@@ -93,7 +94,8 @@ public struct AgentFlags: Sendable {
     public var wantsVersion: Bool { isOn("version") }
 
     public static var help: String {
-        var text = "Usage: mesos-agent --master=HOST:PORT --work_dir=DIRECTORY [--FLAG=VALUE ...]\n\n"
+        var text =
+            "Usage: mesos-agent --master=HOST:PORT|zk://HOST:PORT,.../PATH --work_dir=DIRECTORY [--FLAG=VALUE ...]\n\n"
         for (name, flag) in known {
             text += "  --\(flag.kind == .toggle ? "[no-]" : "")\(name)\(flag.kind == .toggle ? "" : "=VALUE")"
             if let standard = flag.standard { text += "  (default: \(standard))" }
@@ -126,16 +128,11 @@ public struct AgentFlags: Sendable {
         guard let workDirectory = text("work_dir"), workDirectory.hasPrefix("/") else {
             throw AgentError(.invalidFlag, "--work_dir must be given, as an absolute path.")
         }
-        if master.hasPrefix("zk://") {
-            throw AgentError(.invalidFlag, "Masters in ZooKeeper are not implemented: give --master=HOST:PORT.")
-        }
-        var masters: [HTTPAddress] = []
-        for part in master.split(separator: ",") {
-            let named = part.contains(":") ? String(part) : "\(part):5050"
-            guard let address = HTTPAddress(named) else {
-                throw AgentError(.invalidFlag, "'\(part)' in --master is no address.")
-            }
-            masters.append(address)
+        let location: MasterLocation
+        do {
+            location = try MasterLocation(parsing: master, sessionTimeout: duration("zk_session_timeout"))
+        } catch {
+            throw AgentError(.invalidFlag, "Failed to load flag 'master'", cause: error)
         }
         let bindIP = text("ip") ?? "0.0.0.0"
         let advertised = text("advertise_ip") ?? (bindIP == "0.0.0.0" ? HostFacts.address() : bindIP)
@@ -143,7 +140,7 @@ public struct AgentFlags: Sendable {
             throw AgentError(.invalidFlag, "--port must be between 0 and 65535.")
         }
         var configuration = AgentConfiguration(
-            masters: masters, workDirectory: workDirectory, bindIP: bindIP, port: port, advertisedIP: advertised,
+            master: location, workDirectory: workDirectory, bindIP: bindIP, port: port, advertisedIP: advertised,
             hostname: text("hostname") ?? HostFacts.name(), resources: try resources(workDirectory),
             containerizers: try containerizers(logger))
         if let attributes = text("attributes") {

@@ -5,6 +5,7 @@ import HTTPKit
 import Hummingbird
 import LinuxOS
 public import Logging
+import MasterLocator
 import MesosAPI
 import NIOCore
 public import ServiceLifecycle
@@ -40,8 +41,7 @@ public actor AgentService: Service {
     var counters = AgentCounters()
     private var actions: [AgentCore.Action] = []
     private var link: MasterLink?
-    private var masterAddress: HTTPAddress
-    private var masterIndex = 0
+    private let locator: MasterLocator
     private let wake: AsyncStream<Void>
     private let wakeContinuation: AsyncStream<Void>.Continuation
     private let work: AsyncStream<Work>
@@ -52,10 +52,7 @@ public actor AgentService: Service {
     public init(
         _ configuration: AgentConfiguration, logger: Logger,
         onServing: @escaping @Sendable (Int) async -> Void = { _ in }
-    ) throws(AgentError) {
-        guard let master = configuration.masters.first else {
-            throw AgentError(.invalidFlag, "No master is given.")
-        }
+    ) {
         self.configuration = configuration
         self.logger = logger
         self.onServing = onServing
@@ -65,7 +62,7 @@ public actor AgentService: Service {
         port = configuration.port
         core = AgentCore(
             configuration: configuration.coreConfiguration(port: configuration.port, unixTimeOfZero: unixTimeOfZero))
-        masterAddress = master
+        locator = MasterLocator(configuration.master)
         (wake, wakeContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
         // One element per container and kill that the master ever asks for; drained at once by the task group.
         (work, workContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingOldest(1 << 20))
@@ -95,6 +92,8 @@ public actor AgentService: Service {
             }
             group.addTask { try await self.keepTime() }
             group.addTask { await self.runWork() }
+            group.addTask { await self.locator.run() }
+            group.addTask { await self.watchLeader() }
             // Whichever ends first, the server by a shutdown or another by an error, ends all. Containers live on.
             defer { group.cancelAll() }
             try await group.next()
@@ -211,38 +210,52 @@ public actor AgentService: Service {
 
     // MARK: The master
 
+    /// Registers at once where a leader appears, instead of after the pause that attempts at its predecessor have led
+    /// to.
+    private func watchLeader() async {
+        for await case let leader? in locator.leaders() {
+            logger.info("master leads", metadata: ["leader": "\(leader.address)"])
+            handle(.masterFound)
+        }
+        // Ending would end the agent.
+        while !Task.isCancelled { try? await Task.sleep(for: .seconds(3600)) }
+    }
+
     private func runLink(_ link: MasterLink) async {
-        let address = masterAddress
         await link.stop.run {
-            let outcome = await link.run(at: address, caller: self.caller) { message in
-                await self.receive(message, over: link)
+            // While nobody leads, tasks go on and this waits.
+            guard let place = await self.locator.next() else { return }
+            let error = await withTaskGroup(of: (any Error).self) { group in
+                group.addTask {
+                    await link.run(at: place.address, caller: self.caller) { message, address in
+                        await self.receive(message, from: address, over: link)
+                    }
+                }
+                group.addTask {
+                    await self.locator.untilMoved(from: place)
+                    return AgentError(.master, "The master at \(place.address) leads no longer")
+                }
+                defer { group.cancelAll() }
+                return await group.next() ?? CancellationError()
             }
-            await self.linkEnded(link, outcome)
+            await self.linkEnded(link, error)
         }
     }
 
-    private func receive(_ message: ClusterMasterMessage, over link: MasterLink) {
+    private func receive(_ message: ClusterMasterMessage, from address: HTTPAddress, over link: MasterLink) {
         guard link === self.link else { return }
         if case .registered(let registered)? = message.kind {
             logger.notice(
                 "registered with master",
-                metadata: ["agent.id": "\(registered.agentID.value)", "master": "\(masterAddress)"])
+                metadata: ["agent.id": "\(registered.agentID.value)", "master": "\(address)"])
         }
         handle(.master(message))
     }
 
-    private func linkEnded(_ link: MasterLink, _ outcome: MasterLink.Outcome) {
+    private func linkEnded(_ link: MasterLink, _ error: any Error) {
         guard link === self.link else { return }
         self.link = nil
-        switch outcome {
-        case .redirected(let leader):
-            logger.info("master redirects", metadata: ["leader": "\(leader)"])
-            masterAddress = leader
-        case .broken(let error):
-            logger.warning("no link to master", metadata: ["master": "\(masterAddress)", "error": "\(error)"])
-            masterIndex = (masterIndex + 1) % configuration.masters.count
-            masterAddress = configuration.masters[masterIndex]
-        }
+        logger.warning("no link to master", metadata: ["error": "\(error)"])
         handle(.masterLost)
     }
 

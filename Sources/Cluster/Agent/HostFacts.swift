@@ -1,8 +1,8 @@
 import Glibc
 import LinuxOS
 
-/// What an agent finds out about its host when nobody tells.
-enum HostFacts {
+/// What an agent or a master finds out about its host when nobody tells.
+public enum HostFacts {
     static func name() -> String {
         var buffer = [CChar](repeating: 0, count: 256)
         guard gethostname(&buffer, buffer.count - 1) == 0 else { return "localhost" }
@@ -10,7 +10,7 @@ enum HostFacts {
     }
 
     /// The address of this host from which others would be reached; the loopback address when there is no network.
-    static func address() -> String {
+    public static func address() -> String {
         let socket = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
         guard socket >= 0 else { return "127.0.0.1" }
         defer { close(socket) }

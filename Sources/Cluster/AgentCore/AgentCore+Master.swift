@@ -32,6 +32,17 @@ extension AgentCore {
         scheduleConnection(now: now, rng: &rng)
     }
 
+    /// What failed before says nothing about the new leader.
+    mutating func findMaster(_ actions: inout [Action]) {
+        switch link {
+        case .recovering, .terminating, .terminated: return
+        case .waiting:
+            attempt = 1
+            connect(&actions)
+        case .connecting, .registered: attempt = 0
+        }
+    }
+
     private func registration() -> ClusterAgentMessage {
         var info = configuration.info
         guard let agentID else {

@@ -52,6 +52,8 @@ public struct AgentCore: Sendable {
         case master(ClusterMasterMessage)
         /// The link broke or could not be made.
         case masterLost
+        /// A new leader is known.
+        case masterFound
         case containerStarted(id: String, ContainerReport)
         /// The container was never started or has been removed without having run the task.
         case containerFailed(id: String, message: String)
@@ -163,6 +165,7 @@ public struct AgentCore: Sendable {
         case .recovered(let state): recover(state, now: now, rng: &rng, &actions)
         case .master(let message): handle(message, now: now, rng: &rng, &actions)
         case .masterLost: loseMaster(now: now, rng: &rng, &actions)
+        case .masterFound: findMaster(&actions)
         case .containerStarted(let id, let report): containerStarted(id, report, now: now, rng: &rng, &actions)
         case .containerFailed(let id, let message): containerFailed(id, message, now: now, rng: &rng, &actions)
         case .containerExited(let id, let exit): containerExited(id, exit, now: now, rng: &rng, &actions)

@@ -45,7 +45,7 @@ extension MasterService {
     }
 
     private nonisolated func requireLeading(_ request: Request) async throws {
-        if let failure = await unavailability(for: request.uri.string) { throw failure }
+        try await requireLeading(request.uri.string)
     }
 
     // MARK: Schedulers
@@ -61,7 +61,8 @@ extension MasterService {
         let streamID = request.headers[.mesosStreamID]
         guard call.type == .subscribe else {
             if call.type == .unknown { throw HTTPFailure(.notImplemented, text: "501 Not Implemented.") }
-            let refusal = await take(.call(call, streamID.map { ConnectionID($0) }, principal: nil))
+            let refusal = try await take(
+                .call(call, streamID.map { ConnectionID($0) }, principal: nil), for: request.uri.string)
             if let refusal { throw HTTPFailure(.init(code: refusal.status), text: refusal.text) }
             return Response(status: call.type == .updateFramework ? .ok : .accepted)
         }
@@ -70,7 +71,8 @@ extension MasterService {
             throw HTTPFailure(
                 .badRequest, text: "Subscribe calls should not include the 'Mesos-Stream-Id' header")
         }
-        let (connection, feed) = await subscribe(call, media: accept, principal: nil)
+        let (connection, feed) = try await subscribe(
+            call, media: accept, principal: nil, target: request.uri.string)
         return .stream(
             feed, request: request,
             headers: [.contentType: accept.rawValue, .mesosStreamID: connection.value])
@@ -86,7 +88,7 @@ extension MasterService {
         switch message.kind {
         case .register, .reregister:
             let accept = try Negotiation.accept(request)
-            let (connection, feed) = await connect(message, media: accept)
+            let (connection, feed) = try await connect(message, media: accept, target: request.uri.string)
             return .stream(
                 feed, request: request,
                 headers: [.contentType: accept.rawValue, .mesosStreamID: connection.value])
@@ -94,7 +96,7 @@ extension MasterService {
             guard let streamID = request.headers[.mesosStreamID] else {
                 throw HTTPFailure(.badRequest, text: "Expecting the 'Mesos-Stream-Id' header")
             }
-            if let refusal = await take(.agent(message, ConnectionID(streamID))) {
+            if let refusal = try await take(.agent(message, ConnectionID(streamID)), for: request.uri.string) {
                 throw HTTPFailure(.init(code: refusal.status), text: refusal.text)
             }
             return Response(status: .accepted)
@@ -110,7 +112,7 @@ extension MasterService {
         guard let id = values.first(where: { $0.first == "frameworkId" })?.last, values.first?.count == 2 else {
             throw HTTPFailure(.badRequest, text: "Missing 'frameworkId' query parameter in the request body")
         }
-        if let refusal = await take(.teardown(MesosFrameworkID(id))) {
+        if let refusal = try await take(.teardown(MesosFrameworkID(id)), for: request.uri.string) {
             throw HTTPFailure(.init(code: refusal.status), text: refusal.text)
         }
         return Response(status: .ok)
@@ -127,16 +129,16 @@ extension MasterService {
         let accept = try Negotiation.accept(request)
         switch call.type {
         case .subscribe:
-            let feed = await watch(media: accept)
+            let feed = try await watch(media: accept, target: request.uri.string)
             return .stream(feed, request: request, headers: [.contentType: accept.rawValue])
-        case .teardown: return try await operate(.teardown(call.teardown.frameworkID))
-        case .markAgentGone: return try await operate(.markAgentGone(call.markAgentGone.agentID))
-        case .deactivateAgent: return try await operate(.setAgentActive(call.deactivateAgent.agentID, false))
-        case .reactivateAgent: return try await operate(.setAgentActive(call.reactivateAgent.agentID, true))
+        case .teardown: return try await operate(.teardown(call.teardown.frameworkID), request)
+        case .markAgentGone: return try await operate(.markAgentGone(call.markAgentGone.agentID), request)
+        case .deactivateAgent: return try await operate(.setAgentActive(call.deactivateAgent.agentID, false), request)
+        case .reactivateAgent: return try await operate(.setAgentActive(call.reactivateAgent.agentID, true), request)
         case .getHealth, .getFlags, .getVersion, .getMetrics, .getLoggingLevel, .getState, .getAgents, .getFrameworks,
             .getExecutors, .getOperations, .getTasks, .getRoles, .getWeights, .getMaster, .getMaintenanceStatus,
             .getMaintenanceSchedule, .getQuota:
-            let views = OperatorViews(core: await snapshot)
+            let views = OperatorViews(core: try await leadingSnapshot(request.uri.string))
             guard let response = views.answer(call.type, configuration: configuration, service: await times) else {
                 throw HTTPFailure(.notImplemented, text: "501 Not Implemented.")
             }
@@ -151,8 +153,10 @@ extension MasterService {
         }
     }
 
-    private nonisolated func operate(_ event: MasterCore.Event) async throws -> Response {
-        if let refusal = await take(event) { throw HTTPFailure(.init(code: refusal.status), text: refusal.text) }
+    private nonisolated func operate(_ event: MasterCore.Event, _ request: Request) async throws -> Response {
+        if let refusal = try await take(event, for: request.uri.string) {
+            throw HTTPFailure(.init(code: refusal.status), text: refusal.text)
+        }
         return Response(status: .ok)
     }
 
@@ -207,9 +211,9 @@ extension MasterService {
         _ view: @escaping @Sendable (StateViews, (String) -> String?) -> JSONValue
     ) {
         routes.on([path], [.get]) { request, _ in
-            try await self.requireLeading(request)
             let views = StateViews(
-                core: await self.snapshot, configuration: self.configuration, times: await self.times)
+                core: try await self.leadingSnapshot(request.uri.string), configuration: self.configuration,
+                times: await self.times)
             return answer(view(views) { request.uri.queryParameters[Substring($0)].map { String($0) } }, to: request)
         }
     }

@@ -1,9 +1,9 @@
 public import Base
 
-/// Why a master stops.
+/// Why a master cannot lead.
 public struct MasterError: CodedError {
     public enum Code: Hashable, Sendable {
-        /// Another master leads now. A new start follows it.
+        /// Another master leads now.
         case leadershipLost
         /// The registry could not be read or written.
         case registry

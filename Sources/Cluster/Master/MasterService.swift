@@ -12,14 +12,16 @@ import SwiftProtobuf
 /// A Mesos master: stands for leadership, recovers the registry, and from then on feeds the core with what comes in
 /// over HTTP and does what the core wants.
 ///
-/// A master that loses its leadership or its registry stops with an error: its successor starts from the registry, and
-/// agents and frameworks come back to it.
+/// A master that loses its leadership, or cannot write its registry, steps down: it ends all streams, forgets
+/// everything and follows, until it is elected again. Its successor starts from the registry, and agents and
+/// frameworks come back to it. The HTTP server lives as long as the service.
 public actor MasterService: Service {
     /// Where this master stands in the course of leadership.
     enum Phase {
-        case following(leader: JSONValue?)
-        case recovering
-        case leading
+        case following
+        /// Elected, and reading the registry.
+        case recovering(LeaderEpoch)
+        case leading(LeaderEpoch)
     }
 
     struct Outlet {
@@ -36,7 +38,10 @@ public actor MasterService: Service {
     private let onServerRunning: @Sendable (Int) async -> Void
     private let clockOrigin: ContinuousClock.Instant
 
-    private(set) var phase = Phase.following(leader: nil)
+    private(set) var phase = Phase.following
+    /// What the election says of the leader, which may be this master.
+    private var advertised: JSONValue?
+    private var candidacy: Candidacy?
     private(set) var electedTime: Double?
     private var core: MasterCore
     private var rng = SystemRandomNumberGenerator()
@@ -77,68 +82,122 @@ public actor MasterService: Service {
         try await services.run()
     }
 
-    /// Everything but the HTTP server; returns on graceful shutdown, throws when this master must stop.
-    func lead() async throws {
-        try await withThrowingTaskGroup(of: Void.self) { group in
-            group.addTask { try await self.stand() }
-            group.addTask { try await self.writeRegistry() }
+    /// Everything but the HTTP server, until the task is cancelled.
+    func lead() async {
+        await withTaskGroup(of: Void.self) { group in
+            group.addTask { await self.stand() }
+            group.addTask { await self.writeRegistry() }
             group.addTask {
-                for await _ in self.wakeAllocator { await self.take(.allocate) }
+                for await _ in self.wakeAllocator { await self.allocate() }
             }
             group.addTask {
                 for await connection in self.ended { await self.streamEnded(connection) }
             }
             group.addTask {
-                while true {
-                    try await Task.sleep(for: .milliseconds(200))
+                while !Task.isCancelled {
+                    try? await Task.sleep(for: .milliseconds(200))
                     await self.tick()
                 }
             }
-            defer { group.cancelAll() }
-            try await group.next()
         }
+        stepDown("the master ends", abdicates: false)
     }
 
     // MARK: Leadership
 
-    private func stand() async throws {
+    private func stand() async {
         let info = jsonEncode(configuration.options.info)
         let candidacy = backend.election.stand(at: MasterService.electionPath, advertising: info)
-        for await event in candidacy.events {
-            switch event {
-            case .elected(let epoch): try await recover(epoch)
-            case .lost: throw MasterError(.leadershipLost, "Another master leads now")
-            case .leader(let leader):
-                if case .following = phase { phase = .following(leader: leader) }
+        self.candidacy = candidacy
+        await withDiscardingTaskGroup { group in
+            for await event in candidacy.events {
+                switch event {
+                case .elected(let epoch):
+                    stepDown("elected anew", abdicates: false)
+                    phase = .recovering(epoch)
+                    group.addTask { await self.recover(epoch) }
+                case .lost: stepDown("the leadership is lost", abdicates: false)
+                case .leader(let leader): advertised = leader
+                }
             }
+            group.cancelAll()
+        }
+        self.candidacy = nil
+    }
+
+    /// Reads the registry, again and again for as long as the leadership lasts.
+    private func recover(_ epoch: LeaderEpoch) async {
+        logger.notice("elected", metadata: ["epoch": "\(epoch.epoch)"])
+        let registry = Registry(store: backend.store, epoch: epoch)
+        while !Task.isCancelled, case .recovering(epoch) = phase {
+            do {
+                let (agents, frameworks) = try await registry.load()
+                guard case .recovering(epoch) = phase else { return }
+                begin(registry, agents, frameworks)
+                return
+            } catch {
+                guard case .recovering(epoch) = phase else { return }
+                if error.code == .leadershipLost { return stepDown("\(error)", abdicates: true) }
+                logger.error("registry not read", metadata: ["error": "\(error)"])
+            }
+            try? await Task.sleep(for: .milliseconds(500))
         }
     }
 
-    private func recover(_ epoch: LeaderEpoch) async throws {
-        phase = .recovering
-        logger.notice("elected", metadata: ["epoch": "\(epoch.epoch)"])
-        let registry = Registry(store: backend.store, epoch: epoch)
-        let (agents, frameworks) = try await registry.load()
+    private func begin(_ registry: Registry, _ agents: [RegistryAgent], _ frameworks: [RegistryFramework]) {
         core = MasterCore(
             options: configuration.options, agents: agents, frameworks: frameworks, now: now,
             epochOffset: Date().timeIntervalSince1970 - Double(now.nanoseconds) / 1e9)
         self.registry = registry
         electedTime = Date().timeIntervalSince1970
-        phase = .leading
+        phase = .leading(registry.epoch)
         logger.notice(
-            "leading", metadata: ["agents": "\(agents.count)", "frameworks": "\(frameworks.count)"])
+            "leading",
+            metadata: [
+                "epoch": "\(registry.epoch.epoch)", "agents": "\(agents.count)", "frameworks": "\(frameworks.count)",
+            ])
     }
 
-    private func writeRegistry() async throws {
+    /// Ends whatever this master did as leader, and follows.
+    ///
+    /// - Parameter abdicates: whether the election has yet to learn of it.
+    private func stepDown(_ reason: String, abdicates: Bool) {
+        if case .following = phase { return }
+        logger.warning("stepping down", metadata: ["reason": "\(reason)"])
+        phase = .following
+        for outlet in [schedulers, agents, watchers].flatMap(\.values) { outlet.feed.finish() }
+        schedulers = [:]
+        agents = [:]
+        watchers = [:]
+        registry = nil
+        writes = []
+        electedTime = nil
+        core = MasterCore(options: configuration.options, now: now, epochOffset: startTime)
+        if abdicates { candidacy?.abdicate() }
+    }
+
+    /// Gives the leadership to another candidate, if there is one.
+    func abdicate() { stepDown("asked to", abdicates: true) }
+
+    private func writeRegistry() async {
         for await _ in wakeWriter {
-            guard let registry else { continue }
-            while !writes.isEmpty {
+            while !writes.isEmpty, let registry {
                 let batch = writes
                 writes = []
-                try await registry.commit(batch.flatMap(\.changes))
-                for write in batch { take(.persisted(write.number)) }
+                do {
+                    try await registry.commit(batch.flatMap(\.changes))
+                } catch {
+                    // Whether it is written or not shows only when the registry is read anew.
+                    if self.registry?.epoch == registry.epoch { stepDown("\(error)", abdicates: true) }
+                    continue
+                }
+                for write in batch where self.registry?.epoch == registry.epoch { take(.persisted(write.number)) }
             }
         }
+    }
+
+    private func allocate() {
+        if isLeading { take(.allocate) }
     }
 
     // MARK: The core
@@ -156,24 +215,36 @@ public actor MasterService: Service {
         if case .leading = phase { true } else { false }
     }
 
-    /// Who leads, as its MasterInfo; this master while nobody does.
-    var leader: JSONValue {
-        if case .following(let leader?) = phase { leader } else { jsonEncode(configuration.options.info) }
+    /// Who leads, as its MasterInfo; this master while nobody else does.
+    var leader: JSONValue { otherLeader ?? jsonEncode(configuration.options.info) }
+
+    /// The other master that leads. What this one advertised may stand for a moment after it stepped down.
+    private var otherLeader: JSONValue? {
+        guard case .following = phase, let advertised, advertised["id"]?.string != configuration.options.info.id else {
+            return nil
+        }
+        return advertised
     }
 
     private func tick() {
-        guard case .leading = phase else { return }
         core.epochOffset = Date().timeIntervalSince1970 - Double(now.nanoseconds) / 1e9
         take(.tick)
+        guard isLeading else { return }
         if now >= nextWatcherHeartbeat {
             nextWatcherHeartbeat = now + configuration.options.heartbeatInterval
             heartbeatWatchers()
         }
     }
 
+    /// As `take`, for what came with a request to `target`: fails while this master does not lead.
+    func take(_ event: MasterCore.Event, for target: String) throws -> MasterRefusal? {
+        try requireLeading(target)
+        return take(event)
+    }
+
     /// Applies an event and does what follows. Answers with the core's refusal of a call, if any.
     @discardableResult
-    func take(_ event: MasterCore.Event) -> MasterRefusal? {
+    private func take(_ event: MasterCore.Event) -> MasterRefusal? {
         var refusal: MasterRefusal?
         for action in core.apply(event, now: now, rng: &rng) {
             switch action {
@@ -190,6 +261,9 @@ public actor MasterService: Service {
             case .allocate: allocatorWaker.yield()
             case .notice(let text, let subject):
                 logger.notice("\(text)", metadata: subject.mapValues { .string($0) })
+            case .stepDown(let reason):
+                stepDown(reason, abdicates: true)
+                return refusal
             }
         }
         return refusal
@@ -202,18 +276,28 @@ public actor MasterService: Service {
 
     // MARK: Streams
 
-    /// What goes wrong at this master whatever the call says; nil while it leads.
-    func unavailability(for target: String) -> HTTPFailure? {
+    /// Answers whatever the call says while this master does not lead.
+    func requireLeading(_ target: String) throws {
         switch phase {
-        case .leading: nil
-        case .recovering: HTTPFailure(.serviceUnavailable, text: "Master has not finished recovery")
-        case .following(nil): HTTPFailure(.serviceUnavailable, text: "No leader elected")
-        case .following(let leader?): redirection(to: leader, target: target)
+        case .leading: return
+        case .recovering: throw HTTPFailure(.serviceUnavailable, text: "Master has not finished recovery")
+        case .following:
+            guard let leader = otherLeader else { throw HTTPFailure(.serviceUnavailable, text: "No leader elected") }
+            throw redirection(to: leader, target: target)
         }
     }
 
+    /// The state as the leader has it.
+    func leadingSnapshot(_ target: String) throws -> MasterCore {
+        try requireLeading(target)
+        return core
+    }
+
     /// Opens a scheduler's stream and subscribes on it.
-    func subscribe(_ call: SchedulerCall, media: MediaType, principal: String?) -> (ConnectionID, BoundedFeed) {
+    func subscribe(
+        _ call: SchedulerCall, media: MediaType, principal: String?, target: String
+    ) throws -> (ConnectionID, BoundedFeed) {
+        try requireLeading(target)
         let (connection, feed) = open()
         schedulers[connection] = Outlet(feed: feed, media: media)
         take(.subscribe(call, connection, principal: principal))
@@ -221,7 +305,10 @@ public actor MasterService: Service {
     }
 
     /// Opens an agent's stream and registers it on it.
-    func connect(_ message: ClusterAgentMessage, media: MediaType) -> (ConnectionID, BoundedFeed) {
+    func connect(
+        _ message: ClusterAgentMessage, media: MediaType, target: String
+    ) throws -> (ConnectionID, BoundedFeed) {
+        try requireLeading(target)
         let (connection, feed) = open()
         agents[connection] = Outlet(feed: feed, media: media)
         take(.agent(message, connection))
@@ -229,7 +316,8 @@ public actor MasterService: Service {
     }
 
     /// Opens a stream of the operator API: the state first, then what changes.
-    func watch(media: MediaType) -> BoundedFeed {
+    func watch(media: MediaType, target: String) throws -> BoundedFeed {
+        try requireLeading(target)
         let (connection, feed) = open()
         var event = MasterEvent()
         event.type = .subscribed
@@ -254,11 +342,6 @@ public actor MasterService: Service {
         if agents.removeValue(forKey: connection) != nil { take(.agentGone(connection)) }
     }
 
-    /// Ends every stream, so that the server can stop: agents and frameworks come back to the next master.
-    func closeStreams() {
-        for outlet in [schedulers, agents, watchers].flatMap(\.values) { outlet.feed.finish() }
-    }
-
     private func heartbeatWatchers() {
         var event = MasterEvent()
         event.type = .heartbeat
@@ -271,9 +354,6 @@ private struct MasterLoop: Service {
     let master: MasterService
 
     func run() async throws {
-        try await cancelWhenGracefulShutdown {
-            do { try await master.lead() } catch is CancellationError {}
-        }
-        await master.closeStreams()
+        await cancelWhenGracefulShutdown { await master.lead() }
     }
 }

@@ -11,11 +11,12 @@ struct Registry: Sendable {
     let store: any MetadataStore
     let epoch: LeaderEpoch
 
-    /// Everything an earlier master left. Documents that cannot be read are an error: to start without them would lose
-    /// tasks.
+    /// Everything an earlier master left, read while the epoch holds. Documents that cannot be read are an error: to
+    /// start without them would lose tasks.
     func load() async throws(MasterError) -> (agents: [RegistryAgent], frameworks: [RegistryFramework]) {
         var agents: [RegistryAgent] = []
         var frameworks: [RegistryFramework] = []
+        try await commit([])
         do {
             for (key, value) in try await store.list(prefix: Registry.prefix) {
                 let json = try JSONValue(parsing: value.bytes)
@@ -24,7 +25,9 @@ struct Registry: Sendable {
                 let state = json["state"]?.string ?? ""
                 if key.hasPrefix(Registry.prefix + "agents/"), let state = RegistryAgent.State(rawValue: state) {
                     let info = try jsonDecode(MesosAgentInfo.self, from: info)
-                    agents.append(RegistryAgent(info: info, state: state, since: since))
+                    agents.append(
+                        RegistryAgent(
+                            info: info, state: state, since: since, isDeactivated: json["deactivated"]?.bool ?? false))
                 } else if key.hasPrefix(Registry.prefix + "frameworks/") {
                     let info = try jsonDecode(MesosFrameworkInfo.self, from: info)
                     frameworks.append(RegistryFramework(info: info, isRemoved: state == "removed", since: since))
@@ -49,10 +52,11 @@ struct Registry: Sendable {
         }
         let all = latest.keys.sorted().compactMap { latest[$0] }
         do {
-            for start in stride(from: 0, to: all.count, by: MetadataLimits.changesMax) {
-                let end = min(start + MetadataLimits.changesMax, all.count)
-                try await store.commit(Array(all[start..<end]), as: epoch)
-            }
+            var rest = all[...]
+            repeat {
+                try await store.commit(Array(rest.prefix(MetadataLimits.changesMax)), as: epoch)
+                rest = rest.dropFirst(MetadataLimits.changesMax)
+            } while !rest.isEmpty
         } catch {
             let code: MasterError.Code = error.code == .fenced ? .leadershipLost : .registry
             throw MasterError(code, "The registry could not be written", cause: error)
@@ -63,8 +67,8 @@ struct Registry: Sendable {
         switch change {
         case .agent(let agent):
             put(
-                "agents/\(agent.info.id)", state: agent.state.rawValue, since: agent.since, info: jsonEncode(agent.info)
-            )
+                "agents/\(agent.info.id)", state: agent.state.rawValue, since: agent.since,
+                info: jsonEncode(agent.info), isDeactivated: agent.isDeactivated)
         case .removeAgent(let id): .delete(key: "\(prefix)agents/\(id)", expected: .any)
         case .framework(let framework):
             put(
@@ -74,8 +78,11 @@ struct Registry: Sendable {
         }
     }
 
-    private static func put(_ key: String, state: String, since: Double, info: JSONValue) -> StoreChange {
-        let document: JSONValue = ["state": .string(state), "since": .number(since), "info": info]
+    private static func put(
+        _ key: String, state: String, since: Double, info: JSONValue, isDeactivated: Bool = false
+    ) -> StoreChange {
+        var document: JSONValue = ["state": .string(state), "since": .number(since), "info": info]
+        if isDeactivated { document["deactivated"] = .bool(true) }
         return .put(key: prefix + key, bytes: document.bytes, expected: .any)
     }
 }

@@ -65,7 +65,7 @@ extension MasterCore {
             connection: connection, info: info, version: register.version, pid: register.pid,
             capabilities: register.capabilities)
         agentByConnection[connection] = info.id
-        persist([.agent(RegistryAgent(info: info, state: .admitted, since: time))], then: .admit(arrival))
+        persist([.agent(entry(info, .admitted))], then: .admit(arrival))
     }
 
     private mutating func reregister(_ call: ClusterAgentMessage.Reregister, _ connection: ConnectionID) {
@@ -78,11 +78,9 @@ extension MasterCore {
             connection: connection, info: call.agentInfo, version: call.version, pid: call.pid,
             capabilities: call.capabilities, frameworks: call.frameworks, executors: call.executors,
             tasks: call.tasks, isReregistration: true)
+        // It asks again when its fate is decided.
+        if leavingAgents.contains(id) { return actions.append(.closeAgent(connection)) }
         if let known = agents[id] {
-            if known.isLeaving {
-                actions.append(.closeAgent(connection))
-                return
-            }
             if known.info.hostname != call.agentInfo.hostname || known.info.port != call.agentInfo.port {
                 return dismiss(connection, "Incompatible agent info: hostname or port changed")
             }
@@ -92,7 +90,7 @@ extension MasterCore {
         if isKnown {
             admit(arrival)
         } else {
-            persist([.agent(RegistryAgent(info: call.agentInfo, state: .admitted, since: time))], then: .admit(arrival))
+            persist([.agent(entry(call.agentInfo, .admitted))], then: .admit(arrival))
         }
     }
 
@@ -128,7 +126,7 @@ extension MasterCore {
         record.reregisteredTime = arrival.isReregistration ? time : nil
         record.tasks = previous?.tasks ?? []
         record.pendingKills = previous?.pendingKills ?? [:]
-        record.isActive = previous?.isActive ?? true
+        record.isActive = !deactivatedAgents.contains(id)
         agents[id] = record
         adopt(arrival, wasUnreachable: wasUnreachable)
         announce(id, arrival)
@@ -181,7 +179,9 @@ extension MasterCore {
         let id = arrival.info.id
         for info in arrival.frameworks where frameworks[info.id] == nil && !isCompleted(info.id) {
             if idFault(info.id.value) != nil { continue }
-            frameworks[info.id] = FrameworkRecord(info: info, isRecovered: true, at: time)
+            var record = FrameworkRecord(info: info, isRecovered: true, at: time)
+            record.failoverDeadline = now + returnTime(of: info)
+            frameworks[info.id] = record
             allocator.addFramework(info, isActive: false)
         }
         for reported in arrival.tasks where reported.agentID == id { adopt(reported, on: id, wasUnreachable) }
@@ -246,8 +246,8 @@ extension MasterCore {
     mutating func tickAgents() {
         let patience = options.agentPingInterval * options.agentPingsMissedMax
         for id in agents.keys.sorted() {
-            guard let agent = agents[id], !agent.isLeaving else { continue }
-            if now - agent.lastPong >= patience {
+            guard let agent = agents[id], !leavingAgents.contains(id) else { continue }
+            if now - agent.lastPong >= patience, mayRemoveAgent {
                 beginUnreachable(id, info: agent.info)
             } else if agent.nextPing <= now {
                 agents[id]?.nextPing = now + options.agentPingInterval
@@ -257,24 +257,88 @@ extension MasterCore {
                 send(id, .ping(ping))
             }
         }
-        for id in recoveredAgents.keys.sorted() {
-            guard let (info, deadline) = recoveredAgents[id], deadline <= now else { continue }
-            recoveredAgents[id] = (info, .distantFuture)
+        let arriving = arrivingAgents
+        let late = recoveredAgents.keys.sorted().filter { id in
+            !leavingAgents.contains(id) && !arriving.contains(id)
+                && recoveredAgents[id].map { $0.deadline <= now } == true
+        }
+        guard !late.isEmpty else { return }
+        let share = Double(agentsNotBackCount + late.count) / Double(max(agentsRecoveredCount, 1))
+        if share > options.recoveryAgentRemovalLimit {
+            actions.append(
+                .stepDown(
+                    "Post-recovery agent removal limit exceeded: of \(agentsRecoveredCount) agents "
+                        + "\(agentsNotBackCount + late.count) have not come back"))
+            return
+        }
+        for id in late {
+            guard mayRemoveAgent, let info = recoveredAgents[id]?.info else { return }
+            agentsNotBackCount += 1
             beginUnreachable(id, info: info)
         }
     }
 
+    /// Whether the limit of removals allows another one now.
+    private var mayRemoveAgent: Bool { options.agentRemovalInterval == nil || nextAgentRemoval <= now }
+
+    /// What the registry keeps of an agent.
+    private func entry(_ info: MesosAgentInfo, _ state: RegistryAgent.State) -> RegistryAgent {
+        RegistryAgent(
+            info: info, state: state, since: time,
+            isDeactivated: state != .gone && deactivatedAgents.contains(info.id))
+    }
+
+    /// Whether the agent (nil: any agent) may soon turn out to run something that is unknown now.
+    func isInTransition(_ agent: MesosAgentID?) -> Bool {
+        guard let agent else { return !recoveredAgents.isEmpty || !leavingAgents.isEmpty || !arrivingAgents.isEmpty }
+        return recoveredAgents[agent] != nil || leavingAgents.contains(agent) || arrivingAgents.contains(agent)
+    }
+
+    /// Those that are to be admitted once the registry has them.
+    private var arrivingAgents: [MesosAgentID] {
+        writes.values.compactMap { if case .admit(let arrival) = $0 { arrival.info.id } else { nil } }
+    }
+
+    /// Forgets agents that have been unreachable or gone for very long, or are too many.
+    mutating func collectRegistry() {
+        guard nextRegistryCollection <= now else { return }
+        nextRegistryCollection = now + options.registryCollectionInterval
+        let oldest = time - options.registryAgentAgeMax.inSeconds
+        var forgotten: [MesosAgentID] = []
+        func collect(_ all: [(id: MesosAgentID, since: Double)]) {
+            let sorted = all.sorted { ($0.since, $0.id) < ($1.since, $1.id) }
+            let excess = sorted.count - options.registryAgentCountMax
+            for (index, entry) in sorted.enumerated() where index < excess || entry.since < oldest {
+                forgotten.append(entry.id)
+            }
+        }
+        collect(unreachableAgents.map { ($0.key, $0.value.since) })
+        collect(goneAgents.map { ($0.key, $0.value) })
+        forgotten.removeAll { isInTransition($0) }
+        guard !forgotten.isEmpty else { return }
+        for id in forgotten {
+            unreachableAgents[id] = nil
+            goneAgents[id] = nil
+            deactivatedAgents.remove(id)
+        }
+        persist(forgotten.map { .removeAgent($0) }, then: .nothing)
+    }
+
     private mutating func beginUnreachable(_ id: MesosAgentID, info: MesosAgentInfo) {
-        agents[id]?.isLeaving = true
+        leavingAgents.insert(id)
+        if let interval = options.agentRemovalInterval { nextAgentRemoval = now + interval }
         allocator.setAgentActive(id, false)
-        persist([.agent(RegistryAgent(info: info, state: .unreachable, since: time))], then: .unreachable(id))
+        persist([.agent(entry(info, .unreachable))], then: .unreachable(id))
     }
 
     mutating func finishUnreachable(_ id: MesosAgentID) {
         let since = time
+        leavingAgents.remove(id)
         if let (info, _) = recoveredAgents.removeValue(forKey: id) {
             unreachableAgents[id] = UnreachableAgent(info: info, since: since)
             count("recovery_slave_removals")
+            // Its tasks are not known here: frameworks that have some there will ask for them.
+            sendAgentFailure(id)
             note("agent did not come back", ["agent.id": id.value])
             return
         }
@@ -301,8 +365,16 @@ extension MasterCore {
         note("agent disconnected", ["agent.id": id.value])
     }
 
-    /// The agent is no more and will not be again: its tasks are lost.
+    /// The agent is no more and will not be again: its tasks are lost as soon as the registry has it.
     private mutating func removeAgent(_ id: MesosAgentID, message: String) {
+        guard agents[id] != nil, leavingAgents.insert(id).inserted else { return }
+        allocator.setAgentActive(id, false)
+        persist([.removeAgent(id)], then: .removeAgent(id, message: message))
+    }
+
+    mutating func finishRemoval(of id: MesosAgentID, message: String) {
+        leavingAgents.remove(id)
+        deactivatedAgents.remove(id)
         guard let agent = agents[id] else { return }
         endTasks(of: agent, keepsTasks: false) { _ in
             .taskLost
@@ -310,15 +382,14 @@ extension MasterCore {
             $0.message = message
         }
         dropAgent(agent)
-        persist([.removeAgent(id)], then: .nothing)
         count("slave_removals")
         note("agent removed", ["agent.id": id.value, "reason": message])
     }
 
     mutating func markGone(_ id: MesosAgentID) {
         let info: MesosAgentInfo
+        if leavingAgents.contains(id) { return refuse(503, "Agent '\(id)' is in transition") }
         if let agent = agents[id] {
-            if agent.isLeaving { return refuse(503, "Agent '\(id)' is in transition") }
             info = agent.info
         } else if let recovered = recoveredAgents[id] {
             info = recovered.info
@@ -327,13 +398,15 @@ extension MasterCore {
         } else {
             return goneAgents[id] == nil ? refuse(404, "Agent '\(id)' not found") : ()
         }
-        agents[id]?.isLeaving = true
+        leavingAgents.insert(id)
         allocator.setAgentActive(id, false)
-        persist([.agent(RegistryAgent(info: info, state: .gone, since: time))], then: .gone(id))
+        persist([.agent(entry(info, .gone))], then: .gone(id))
     }
 
     mutating func finishGone(_ id: MesosAgentID) {
         goneAgents[id] = time
+        leavingAgents.remove(id)
+        deactivatedAgents.remove(id)
         recoveredAgents[id] = nil
         unreachableAgents[id] = nil
         guard let agent = agents[id] else { return }
@@ -348,13 +421,24 @@ extension MasterCore {
     }
 
     mutating func setActive(_ id: MesosAgentID, _ isActive: Bool) {
-        guard let agent = agents[id] else { return refuse(400, "No agent found with specified ID") }
-        if isActive, agent.isActive { return refuse(400, "Agent is not deactivated") }
+        guard let info = agents[id]?.info ?? recoveredAgents[id]?.info else {
+            return refuse(400, "No agent found with specified ID")
+        }
+        if leavingAgents.contains(id) { return refuse(503, "Agent '\(id)' is in transition") }
+        if isActive, !deactivatedAgents.contains(id) { return refuse(400, "Agent is not deactivated") }
+        var entry = entry(info, .admitted)
+        entry.isDeactivated = !isActive
+        persist([.agent(entry)], then: .setAgentActive(id, isActive))
+    }
+
+    mutating func finishActivation(of id: MesosAgentID, _ isActive: Bool) {
+        if isActive { deactivatedAgents.remove(id) } else { deactivatedAgents.insert(id) }
+        guard let agent = agents[id] else { return }
         agents[id]?.isActive = isActive
         if !isActive {
             for offer in agent.offers.sorted() { removeOffer(offer, rescind: true) }
         }
-        allocator.setAgentActive(id, isActive && agent.isConnected)
+        allocator.setAgentActive(id, isActive && agent.isConnected && !leavingAgents.contains(id))
     }
 
     /// Ends all tasks of an agent that is given up and tells their frameworks.
@@ -402,13 +486,17 @@ extension MasterCore {
             agentByConnection[connection] = nil
             actions.append(.closeAgent(connection))
         }
+        sendAgentFailure(agent.id)
+        publish(.agentRemoved) { $0.agentRemoved.agentID = agent.id }
+    }
+
+    private mutating func sendAgentFailure(_ agent: MesosAgentID) {
         for id in frameworks.keys.sorted() {
             send(id) { event in
                 event.type = .failure
-                event.failure.agentID = agent.id
+                event.failure.agentID = agent
             }
         }
-        publish(.agentRemoved) { $0.agentRemoved.agentID = agent.id }
     }
 
     // MARK: Executors

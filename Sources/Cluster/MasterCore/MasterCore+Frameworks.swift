@@ -17,7 +17,7 @@ extension MasterCore {
         }
         let suppressed = Set(call.subscribe.suppressedRoles)
         if info.hasID, !info.id.value.isEmpty {
-            if isCompleted(info.id) {
+            if isCompleted(info.id) || frameworks[info.id]?.isLeaving == true {
                 reject(connection, "Framework has been removed")
                 return
             }
@@ -128,10 +128,25 @@ extension MasterCore {
         note("framework disconnected", ["framework.id": id.value])
     }
 
-    /// Ends a framework and all it has, for good.
+    /// How long a framework that was subscribed with an earlier master has to come back: its failover timeout counted
+    /// anew, but no less than agents have, since it did not choose to leave.
+    func returnTime(of info: MesosFrameworkInfo) -> Duration {
+        max(FrameworkValidation.failoverTimeout(of: info), options.agentReregisterTimeout)
+    }
+
+    /// Ends a framework and all it has, for good, as soon as the registry has it: a master that was deposed meanwhile
+    /// must not end what its successor keeps.
     mutating func removeFramework(_ id: MesosFrameworkID) {
-        guard let framework = frameworks[id] else { return }
+        guard let framework = frameworks[id], !framework.isLeaving else { return }
+        frameworks[id]?.isLeaving = true
         for offer in framework.offers.sorted() { removeOffer(offer, rescind: false) }
+        allocator.setFrameworkActive(id, false)
+        let removed = RegistryFramework(info: framework.info, isRemoved: true, since: time)
+        persist([.framework(removed)], then: .removeFramework(id))
+    }
+
+    mutating func finishRemoval(of id: MesosFrameworkID) {
+        guard let framework = frameworks[id] else { return }
         var shutdown = ClusterMasterMessage.ShutdownFramework()
         shutdown.frameworkID = id
         for agent in agents.keys.sorted() { send(agent, .shutdownFramework(shutdown)) }
@@ -159,11 +174,11 @@ extension MasterCore {
         ended.connection = nil
         ended.unregisteredTime = time
         completedFrameworks.append(ended)
-        var changes = [RegistryChange.framework(RegistryFramework(info: ended.info, isRemoved: true, since: time))]
+        var forgotten: [RegistryChange] = []
         while completedFrameworks.count > options.completedFrameworksMax {
-            changes.append(.removeFramework(completedFrameworks.removeFirst().id))
+            forgotten.append(.removeFramework(completedFrameworks.removeFirst().id))
         }
-        persist(changes, then: .nothing)
+        if !forgotten.isEmpty { persist(forgotten, then: .nothing) }
         publish(.frameworkRemoved) { $0.frameworkRemoved.frameworkInfo = ended.info }
         note("framework removed", ["framework.id": id.value])
     }
@@ -174,7 +189,9 @@ extension MasterCore {
 extension MasterCore {
     mutating func handle(_ call: SchedulerCall, _ connection: ConnectionID?, principal: String?) {
         let id = call.frameworkID
-        guard let framework = frameworks[id] else { return refuse(400, "Framework cannot be found") }
+        guard let framework = frameworks[id], !framework.isLeaving else {
+            return refuse(400, "Framework cannot be found")
+        }
         if let principal, framework.info.principal != principal {
             return refuse(
                 400,

@@ -9,8 +9,8 @@ extension MasterCore {
         var made: [MesosFrameworkID: [MesosOffer]] = [:]
         for allocation in allocations {
             let resources = allocation.resources.allocated(to: allocation.role)
-            guard let framework = frameworks[allocation.framework], framework.isConnected,
-                let agent = agents[allocation.agent], agent.isConnected, !agent.isLeaving
+            guard let framework = frameworks[allocation.framework], framework.isConnected, !framework.isLeaving,
+                let agent = agents[allocation.agent], agent.isConnected, !leavingAgents.contains(agent.id)
             else {
                 allocator.recover(allocation.framework, agent: allocation.agent, resources)
                 continue
@@ -123,7 +123,7 @@ extension MasterCore {
         guard let first = accepted.first else { return }
         for offer in accepted { _ = forget(offer.id) }
         let offered = accepted.reduce(into: Resources()) { $0 += $1.resources }
-        guard let agent = agents[first.agent], agent.isConnected, !agent.isLeaving else {
+        guard let agent = agents[first.agent], agent.isConnected, !leavingAgents.contains(agent.id) else {
             allocator.recover(id, agent: first.agent, offered)
             let known = agents[first.agent] != nil
             dropOperations(

@@ -215,8 +215,8 @@ extension MasterCore {
             sendReconciliation(id, record)
             return
         }
-        // Agents that may know the task have not reported yet.
-        if agent.map({ recoveredAgents[$0] != nil }) ?? !recoveredAgents.isEmpty { return }
+        // An agent that may know the task has not reported yet, or its fate is being decided.
+        if framework.unreachableTasks[task] == nil, isInTransition(agent) { return }
         let isAware = framework.info.has(.partitionAware)
         func status(_ state: MesosTaskState, _ message: String, _ agent: MesosAgentID?) -> MesosTaskStatus {
             masterStatus(task, isAware ? state : .taskLost, .reconciliation, message, agent: agent)

@@ -22,6 +22,8 @@ public struct MasterCore: Sendable {
     public internal(set) var recoveredAgents: [MesosAgentID: (info: MesosAgentInfo, deadline: Instant)] = [:]
     public internal(set) var unreachableAgents: [MesosAgentID: UnreachableAgent] = [:]
     public internal(set) var goneAgents: [MesosAgentID: Double] = [:]
+    /// Those of registered, recovered and unreachable agents that an operator has deactivated.
+    public internal(set) var deactivatedAgents: Set<MesosAgentID> = []
     public internal(set) var allocator: Allocator
     /// Counts by Mesos' metric names without the prefix "master/".
     public internal(set) var counters: [String: UInt64] = [:]
@@ -31,6 +33,14 @@ public struct MasterCore: Sendable {
     var frameworkByConnection: [ConnectionID: MesosFrameworkID] = [:]
     var agentByConnection: [ConnectionID: MesosAgentID] = [:]
     var writes: [UInt64: PendingWrite] = [:]
+    /// Their state is being changed in the registry: they get no tasks and may not re-register for the moment.
+    var leavingAgents: Set<MesosAgentID> = []
+    /// No agent becomes unreachable before, if that is limited.
+    var nextAgentRemoval = Instant.zero
+    var nextRegistryCollection: Instant
+    /// How many agents the registry had admitted at the beginning, and how many of them were given up since.
+    var agentsRecoveredCount = 0
+    var agentsNotBackCount = 0
     private var nextFramework: UInt64 = 0
     private var nextAgent: UInt64 = 0
     private var nextOffer: UInt64 = 0
@@ -42,6 +52,9 @@ public struct MasterCore: Sendable {
         case admit(AgentArrival)
         case unreachable(MesosAgentID)
         case gone(MesosAgentID)
+        case removeAgent(MesosAgentID, message: String)
+        case setAgentActive(MesosAgentID, Bool)
+        case removeFramework(MesosFrameworkID)
         case nothing
     }
 
@@ -55,9 +68,11 @@ public struct MasterCore: Sendable {
         self.options = options
         self.epochOffset = epochOffset
         self.now = now
+        nextRegistryCollection = now + options.registryCollectionInterval
         allocator = Allocator(options: options.allocator)
         allocator.setWeights(options.weights)
         for agent in registry {
+            if agent.isDeactivated, agent.state != .gone { deactivatedAgents.insert(agent.info.id) }
             switch agent.state {
             case .admitted:
                 recoveredAgents[agent.info.id] = (agent.info, now + options.agentReregisterTimeout)
@@ -66,12 +81,14 @@ public struct MasterCore: Sendable {
             case .gone: goneAgents[agent.info.id] = agent.since
             }
         }
+        agentsRecoveredCount = recoveredAgents.count
         for framework in known.sorted(by: { ($0.since, $0.info.id) < ($1.since, $1.info.id) }) {
             var record = FrameworkRecord(info: framework.info, isRecovered: true, at: framework.since)
             if framework.isRemoved {
                 record.unregisteredTime = framework.since
                 completedFrameworks.append(record)
             } else {
+                record.failoverDeadline = now + returnTime(of: framework.info)
                 frameworks[framework.info.id] = record
             }
         }
@@ -122,7 +139,7 @@ public struct MasterCore: Sendable {
                 event.type = .heartbeat
                 actions.append(.event(event, connection))
             }
-            if let deadline = framework.failoverDeadline, deadline <= now {
+            if let deadline = framework.failoverDeadline, deadline <= now, !framework.isLeaving {
                 note("framework failover timed out", ["framework.id": id.value])
                 removeFramework(id)
             }
@@ -133,6 +150,7 @@ public struct MasterCore: Sendable {
             }
         }
         tickAgents()
+        collectRegistry()
         allocator.tick(now: now)
     }
 
@@ -142,6 +160,9 @@ public struct MasterCore: Sendable {
         case .admit(let arrival): admit(arrival)
         case .unreachable(let id): finishUnreachable(id)
         case .gone(let id): finishGone(id)
+        case .removeAgent(let id, let message): finishRemoval(of: id, message: message)
+        case .setAgentActive(let id, let isActive): finishActivation(of: id, isActive)
+        case .removeFramework(let id): finishRemoval(of: id)
         case .nothing: break
         }
     }

@@ -54,6 +54,8 @@ extension MasterCore {
         case allocate
         /// For the log: a static text and what it is about.
         case notice(String, [String: String])
+        /// Lead no longer: this master's view of the cluster is in doubt.
+        case stepDown(String)
     }
 }
 
@@ -85,11 +87,14 @@ public struct RegistryAgent: Sendable, Equatable {
     public var state: State
     /// When the state began, in seconds since the epoch.
     public var since: Double
+    /// An operator wants no tasks on it (DEACTIVATE_AGENT).
+    public var isDeactivated: Bool
 
-    public init(info: MesosAgentInfo, state: State, since: Double) {
+    public init(info: MesosAgentInfo, state: State, since: Double, isDeactivated: Bool = false) {
         self.info = info
         self.state = state
         self.since = since
+        self.isDeactivated = isDeactivated
     }
 }
 
@@ -113,8 +118,17 @@ public struct MasterOptions: Sendable {
     public var agentPingInterval = Duration.seconds(15)
     /// An agent without a pong for this many intervals becomes unreachable.
     public var agentPingsMissedMax = 5
-    /// How long agents known from the registry have to come back after a restart of the master.
+    /// How long agents known from the registry have to come back after a failover of the master.
     public var agentReregisterTimeout = Duration.seconds(600)
+    /// At most this share of the registry's agents may be given up after a failover; beyond it the master's own view
+    /// is in doubt, and it steps down.
+    public var recoveryAgentRemovalLimit = 1.0
+    /// Agents become unreachable no faster than one in this time; nil for as fast as they fall silent.
+    public var agentRemovalInterval: Duration?
+    /// The registry forgets unreachable and gone agents that are older, or the oldest beyond so many.
+    public var registryAgentAgeMax = Duration.seconds(14 * 86400)
+    public var registryAgentCountMax = 102_400
+    public var registryCollectionInterval = Duration.seconds(900)
     public var heartbeatInterval = Duration.seconds(15)
     public var completedFrameworksMax = 50
     public var completedTasksMax = 1000

@@ -41,6 +41,8 @@ public struct FrameworkRecord: Sendable {
     var nextHeartbeat = Instant.distantFuture
     /// When a disconnected framework is given up.
     var failoverDeadline: Instant?
+    /// Its removal is being written to the registry: it gets no offers and may not come back.
+    var isLeaving = false
 
     public var id: MesosFrameworkID { info.id }
     public var isConnected: Bool { connection != nil }
@@ -73,8 +75,6 @@ public struct AgentRecord: Sendable {
     var pingSequence: UInt64 = 0
     /// Kills that could not be sent, for when the agent is back.
     var pendingKills: [TaskKey: MesosKillPolicy?] = [:]
-    /// Its state is being changed in the registry: it gets no tasks and may not re-register for the moment.
-    var isLeaving = false
 
     public var id: MesosAgentID { info.id }
     public var isConnected: Bool { connection != nil }

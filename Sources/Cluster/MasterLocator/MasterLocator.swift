@@ -69,8 +69,9 @@ public final class MasterLocator: Sendable {
         }
     }
 
-    /// Now and after every change; of changes that come faster than they are read, the last.
-    private func leaders() -> AsyncStream<MasterPlace?> {
+    /// The leader that an election tells of, now and after every change; of changes that come faster than they are
+    /// read, the last. With given addresses nil for ever.
+    public func leaders() -> AsyncStream<MasterPlace?> {
         let (stream, continuation) = AsyncStream<MasterPlace?>.makeStream(bufferingPolicy: .bufferingNewest(1))
         let id = state.withLock { state in
             state.nextID += 1

@@ -16,6 +16,6 @@ struct AgentCommand: Role {
         let flags = try AgentFlags(arguments: flags, environment: currentEnvironment())
         if flags.wantsHelp { throw CleanExit.message(AgentFlags.help) }
         if flags.wantsVersion { throw CleanExit.message("mesos \(AgentConfiguration.version)") }
-        return [try AgentService(flags.configuration(logger: logger), logger: logger)]
+        return [AgentService(try flags.configuration(logger: logger), logger: logger)]
     }
 }

@@ -1,3 +1,4 @@
+import Agent
 import Allocator
 import ArgumentParser
 import Base
@@ -49,7 +50,9 @@ struct MasterCommand: Role {
     @Option(name: .customLong("zk"), help: "ZooKeeper URL zk://host:port,.../path.")
     var zk: String?
 
-    @Option(name: .customLong("quorum"), help: "Accepted for compatibility.")
+    @Option(
+        name: .customLong("quorum"),
+        help: "Accepted for compatibility: ZooKeeper keeps the registry, by its own quorum.")
     var quorum: String?
 
     @Option(name: .customLong("cluster"), help: "The cluster's name.")
@@ -76,8 +79,51 @@ struct MasterCommand: Role {
         name: [
             .customLong("agent_reregister_timeout"), .customLong("agent-reregister-timeout"),
             .customLong("slave_reregister_timeout"),
-        ], help: "How long agents have to come back after a restart (10mins).")
+        ], help: "How long agents have to come back after a failover (10mins).")
     var agentReregisterTimeout: String?
+
+    @Option(
+        name: [
+            .customLong("recovery_agent_removal_limit"), .customLong("recovery-agent-removal-limit"),
+            .customLong("recovery_slave_removal_limit"),
+        ], help: "Share of agents that may be given up after a failover; beyond it the master steps down (100%).")
+    var recoveryAgentRemovalLimit: String?
+
+    @Option(
+        name: [
+            .customLong("agent_removal_rate_limit"), .customLong("agent-removal-rate-limit"),
+            .customLong("slave_removal_rate_limit"),
+        ], help: "Most agents that become unreachable in a time, as 1/10mins (no limit).")
+    var agentRemovalRateLimit: String?
+
+    @Option(
+        name: [.customLong("registry_gc_interval"), .customLong("registry-gc-interval")],
+        help: "How often old agents are dropped from the registry (15mins).")
+    var registryGCInterval: String?
+
+    @Option(
+        name: [
+            .customLong("registry_max_agent_age"), .customLong("registry-max-agent-age"),
+            .customLong("registry_max_slave_age"),
+        ], help: "How long unreachable and gone agents stay in the registry (2weeks).")
+    var registryMaxAgentAge: String?
+
+    @Option(
+        name: [
+            .customLong("registry_max_agent_count"), .customLong("registry-max-agent-count"),
+            .customLong("registry_max_slave_count"),
+        ], help: "Unreachable and gone agents kept in the registry (102400).")
+    var registryMaxAgentCount: String?
+
+    @Option(
+        name: [.customLong("registry_fetch_timeout"), .customLong("registry-fetch-timeout")],
+        help: "Accepted for compatibility; the registry is read for as long as the leadership lasts.")
+    var registryFetchTimeout: String?
+
+    @Option(
+        name: [.customLong("registry_store_timeout"), .customLong("registry-store-timeout")],
+        help: "Accepted for compatibility; a write that fails ends the leadership.")
+    var registryStoreTimeout: String?
 
     @Option(
         name: [.customLong("offer_timeout"), .customLong("offer-timeout")],
@@ -153,6 +199,13 @@ struct MasterCommand: Role {
             ("agent_ping_timeout", agentPingTimeout),
             ("max_agent_ping_timeouts", maxAgentPingTimeouts),
             ("agent_reregister_timeout", agentReregisterTimeout),
+            ("recovery_agent_removal_limit", recoveryAgentRemovalLimit),
+            ("agent_removal_rate_limit", agentRemovalRateLimit),
+            ("registry_gc_interval", registryGCInterval),
+            ("registry_max_agent_age", registryMaxAgentAge),
+            ("registry_max_agent_count", registryMaxAgentCount),
+            ("registry_fetch_timeout", registryFetchTimeout),
+            ("registry_store_timeout", registryStoreTimeout),
             ("offer_timeout", offerTimeout),
             ("roles", roles),
             ("weights", weights),
@@ -170,7 +223,13 @@ struct MasterCommand: Role {
 
     func services(logger: Logger) async throws -> [any Service] {
         let flags = flags
+        try Self.check(flags)
         let configuration = try Self.masterConfiguration(flags)
+        if let quorum = flags["quorum"] {
+            logger.notice(
+                "--quorum has no effect: the registry is in the metadata store, which counts its own servers",
+                metadata: ["quorum": "\(quorum)"])
+        }
         let backend = try CoordinationBackend.open(try Self.store(flags))
         return [MasterService(configuration, backend: backend, logger: logger)]
     }
@@ -190,7 +249,7 @@ struct MasterCommand: Role {
         let port = try flags.integer("port", default: 5050)
         let ip = flags["ip"] ?? "0.0.0.0"
         let hostname = flags["hostname"] ?? ProcessInfo.processInfo.hostName
-        let advertisedIP = flags["advertise_ip"] ?? (ip == "0.0.0.0" ? "127.0.0.1" : ip)
+        let advertisedIP = flags["advertise_ip"] ?? (ip == "0.0.0.0" ? HostFacts.address() : ip)
         var rng = SystemRandomNumberGenerator()
         var configuration = MasterConfiguration(
             id: randomUUID(using: &rng), address: .tcp(host: ip, port: port),
@@ -198,10 +257,7 @@ struct MasterCommand: Role {
             port: try flags.integer("advertise_port", default: port))
         configuration.cluster = flags["cluster"]
         configuration.flags = flags.sorted
-        configuration.options.agentPingInterval = try flags.duration("agent_ping_timeout", default: .seconds(15))
-        configuration.options.agentPingsMissedMax = try flags.integer("max_agent_ping_timeouts", default: 5)
-        configuration.options.agentReregisterTimeout = try flags.duration(
-            "agent_reregister_timeout", default: .seconds(600))
+        try setAgentOptions(&configuration.options, flags)
         configuration.options.completedFrameworksMax = try flags.integer("max_completed_frameworks", default: 50)
         configuration.options.completedTasksMax = try flags.integer(
             "max_completed_tasks_per_framework", default: 1000)
@@ -225,6 +281,55 @@ struct MasterCommand: Role {
             }
         }
         return configuration
+    }
+
+    /// Flags that change nothing here, but whose mistakes operators should hear of.
+    private static func check(_ flags: MesosFlags) throws {
+        _ = try flags.integer("quorum", default: 1, atLeast: 1)
+        for name in ["zk_session_timeout", "registry_fetch_timeout", "registry_store_timeout"] {
+            _ = try flags.duration(name, default: .seconds(10), isPositive: true)
+        }
+        if let zk = flags["zk"], !zk.hasPrefix("zk://") {
+            throw ValidationError("Failed to load flag 'zk': Expecting 'zk://' at the beginning of the URL")
+        }
+        if let registry = flags["registry"], !["in_memory", "replicated_log"].contains(registry) {
+            throw ValidationError("'\(registry)' is not a supported option for registry persistence")
+        }
+        if flags["registry"] == "in_memory", flags["zk"] != nil, flags["store"] == nil {
+            throw ValidationError("--registry=in_memory does not go with --zk: the next leader would know no agents")
+        }
+    }
+
+    private static func setAgentOptions(_ options: inout MasterOptions, _ flags: MesosFlags) throws {
+        options.agentPingInterval = try flags.duration(
+            "agent_ping_timeout", default: options.agentPingInterval, isPositive: true)
+        options.agentPingsMissedMax = try flags.integer(
+            "max_agent_ping_timeouts", default: options.agentPingsMissedMax, atLeast: 1)
+        options.agentReregisterTimeout = try flags.duration(
+            "agent_reregister_timeout", default: options.agentReregisterTimeout, isPositive: true)
+        options.registryCollectionInterval = try flags.duration(
+            "registry_gc_interval", default: options.registryCollectionInterval, isPositive: true)
+        options.registryAgentAgeMax = try flags.duration(
+            "registry_max_agent_age", default: options.registryAgentAgeMax, isPositive: true)
+        options.registryAgentCountMax = try flags.integer(
+            "registry_max_agent_count", default: options.registryAgentCountMax, atLeast: 0)
+        if let text = flags["recovery_agent_removal_limit"] {
+            guard text.hasSuffix("%"), let percent = Double(text.dropLast()), (0...100).contains(percent) else {
+                throw ValidationError(
+                    "Invalid value '\(text)' for --recovery_agent_removal_limit. Must be between 0% and 100%")
+            }
+            options.recoveryAgentRemovalLimit = percent / 100
+        }
+        if let text = flags["agent_removal_rate_limit"] {
+            let parts = text.split(separator: "/", omittingEmptySubsequences: false).map(String.init)
+            guard parts.count == 2, let count = Int(parts[0]), count > 0, let time = MesosFlags.duration(parts[1]),
+                time > .zero
+            else {
+                throw ValidationError(
+                    "Invalid agent_removal_rate_limit: '\(text)'. Format is <Number of agents>/<Duration>")
+            }
+            options.agentRemovalInterval = time / count
+        }
     }
 
     /// "role=weight,role=weight".
