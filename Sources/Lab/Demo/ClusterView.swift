@@ -54,7 +54,13 @@ struct ClusterView: Sendable {
 
     /// The host names of the agents that are registered and reachable.
     func activeAgents() async throws -> [String] {
-        let reply = try await caller.call(.GET, master, "/slaves", deadline: .seconds(2))
+        var reply = try await caller.call(.GET, master, "/slaves", deadline: .seconds(2))
+        // A master that does not lead names the one that does: "//host:port/slaves".
+        if reply.status == 307, let location = reply.headers.first(name: "location"), location.hasPrefix("//"),
+            let leader = HTTPAddress(String(location.dropFirst(2).prefix { $0 != "/" }))
+        {
+            reply = try await caller.call(.GET, leader, "/slaves", deadline: .seconds(2))
+        }
         return (try reply.json()["slaves"]?.array ?? [])
             .filter { $0["active"]?.bool == true }.compactMap { $0["hostname"]?.string }
     }
