@@ -96,8 +96,8 @@ let schedulers: [Target] = [
         "Marathon", in: "Schedulers",
         [
             "MarathonCore", "MesosClient", "MasterLocator", "Base", "MesosAPI", "Telemetry", "HTTPKit", "Coordination",
-            hummingbird,
-            httpTypes, lifecycle, logging, nio, nioHTTP1, nioPosix, orderedCollections, protobuf,
+            hummingbird, httpTypes, httpClient, lifecycle, logging, nio, nioHTTP1, nioPosix, orderedCollections,
+            protobuf,
         ]),
 ]
 
@@ -157,7 +157,7 @@ let testing: [Target] = [
         name: "SimKit", dependencies: ["Base", "BlockCore"], path: "Tests/SimKit",
         swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
     .target(
-        name: "TestKit", dependencies: ["Base", "LinuxOS", "HTTPKit", "Lab", hummingbird, logging],
+        name: "TestKit", dependencies: ["Base", "LinuxOS", "HTTPKit", "Lab", hummingbird, lifecycle, logging],
         path: "Tests/TestKit"),
     tests("BaseTests", ["Base"]),
     tests(
@@ -193,8 +193,8 @@ let testing: [Target] = [
     tests(
         "MarathonTests",
         [
-            "Marathon", "MarathonCore", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit", logging, lifecycle,
-            hummingbird, httpClient, httpTypes, nio, nioHTTP1,
+            "Marathon", "MarathonCore", "MasterLocator", "MesosAPI", "Base", "HTTPKit", "Coordination", "TestKit",
+            logging, lifecycle, hummingbird, httpClient, httpTypes, nio, nioHTTP1,
         ]),
     tests(
         "VolumeServiceTests",

@@ -11,7 +11,10 @@ protocol Role: AsyncParsableCommand {
 }
 
 extension Role {
-    func run() async throws {
+    func run() async throws { try await serve() }
+
+    /// Runs the services until a signal asks them to end, or one of them fails.
+    func serve() async throws {
         let logger = Logger(label: Self.configuration.commandName ?? "holdfast")
         let group = ServiceGroup(
             configuration: .init(

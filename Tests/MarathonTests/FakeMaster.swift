@@ -10,9 +10,26 @@ import Synchronization
 /// The scheduler API of a master with one agent, over real HTTP: offers whenever it is asked to, runs what is launched
 /// at once, kills what it is told to kill.
 final class FakeMaster: Sendable {
+    /// What becomes of launches.
+    enum Launching {
+        case running
+        /// They run, but nobody is told until asked.
+        case silent
+        /// They are lost on their way.
+        case lost
+    }
     struct State {
         var feed: BoundedFeed?
+        var launching = Launching.running
         var offers = 0
+        /// No further offer is made beyond this number.
+        var offersMax = Int.max
+        /// Calls of schedulers that another has replaced.
+        var refused = 0
+        /// Updates that nobody has acknowledged; sent again to every new subscriber.
+        var unacknowledged: [String: MesosTaskState] = [:]
+        /// What ends the next subscription.
+        var fault: String?
         var tasks: [String: MesosTaskState] = [:]
         var launched: [MesosTaskInfo] = []
         var acknowledged = 0
@@ -31,26 +48,52 @@ final class FakeMaster: Sendable {
         return router
     }
 
+    private static let streamID = HTTPField.Name("Mesos-Stream-Id")!
+
     private func take(_ call: SchedulerCall, request: Request) -> Response {
         guard call.type == .subscribe else {
+            let isCurrent = state.withLock { state in
+                let isCurrent = request.headers[FakeMaster.streamID] == "stream-\(state.subscriptions)"
+                if !isCurrent { state.refused += 1 }
+                return isCurrent
+            }
+            guard isCurrent else { return Response(status: .badRequest) }
             answer(call)
             return Response(status: .accepted)
         }
+        sendError("Framework failed over")
+        disconnect()
         let feed = BoundedFeed()
-        state.withLock { state in
+        let number = state.withLock { $0.subscriptions + 1 }
+        feed.onEnd { [weak self] in self?.state.withLock { if $0.subscriptions == number { $0.feed = nil } } }
+        let (unacknowledged, fault) = state.withLock { state in
             state.feed = feed
             state.subscriptions += 1
-            state.frameworkID = call.hasFrameworkID ? call.frameworkID.value : "framework-1"
+            state.frameworkID = call.hasFrameworkID ? call.frameworkID.value : "framework-\(state.subscriptions)"
+            return (state.unacknowledged, state.fault)
+        }
+        let response = Response.stream(
+            feed, request: request,
+            headers: [.contentType: MediaType.protobuf.rawValue, FakeMaster.streamID: "stream-\(number)"])
+        if let fault {
+            sendError(fault)
+            return response
         }
         var event = SchedulerEvent()
         event.type = .subscribed
         event.subscribed.frameworkID.value = state.withLock { $0.frameworkID ?? "" }
         event.subscribed.heartbeatIntervalSeconds = 15
         send(event)
+        for (task, taskState) in unacknowledged.sorted(by: { $0.key < $1.key }) { update(task, taskState) }
         offer()
-        return .stream(
-            feed, request: request,
-            headers: [.contentType: MediaType.protobuf.rawValue, HTTPField.Name("Mesos-Stream-Id")!: "stream"])
+        return response
+    }
+
+    private func sendError(_ message: String) {
+        var event = SchedulerEvent()
+        event.type = .error
+        event.error.message = message
+        send(event)
     }
 
     private func send(_ event: SchedulerEvent) {
@@ -59,13 +102,18 @@ final class FakeMaster: Sendable {
     }
 
     /// Breaks the subscription, as a master that dies does.
-    func disconnect() { state.withLock { $0.feed }?.finish() }
+    func disconnect() {
+        let feed = state.withLock { $0.feed }
+        feed?.finish()
+    }
 
     func offer() {
-        let number = state.withLock { state in
+        let number: Int? = state.withLock { state in
+            guard state.offers < state.offersMax else { return nil }
             state.offers += 1
             return state.offers
         }
+        guard let number else { return }
         var offer = MesosOffer()
         offer.id.value = "offer-\(number)"
         offer.frameworkID.value = state.withLock { $0.frameworkID ?? "" }
@@ -95,7 +143,10 @@ final class FakeMaster: Sendable {
     }
 
     func update(_ task: String, _ taskState: MesosTaskState, uuid: Bool = true) {
-        state.withLock { $0.tasks[task] = taskState }
+        state.withLock { state in
+            state.tasks[task] = taskState
+            if uuid { state.unacknowledged[task] = taskState }
+        }
         var event = SchedulerEvent()
         event.type = .update
         event.update.status.taskID.value = task
@@ -113,13 +164,21 @@ final class FakeMaster: Sendable {
         case .suppress: state.withLock { $0.isSuppressed = true }
         case .accept:
             for task in call.accept.operations.flatMap(\.launch.taskInfos) {
-                state.withLock { $0.launched.append(task) }
-                update(task.taskID.value, .taskRunning)
+                let launching = state.withLock { state in
+                    state.launched.append(task)
+                    if state.launching == .silent { state.tasks[task.taskID.value] = .taskRunning }
+                    return state.launching
+                }
+                if launching == .running { update(task.taskID.value, .taskRunning) }
             }
         case .kill:
             let task = call.kill.taskID.value
             if state.withLock({ $0.tasks[task] == .taskRunning }) { update(task, .taskKilled) }
-        case .acknowledge: state.withLock { $0.acknowledged += 1 }
+        case .acknowledge:
+            state.withLock { state in
+                state.acknowledged += 1
+                state.unacknowledged[call.acknowledge.taskID.value] = nil
+            }
         case .reconcile:
             for task in call.reconcile.tasks {
                 let known = state.withLock { $0.tasks[task.taskID.value] }
@@ -128,6 +187,8 @@ final class FakeMaster: Sendable {
         default: break
         }
     }
+
+    var isSubscribed: Bool { state.withLock { $0.feed != nil } }
 
     var running: [String] { state.withLock { $0.tasks.filter { $0.value == .taskRunning }.keys.sorted() } }
 }

@@ -4,6 +4,7 @@ import Coordination
 import HTTPKit
 import Logging
 import Marathon
+import MasterLocator
 import MesosAPI
 import NIOCore
 import NIOHTTP1
@@ -36,24 +37,19 @@ import Testing
         _ backend: CoordinationBackend, master: FakeMaster,
         _ body: @escaping @Sendable (HTTPAddress) async throws -> Void
     ) async throws {
-        let logger = quiet()
-        let masterPort = Port()
-        let marathonPort = Port()
-        try await withThrowingTaskGroup(of: Void.self) { group in
-            let server = HTTPServer(
-                name: "master", address: .tcp(host: "127.0.0.1", port: 0), router: master.router(), logger: logger,
-                onServerRunning: { masterPort.set($0) })
-            group.addTask { try await server.run() }
-            let address = try await masterPort.get()
-            let configuration = MarathonConfiguration(masters: [address], httpAddress: .tcp(host: "127.0.0.1", port: 0))
+        try await withServer(master.router()) { [logger = quiet()] address in
+            let port = Port()
+            let configuration = MarathonConfiguration(
+                masters: .addresses([address]), httpAddress: .tcp(host: "127.0.0.1", port: 0))
             let service = MarathonService(
-                configuration: configuration, backend: backend, logger: logger,
-                onServerRunning: { marathonPort.set($0) })
-            group.addTask { try await service.run() }
-            group.addTask { try await body(try await marathonPort.get()) }
-            // The body is the only one that ends by itself.
-            try await group.next()
-            group.cancelAll()
+                configuration: configuration, backend: backend, logger: logger, onServerRunning: { port.set($0) })
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                group.addTask { try await service.run() }
+                group.addTask { try await body(try await port.get()) }
+                // The body is the only one that ends by itself.
+                try await group.next()
+                group.cancelAll()
+            }
         }
     }
 
@@ -168,6 +164,15 @@ import Testing
             #expect(try await caller.call(.GET, address, "/v2/apps?label=a%20in%20(").status == 422)
             let both = try await caller.call(.DELETE, address, "/v2/apps/x/tasks?scale=true&wipe=True")
             #expect(both.status == 400)
+            let long: JSONValue = ["id": .string("/" + String(repeating: "a", count: 500)), "cmd": "x"]
+            let large: JSONValue = ["id": "/x", "cmd": .string(String(repeating: "x", count: 900_000))]
+            for (app, path) in [(long, "/id"), (large, "/")] as [(JSONValue, JSONValue)] {
+                let refused = try await caller.call(.POST, address, "/v2/apps", json: app)
+                #expect(refused.status == 422)
+                #expect(try refused.json()["details"]?[0]?["path"] == path)
+            }
+            #expect(try await caller.call(.GET, address, "/v2/apps").json() == ["apps": []])
+            #expect(try await caller.call(.GET, address, "/v2/deployments").json() == [])
             let ping = try await caller.call(.GET, address, "/ping", headers: ["accept": "application/json"])
             #expect(ping.text == "\"pong\"")
         }

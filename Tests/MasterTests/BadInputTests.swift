@@ -1,6 +1,7 @@
 import Base
 import HTTPKit
 import Logging
+import MasterLocator
 import MesosAPI
 import MesosClient
 import NIOHTTP1
@@ -94,7 +95,7 @@ import Testing
         var info = MesosFrameworkInfo()
         info.user = "u"
         info.name = "f"
-        var options = SchedulerClient.Options(masters: [listener.address], framework: info)
+        var options = SchedulerClient.Options(masters: .addresses([listener.address]), framework: info)
         options.mediaType = .json
         options.backoffMin = .milliseconds(5)
         let client = SchedulerClient(options, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })

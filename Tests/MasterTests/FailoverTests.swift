@@ -137,7 +137,7 @@ private actor TestScheduler {
         var aware = MesosFrameworkInfo.Capability()
         aware.type = .partitionAware
         info.capabilities = [aware]
-        var options = SchedulerClient.Options(masters: addresses, framework: info)
+        var options = SchedulerClient.Options(masters: .addresses(addresses), framework: info)
         options.backoffMin = .milliseconds(20)
         options.backoffMax = .milliseconds(200)
         client = SchedulerClient(options, logger: quiet)

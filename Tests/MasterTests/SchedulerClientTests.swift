@@ -1,6 +1,7 @@
 import Base
 import HTTPKit
 import Logging
+import MasterLocator
 import MesosAPI
 import MesosClient
 import NIOHTTP1
@@ -20,7 +21,8 @@ import Testing
         info.failoverTimeout = 60
         if let id { info.id = id }
         // The first address is nobody's: the client must go on to the next.
-        var options = SchedulerClient.Options(masters: [.tcp(host: "127.0.0.1", port: 1), address], framework: info)
+        var options = SchedulerClient.Options(
+            masters: .addresses([.tcp(host: "127.0.0.1", port: 1), address]), framework: info)
         options.mediaType = media
         options.backoffMin = .milliseconds(20)
         return options

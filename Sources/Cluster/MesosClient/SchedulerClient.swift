@@ -1,7 +1,8 @@
 import Base
 import FoundationEssentials
-public import HTTPKit
+import HTTPKit
 public import Logging
+public import MasterLocator
 public import MesosAPI
 import NIOCore
 import NIOHTTP1
@@ -12,8 +13,9 @@ import NIOHTTP1
 /// go out in the order in which they were made only if the caller awaits each before the next.
 public actor SchedulerClient {
     public struct Options: Sendable {
-        /// Masters to try in turn; followers redirect to the leader.
-        public var masters: [HTTPAddress]
+        /// Where the leading master is found; followers redirect to it. When it is known to be elsewhere, the
+        /// subscription goes there at once.
+        public var masters: MasterLocation
         public var framework: MesosFrameworkInfo
         public var suppressedRoles: [String] = []
         public var mediaType = MediaType.protobuf
@@ -28,7 +30,7 @@ public actor SchedulerClient {
         public var missedHeartbeatsMax = 5.0
 
         /// - Parameter framework: with its id to fail over to this scheduler; without for a new framework.
-        public init(masters: [HTTPAddress], framework: MesosFrameworkInfo) {
+        public init(masters: MasterLocation, framework: MesosFrameworkInfo) {
             self.masters = masters
             self.framework = framework
         }
@@ -54,7 +56,6 @@ public actor SchedulerClient {
     private let caller: HTTPCaller
     private var framework: MesosFrameworkInfo
     private var connection: Connection?
-    private var nextMaster = 0
 
     private struct Connection {
         var master: HTTPAddress
@@ -64,7 +65,6 @@ public actor SchedulerClient {
     }
 
     public init(_ options: Options, logger: Logger) {
-        precondition(!options.masters.isEmpty, "a scheduler needs a master's address")
         self.options = options
         self.logger = logger
         framework = options.framework
@@ -92,17 +92,30 @@ public actor SchedulerClient {
     /// Keeps the subscription until the task is cancelled or the master ends it for good (`unsubscribed`).
     public func run() async throws(MesosClientError) {
         defer { continuation.finish() }
+        let locator = MasterLocator(options.masters)
+        do {
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                group.addTask { await locator.run() }
+                group.addTask { try await self.keepSubscribed(locator) }
+                defer { group.cancelAll() }
+                try await group.next()
+            }
+        } catch let error as MesosClientError {
+            throw error
+        } catch {
+            // Only cancellation ends it otherwise.
+        }
+    }
+
+    private func keepSubscribed(_ locator: MasterLocator) async throws(MesosClientError) {
         var pause = options.backoffMin
-        var master = options.masters[0]
-        while !Task.isCancelled {
+        while let place = await locator.next(), !Task.isCancelled {
             var reason = "the stream ended"
             do throws(MesosClientError) {
-                master = try await subscribe(at: master)
+                if try await subscribe(at: place, locator) { reason = "the leading master is another" }
             } catch {
                 if error.code == .unsubscribed { throw error }
                 reason = error.description
-                nextMaster = (nextMaster + 1) % options.masters.count
-                master = options.masters[nextMaster]
             }
             if connection != nil {
                 connection = nil
@@ -110,14 +123,37 @@ public actor SchedulerClient {
                 continuation.yield(.disconnected(reason: reason))
             }
             if Task.isCancelled { return }
-            logger.info("subscription lost", metadata: ["reason": "\(reason)", "master": "\(master)"])
-            try? await Task.sleep(for: pause)
+            logger.info("subscription lost", metadata: ["reason": "\(reason)", "master": "\(place.address)"])
+            let length = pause
             pause = min(pause * 2, options.backoffMax)
+            // A new leader is no reason to wait for.
+            _ = try? await withDeadline(length) { await locator.untilMoved(from: place) }
         }
     }
 
-    /// One subscription from its call to its end. Answers with the master to try next.
-    private func subscribe(at start: HTTPAddress) async throws(MesosClientError) -> HTTPAddress {
+    /// One subscription from its call to its end; true when it ended because the leader is another.
+    private func subscribe(at place: MasterPlace, _ locator: MasterLocator) async throws(MesosClientError) -> Bool {
+        do {
+            return try await withThrowingTaskGroup(of: Bool.self) { group in
+                group.addTask {
+                    try await self.subscribe(at: place.address)
+                    return false
+                }
+                group.addTask {
+                    await locator.untilMoved(from: place)
+                    return true
+                }
+                defer { group.cancelAll() }
+                return try await group.next() ?? false
+            }
+        } catch let error as MesosClientError {
+            throw error
+        } catch {
+            throw MesosClientError(.unreachable, "The subscription at \(place.address) broke", cause: error)
+        }
+    }
+
+    private func subscribe(at start: HTTPAddress) async throws(MesosClientError) {
         var call = SchedulerCall()
         call.type = .subscribe
         if let id = frameworkID { call.frameworkID = id }
@@ -146,7 +182,7 @@ public actor SchedulerClient {
                     code, "The master at \(master) refused the subscription: \(text)", status: response.status)
             }
             try await follow(response, master: master)
-            return master
+            return
         }
         throw MesosClientError(.unreachable, "The masters redirect to each other")
     }

@@ -15,6 +15,7 @@ final class EventHub: Sendable {
     private struct Readers {
         var nextID = 0
         var list: [Int: Reader] = [:]
+        var isClosed = false
     }
 
     private let readers = Mutex(Readers())
@@ -24,10 +25,15 @@ final class EventHub: Sendable {
 
     func attach(types: Set<String>, remote: String, at time: Timestamp) -> BoundedFeed {
         let feed = BoundedFeed(limit: outstandingMax)
-        let id = readers.withLock { readers in
+        let id: Int? = readers.withLock { readers in
+            guard !readers.isClosed else { return nil }
             readers.nextID += 1
             readers.list[readers.nextID] = Reader(feed: feed, types: types, remote: remote)
             return readers.nextID
+        }
+        guard let id else {
+            feed.finish()
+            return feed
         }
         feed.onEnd { [weak self] in self?.detach(id) }
         publish(.make("event_stream_attached", at: time, ["remoteAddress": .string(remote)]))
@@ -49,8 +55,12 @@ final class EventHub: Sendable {
         for feed in readers.withLock({ $0.list.values.map(\.feed) }) { feed.offer(ServerSentEvent.heartbeat) }
     }
 
-    /// Ends every stream, so that the server can stop.
+    /// Ends every stream, also those that come later.
     func close() {
-        for feed in readers.withLock({ $0.list.values.map(\.feed) }) { feed.finish() }
+        let feeds = readers.withLock { readers in
+            readers.isClosed = true
+            return readers.list.values.map(\.feed)
+        }
+        for feed in feeds { feed.finish() }
     }
 }

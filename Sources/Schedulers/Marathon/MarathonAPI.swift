@@ -15,6 +15,11 @@ struct MarathonAPI: Sendable {
     /// "host:port" of this leader.
     let leader: String
     let logger: Logger
+    /// Gives the leadership up.
+    let resign: @Sendable () -> Void
+
+    /// Bytes of a request's body.
+    static let bodyMax = 8 << 20
 
     /// One request, taken apart.
     struct Call {
@@ -24,6 +29,14 @@ struct MarathonAPI: Sendable {
         var query: [(name: String, value: String)]
         var request: Request
         var remoteIP: String
+
+        init(_ request: Request, remoteIP: String) {
+            method = request.method
+            path = MarathonAPI.segments(request.uri.path)[...]
+            query = MarathonAPI.query(request.uri.query ?? "")
+            self.request = request
+            self.remoteIP = remoteIP
+        }
 
         func values(_ name: String) -> [String] { query.filter { $0.name == name }.map(\.value) }
         func value(_ name: String) -> String? { query.last { $0.name == name }?.value }
@@ -35,7 +48,7 @@ struct MarathonAPI: Sendable {
         }
 
         func body() async throws -> JSONValue {
-            let bytes = try await request.bytes(limit: 8 << 20)
+            let bytes = try await request.bytes(limit: MarathonAPI.bodyMax)
             do throws(JSONError) {
                 return try JSONValue(parsing: bytes)
             } catch {
@@ -45,24 +58,7 @@ struct MarathonAPI: Sendable {
         }
     }
 
-    func router() -> HTTPRouter {
-        let router = HTTPRouter(context: HTTPContext.self)
-        addMetricsRoutes(to: router, registry: ProcessTelemetry.registry)
-        let methods: [HTTPRequest.Method] = [.get, .head, .post, .put, .patch, .delete, .options]
-        for method in methods {
-            for path in ["/", "/**"] as [RouterPath] where !(method == .get && path == "/metrics") {
-                router.on(path, method: method) { request, context in
-                    try await respond(request, remoteIP: context.remoteIP ?? "")
-                }
-            }
-        }
-        return router
-    }
-
-    private func respond(_ request: Request, remoteIP: String) async throws -> Response {
-        let call = Call(
-            method: request.method, path: MarathonAPI.segments(request.uri.path)[...],
-            query: MarathonAPI.query(request.uri.query ?? ""), request: request, remoteIP: remoteIP)
+    func respond(_ call: Call) async throws -> Response {
         var response: Response
         do {
             response = try await dispatch(call)
@@ -73,26 +69,17 @@ struct MarathonAPI: Sendable {
         } catch let error as CommandError {
             response = MarathonAPI.response(to: error)
         }
-        decorate(&response, request: request)
+        configuration.decorate(&response, request: call.request, leader: leader)
         return response
     }
 
-    private func decorate(_ response: inout Response, request: Request) {
-        response.headers[field("X-Marathon-Leader")] = "http://\(leader)"
-        response.headers[field("X-Frame-Options")] = "DENY"
-        response.headers[field("X-XSS-Protection")] = "1; mode=block"
-        response.headers[.cacheControl] = "no-cache, no-store, must-revalidate"
-        response.headers[field("Pragma")] = "no-cache"
-        response.headers[.expires] = "0"
-        for origin in configuration.accessControlAllowOrigin {
-            response.headers.append(HTTPField(name: .accessControlAllowOrigin, value: origin))
-        }
-        guard !configuration.accessControlAllowOrigin.isEmpty else { return }
-        response.headers[.accessControlAllowMethods] = "GET, HEAD, OPTIONS"
-        response.headers[.accessControlMaxAge] = "86400"
-        if let asked = request.headers[.accessControlRequestHeaders] {
-            response.headers[.accessControlAllowHeaders] = asked
-        }
+    /// What is the same on every Marathon.
+    static func local(_ call: Call) -> Response? {
+        let isRead = call.method == .get || call.method == .head
+        if call.path.isEmpty { return Response(status: .found, headers: [.location: "/ui/"]) }
+        if call.path.elementsEqual(["ping"]), isRead { return ping(call) }
+        if call.path.elementsEqual(["v2", "plugins"]), isRead { return .json(["plugins": []]) }
+        return nil
     }
 
     /// Splits at slashes before and after decoding: "%2Fa%2Fb" is two segments, "//" is one border.
@@ -161,21 +148,15 @@ struct MarathonAPI: Sendable {
     // MARK: Dispatch
 
     private func dispatch(_ call: Call) async throws -> Response {
-        guard let first = call.path.first else {
-            return Response(status: .found, headers: [.location: "/ui/"])
-        }
         if call.method == .options {
             return Response(status: .ok, headers: [.allow: "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"])
         }
-        switch first {
-        case "ping" where call.path.count == 1: return ping(call)
-        case "v2":
-            guard let resource = call.path.dropFirst().first else { throw MarathonAPI.notFound() }
-            var inner = call
-            inner.path = call.path.dropFirst(2)
-            return try await dispatch(resource, inner)
-        default: throw MarathonAPI.notFound()
+        guard call.path.first == "v2", let resource = call.path.dropFirst().first else {
+            throw MarathonAPI.notFound()
         }
+        var inner = call
+        inner.path = call.path.dropFirst(2)
+        return try await dispatch(resource, inner)
     }
 
     private func dispatch(_ resource: String, _ call: Call) async throws -> Response {
@@ -188,13 +169,12 @@ struct MarathonAPI: Sendable {
         case "info": Response.json(await info())
         case "leader": try leader(call)
         case "events": try await events(call)
-        case "plugins" where call.path.isEmpty: Response.json(["plugins": []])
         case "pods": throw HTTPFailure(.notImplemented, json: ["message": "Pods are not implemented"])
         default: throw MarathonAPI.notFound()
         }
     }
 
-    private func ping(_ call: Call) -> Response {
+    private static func ping(_ call: Call) -> Response {
         let accept = call.request.headers[.accept] ?? "*/*"
         if accept.contains("text/plain") || accept.contains("*/*") { return .text("pong") }
         if accept.contains("text/html") { return .text("pong", headers: [.contentType: "text/html; charset=utf-8"]) }
@@ -205,7 +185,12 @@ struct MarathonAPI: Sendable {
     private func leader(_ call: Call) throws -> Response {
         switch call.method {
         case .get, .head: return .json(["leader": .string(leader)])
-        case .delete: throw HTTPFailure(.notImplemented, json: ["message": "Abdication is not implemented"])
+        case .delete:
+            guard call.value("backup") == nil, call.value("restore") == nil else {
+                throw HTTPFailure(.notImplemented, json: ["message": "Backup and restore are not implemented"])
+            }
+            resign()
+            return .json(["message": "Leadership abdicated"])
         default: throw MarathonAPI.notAllowed()
         }
     }
@@ -223,10 +208,10 @@ struct MarathonAPI: Sendable {
 
     private func info() async -> JSONValue {
         let core = configuration.core
-        let master = configuration.masters.map(\.description).joined(separator: ",")
         func milliseconds(_ duration: Duration) -> JSONValue { .integer(duration.wholeNanoseconds / 1_000_000) }
         var config: JSONValue.Object = [
-            "master": .string(master), "failover_timeout": .integer(configuration.failoverTimeout.components.seconds),
+            "master": .string(ZooKeeperFlags.masked(configuration.masterFlag)),
+            "failover_timeout": .integer(configuration.failoverTimeout.components.seconds),
             "framework_name": .string(configuration.frameworkName), "ha": true,
             "checkpoint": .bool(configuration.checkpoint),
             "local_port_min": .integer(Int64(core.servicePorts.lowerBound)),
@@ -242,16 +227,49 @@ struct MarathonAPI: Sendable {
             "task_launch_timeout": milliseconds(core.launchTimeout),
             "task_launch_confirm_timeout": milliseconds(core.launchConfirmTimeout),
             "mesos_bridge_name": .string(core.rules.bridgeName), "webui_url": .optional(configuration.webUIURL),
+            "on_elected_prepare_timeout": milliseconds(configuration.preparationTimeout),
+            "leader_proxy_connection_timeout_ms": milliseconds(configuration.leaderProxyConnectionTimeout),
+            "leader_proxy_read_timeout_ms": milliseconds(configuration.leaderProxyReadTimeout),
         ]
         config["default_network_name"] = core.rules.defaultNetworkName.map(JSONValue.string)
+        var zooKeeper: JSONValue.Object = [:]
+        if let url = configuration.zooKeeper.url.map(ZooKeeperFlags.masked) {
+            zooKeeper = [
+                "zk": .string(url), "zk_session_timeout": milliseconds(configuration.zooKeeper.sessionTimeout),
+                "zk_connection_timeout": milliseconds(configuration.zooKeeper.connectionTimeout),
+                "zk_timeout": milliseconds(configuration.zooKeeper.timeout),
+                "zk_max_versions": .integer(Int64(core.versionsMax)),
+            ]
+        }
         var http: JSONValue.Object = [:]
         if case .tcp(_, let port) = configuration.httpAddress { http["http_port"] = .integer(Int64(port)) }
         return [
             "name": "marathon", "version": .string(MarathonConfiguration.version), "buildref": "holdfast",
             "elected": true,
             "leader": .string(leader), "frameworkId": .optional(await scheduler.frameworkID),
-            "marathon_config": .object(config), "zookeeper_config": [:], "http_config": .object(http),
+            "marathon_config": .object(config), "zookeeper_config": .object(zooKeeper), "http_config": .object(http),
         ]
+    }
+}
+
+extension MarathonConfiguration {
+    /// The headers of every answer.
+    func decorate(_ response: inout Response, request: Request, leader: String?) {
+        if let leader { response.headers[field("X-Marathon-Leader")] = "http://\(leader)" }
+        response.headers[field("X-Frame-Options")] = "DENY"
+        response.headers[field("X-XSS-Protection")] = "1; mode=block"
+        response.headers[.cacheControl] = "no-cache, no-store, must-revalidate"
+        response.headers[field("Pragma")] = "no-cache"
+        response.headers[.expires] = "0"
+        for origin in accessControlAllowOrigin {
+            response.headers.append(HTTPField(name: .accessControlAllowOrigin, value: origin))
+        }
+        guard !accessControlAllowOrigin.isEmpty else { return }
+        response.headers[.accessControlAllowMethods] = "GET, HEAD, OPTIONS"
+        response.headers[.accessControlMaxAge] = "86400"
+        if let asked = request.headers[.accessControlRequestHeaders] {
+            response.headers[.accessControlAllowHeaders] = asked
+        }
     }
 }
 

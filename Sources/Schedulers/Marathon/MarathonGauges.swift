@@ -25,6 +25,9 @@ final class MarathonGauges: Sendable {
         }
     }
 
+    /// For the time without leadership: what others do is counted there.
+    func reset() { values.withLock { $0 = [:] } }
+
     func update(_ core: SchedulerCore, uptime: Double) {
         let instances = core.instances.values
         let counters = core.counters

@@ -17,9 +17,10 @@ import Telemetry
 actor MarathonScheduler {
     private let configuration: MarathonConfiguration
     private let store: any MetadataStore
-    private let leadership: LeaderEpoch?
+    private let leadership: LeaderEpoch
     private let client: SchedulerClient
     private let builder: TaskBuilder
+    private let gauges: MarathonGauges
     private let logger: Logger
     nonisolated let hub: EventHub
 
@@ -32,7 +33,7 @@ actor MarathonScheduler {
     private var failure: MarathonError?
     private var isStopped = false
 
-    // Overflow policy: the batch queue ends the process (nothing may be lost from it), the call queue drops and counts
+    // Overflow policy: the batch queue ends the leadership (nothing may be lost from it), the call queue drops and counts
     // (the core repeats kills and reconciles), the probe queue answers "overloaded".
     private nonisolated let batches: AsyncStream<[Action]>
     private let batchContinuation: AsyncStream<[Action]>.Continuation
@@ -46,23 +47,25 @@ actor MarathonScheduler {
     private(set) var startedAt: Timestamp
 
     init(
-        configuration: MarathonConfiguration, store: any MetadataStore, leadership: LeaderEpoch?, logger: Logger
+        configuration: MarathonConfiguration, store: any MetadataStore, leadership: LeaderEpoch, gauges: MarathonGauges,
+        logger: Logger
     ) async throws(MarathonError) {
         self.configuration = configuration
         self.store = store
         self.leadership = leadership
+        self.gauges = gauges
         self.logger = logger
         hub = EventHub(outstandingMax: configuration.eventStreamOutstandingMax)
         origin = .now
         var coreConfiguration = configuration.core
         coreConfiguration.clockOrigin = Timestamp(milliseconds: WallTime.now().milliseconds)
         startedAt = coreConfiguration.clockOrigin
-        let stored = try await MarathonScheduler.load(store, prefix: configuration.storePrefix)
+        let stored = try await MarathonScheduler.load(store, prefix: configuration.storePrefix, as: leadership)
         frameworkID = stored.frameworkID
         do throws(RecordError) {
             core = try SchedulerCore(configuration: coreConfiguration, records: stored.records)
         } catch {
-            throw MarathonError(.store, "The stored state cannot be read", cause: error)
+            throw MarathonError(.unreadable, "The stored state cannot be read", cause: error)
         }
         guard stored.frameworkID != nil || core.instances.isEmpty else {
             throw MarathonError(.frameworkIDMissing, "There are instances in the store but no framework id")
@@ -106,11 +109,13 @@ actor MarathonScheduler {
     }
 
     private static func load(
-        _ store: any MetadataStore, prefix: String
+        _ store: any MetadataStore, prefix: String, as leadership: LeaderEpoch
     ) async throws(MarathonError) -> (records: [(key: String, value: JSONValue)], frameworkID: String?) {
         var records: [(key: String, value: JSONValue)] = []
         var frameworkID: String?
         do {
+            // No earlier leader can write any more once this has been taken.
+            try await store.commit([], as: leadership)
             for (key, value) in try await store.list(prefix: prefix) {
                 let name = String(key.dropFirst(prefix.count))
                 if name == "leader" || name.hasPrefix("leader/") { continue }
@@ -120,8 +125,10 @@ actor MarathonScheduler {
                     records.append((name, try JSONValue(parsing: value.bytes)))
                 }
             }
+        } catch let error as StoreError {
+            throw MarathonError(storing: "The stored state could not be loaded", error)
         } catch {
-            throw MarathonError(.store, "The stored state could not be loaded", cause: error)
+            throw MarathonError(.unreadable, "The stored state is no JSON", cause: error)
         }
         return (records, frameworkID)
     }
@@ -129,25 +136,42 @@ actor MarathonScheduler {
     // MARK: Running
 
     /// Schedules until cancelled; throws when it cannot go on without risking what is stored.
-    func run() async throws {
-        try await withThrowingTaskGroup(of: Void.self) { group in
-            group.addTask { try await self.performBatches() }
-            group.addTask { await self.makeCalls() }
-            group.addTask { await self.runProbes() }
-            group.addTask { try await self.keepTime() }
-            group.addTask { try await self.follow() }
-            group.addTask {
-                do throws(MesosClientError) {
-                    try await self.client.run()
-                } catch {
-                    throw MarathonError(.frameworkRemoved, "The master ended the registration for good", cause: error)
+    func run() async throws(MarathonError) {
+        do {
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                group.addTask { try await self.performBatches() }
+                group.addTask { await self.makeCalls() }
+                group.addTask { await self.runProbes() }
+                group.addTask { try await self.keepTime() }
+                group.addTask { try await self.follow() }
+                group.addTask { try await self.subscribe() }
+                defer {
+                    group.cancelAll()
+                    stop()
                 }
+                try await group.next()
             }
-            defer {
-                group.cancelAll()
-                stop()
-            }
-            try await group.next()
+        } catch let error as MarathonError {
+            throw error
+        } catch {
+            throw MarathonError(.leadershipLost, "The scheduler was stopped", cause: error)
+        }
+    }
+
+    private func subscribe() async throws(MarathonError) {
+        do throws(MesosClientError) {
+            try await client.run()
+        } catch {
+            // The master's words for its reasons are part of its protocol.
+            let code: MarathonError.Code =
+                if error.message.contains("failed over") {
+                    .leadershipLost
+                } else if error.message.contains("removed") || error.message.contains("Completed framework") {
+                    .frameworkRemoved
+                } else {
+                    .refused
+                }
+            throw MarathonError(code, "The master ended the registration", cause: error)
         }
     }
 
@@ -158,7 +182,8 @@ actor MarathonScheduler {
         let waiting = requests
         requests = [:]
         for continuation in waiting.values {
-            continuation.resume(returning: .failure(.unavailable("Marathon is stopping")))
+            continuation.resume(
+                returning: .failure(.unavailable("The leadership ended before it was known whether this took effect")))
         }
     }
 
@@ -182,7 +207,7 @@ actor MarathonScheduler {
 
     /// Carries out a command; returns once its consequences are stored.
     func submit(_ command: Command) async throws(CommandError) -> CommandReply {
-        guard !isStopped else { throw .unavailable("Marathon is stopping") }
+        guard !isStopped else { throw .unavailable("The leadership has ended") }
         nextRequest += 1
         let request = nextRequest
         let result = await withCheckedContinuation { continuation in
@@ -226,18 +251,35 @@ actor MarathonScheduler {
             return .put(key: key, bytes: value.bytes, expected: .any)
         }
         do throws(StoreError) {
-            for start in stride(from: 0, to: changes.count, by: MetadataLimits.changesMax) {
-                let end = min(start + MetadataLimits.changesMax, changes.count)
-                try await store.commit(Array(changes[start..<end]), as: leadership)
-            }
+            for part in MarathonScheduler.commits(changes) { try await store.commit(part, as: leadership) }
         } catch {
-            throw MarathonError(
-                error.code == .fenced ? .leadershipLost : .store, "State could not be stored", cause: error)
+            throw MarathonError(storing: "State could not be stored", error)
         }
     }
 
+    /// What one user's command writes fits one commit (`CoreConfiguration.commandBytesMax`); what follows from many
+    /// events at once may need several.
+    private static func commits(_ changes: [StoreChange]) -> [[StoreChange]] {
+        var result: [[StoreChange]] = []
+        var bytes = 0
+        for change in changes {
+            // With what an engine writes around each change.
+            var size = change.key.utf8.count + 150
+            if case .put(_, let value, _) = change { size += value.count }
+            if let last = result.last, last.count < MetadataLimits.changesMax,
+                bytes + size <= MetadataLimits.valueLengthMax
+            {
+                result[result.count - 1].append(change)
+                bytes += size
+            } else {
+                result.append([change])
+                bytes = size
+            }
+        }
+        return result
+    }
+
     private func keepTime() async throws {
-        let gauges = MarathonGauges()
         var ticks = 0
         while true {
             try await Task.sleep(for: .milliseconds(200))
@@ -295,7 +337,7 @@ actor MarathonScheduler {
             let key = configuration.storePrefix + "framework-id"
             try await store.commit([.put(key: key, bytes: Array(frameworkID.utf8), expected: .any)], as: leadership)
         } catch {
-            throw MarathonError(.store, "The framework id could not be stored", cause: error)
+            throw MarathonError(storing: "The framework id could not be stored", error)
         }
     }
 

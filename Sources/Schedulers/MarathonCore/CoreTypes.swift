@@ -21,6 +21,10 @@ public struct CoreConfiguration: Sendable {
     public var runningDeploymentsMax = 100
     public var appsMax: Int?
     public var versionsMax = 50
+    /// What one command may store, with all keys: below what every store takes in one commit.
+    public var commandBytesMax = 900_000
+    /// Of a command's records; those of its tasks are a little longer, and stores take 512.
+    static let keyLengthMax = 400
 
     public init() {}
 }

@@ -61,9 +61,13 @@ public struct SchedulerCore: Sendable {
         var reply: Action?
         switch input {
         case .command(let command, let request):
+            let former = self
             do throws(CommandError) {
-                reply = .reply(request: request, .success(try perform(command, time: time, rng: &rng)))
+                let answer = try perform(command, time: time, rng: &rng)
+                try checkSize()
+                reply = .reply(request: request, .success(answer))
             } catch {
+                self = former
                 reply = .reply(request: request, .failure(error))
             }
         case .connected: connect(time)
@@ -77,6 +81,18 @@ public struct SchedulerCore: Sendable {
         converge(time)
         balanceOffers(time)
         return drain(reply: reply)
+    }
+
+    /// Refuses a command whose writes no store would take at once: half a command must never be stored.
+    private func checkSize() throws(CommandError) {
+        let bytes = writes.reduce(0) { $0 + $1.key.utf8.count + ($1.value?.bytes.count ?? 0) }
+        guard writes.keys.allSatisfy({ $0.utf8.count <= CoreConfiguration.keyLengthMax }) else {
+            throw .spec(.invalid("/id", "The id is too long to be stored."))
+        }
+        guard bytes <= configuration.commandBytesMax else {
+            let limit = configuration.commandBytesMax
+            throw .spec(.invalid("/", "The change takes \(bytes) bytes; \(limit) can be stored."))
+        }
     }
 
     /// Everything that was recorded, writes first.

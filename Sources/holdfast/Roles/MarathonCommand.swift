@@ -7,6 +7,7 @@ import LinuxOS
 import Logging
 import Marathon
 import MarathonCore
+import MasterLocator
 import ServiceLifecycle
 
 /// Marathon's flags, with its names and units. Each may also come from the environment as `MARATHON_<NAME>`; the flag
@@ -15,12 +16,36 @@ struct MarathonCommand: Role {
     static let configuration = CommandConfiguration(
         commandName: "marathon", abstract: "Runs Marathon, the scheduler of long-running services.")
 
-    @Option(name: .customLong("master"), help: "The masters: host:port, several joined by commas.")
+    @Option(
+        name: .customLong("master"),
+        help: "The masters: zk://host:port,.../path, or host:port, several joined by commas.")
     var master: String?
-    @Option(name: .customLong("store"), help: "Where the state is kept: embedded:PATH.")
+    @Option(name: .customLong("store"), help: "Where the state is kept instead of ZooKeeper: embedded:PATH.")
     var store: String?
-    @Option(name: .customLong("zk"), help: "ZooKeeper, zk://hosts/path. Not implemented yet; use --store.")
+    @Option(
+        name: .customLong("zk"),
+        help: "Where the state is kept and leaders are elected: zk://[user:password@]host:port,.../path.")
     var zk: String?
+    @Option(
+        name: .customLong("zk_session_timeout"), help: "Milliseconds after which a silent leader is deposed (10000).")
+    var zkSessionTimeout: Int?
+    @Option(name: .customLong("zk_connection_timeout"), help: "Milliseconds to connect to ZooKeeper (10000).")
+    var zkConnectionTimeout: Int?
+    @Option(name: .customLong("zk_timeout"), help: "Milliseconds for an operation of ZooKeeper (10000).")
+    var zkTimeout: Int?
+    @Option(name: .customLong("zk_max_node_size"), help: "Bytes that one change may store (1024000).")
+    var zkMaxNodeSize: Int?
+    @Option(
+        name: .customLong("on_elected_prepare_timeout"),
+        help: "Milliseconds in which an elected leader must have loaded (180000).")
+    var onElectedPrepareTimeout: Int?
+    @Option(
+        name: .customLong("leader_proxy_connection_timeout"), help: "Milliseconds to connect to the leader (5000).")
+    var leaderProxyConnectionTimeout: Int?
+    @Option(
+        name: .customLong("leader_proxy_read_timeout"), help: "Milliseconds for which the leader may be silent (10000)."
+    )
+    var leaderProxyReadTimeout: Int?
     @Option(name: .customLong("http_port"), help: "The port of the REST API (8080).")
     var httpPort: Int?
     @Option(name: .customLong("http_address"), help: "The address of the REST API (all interfaces).")
@@ -84,13 +109,32 @@ struct MarathonCommand: Role {
     var accessControlAllowOrigin: String?
     @Flag(name: .customLong("disable_checkpoint"), help: "Tasks end with their agent's process.")
     var disableCheckpoint = false
-    @Flag(name: [.customLong("ha"), .customLong("disable_ha"), .customLong("checkpoint")], help: .hidden)
+    @Flag(
+        name: [
+            .customLong("ha"), .customLong("disable_ha"), .customLong("checkpoint"), .customLong("zk_compression"),
+            .customLong("disable_zk_compression"), .customLong("leader_proxy_ssl_ignore_hostname"),
+        ], help: .hidden)
     var ignored = false
+    @Option(name: .customLong("zk_compression_threshold"), help: .hidden)
+    var ignoredThreshold: Int?
+
+    /// Ends with Marathon's exit codes where Marathon itself has to end.
+    func run() async throws {
+        do {
+            try await serve()
+        } catch let error as MarathonError {
+            guard let code = error.exitCode else { throw error }
+            Logger(label: "marathon").critical("ending", metadata: ["error": "\(error)", "exit.code": "\(code)"])
+            throw ExitCode(code)
+        }
+    }
 
     func services(logger: Logger) async throws -> [any Service] {
         let store = text(store, "store") ?? text(zk, "zk") ?? "embedded:marathon.db"
-        let backend = try CoordinationBackend.open(store)
-        return [MarathonService(configuration: try marathon(), backend: backend, logger: logger)]
+        let configuration = try marathon()
+        let backend = try CoordinationBackend.open(
+            store, sessionTimeout: configuration.zooKeeper.sessionTimeout, logger: logger)
+        return [MarathonService(configuration: configuration, backend: backend, logger: logger)]
     }
 
     private func text(_ flag: String?, _ name: String) -> String? {
@@ -110,17 +154,13 @@ struct MarathonCommand: Role {
     }
 
     private func marathon() throws -> MarathonConfiguration {
-        guard let masters = text(master, "master") else { throw ValidationError("--master is required.") }
-        let addresses = try masters.split(separator: ",").map { part in
-            guard let address = HTTPAddress(part.contains(":") ? String(part) : "\(part):5050") else {
-                throw ValidationError("--master: \"\(part)\" is no address.")
-            }
-            return address
-        }
-        guard !addresses.isEmpty else { throw ValidationError("--master names no master.") }
+        let zooKeeper = try zooKeeperFlags()
         let port = try number(httpPort, "http_port", in: 0...65535) ?? 8080
         var result = MarathonConfiguration(
-            masters: addresses, httpAddress: .tcp(host: text(httpAddress, "http_address") ?? "0.0.0.0", port: port))
+            masters: try masters(sessionTimeout: zooKeeper.sessionTimeout),
+            httpAddress: .tcp(host: text(httpAddress, "http_address") ?? "0.0.0.0", port: port))
+        result.zooKeeper = zooKeeper
+        result.masterFlag = text(master, "master") ?? ""
         result.hostname = text(hostname, "hostname") ?? ProcessInfo.processInfo.hostName
         result.webUIURL = text(webUIURL, "webui_url") ?? "http://\(result.hostname):\(port)"
         if let name = text(frameworkName, "framework_name") { result.frameworkName = name }
@@ -140,7 +180,34 @@ struct MarathonCommand: Role {
         if let count = try number(maxConcurrentHealthChecks, "max_concurrent_marathon_health_checks") {
             result.healthChecksMax = max(1, count)
         }
+        if let time = try milliseconds(onElectedPrepareTimeout, "on_elected_prepare_timeout") {
+            result.preparationTimeout = time
+        }
+        if let time = try milliseconds(leaderProxyConnectionTimeout, "leader_proxy_connection_timeout") {
+            result.leaderProxyConnectionTimeout = time
+        }
+        if let time = try milliseconds(leaderProxyReadTimeout, "leader_proxy_read_timeout") {
+            result.leaderProxyReadTimeout = time
+        }
         try fillCore(&result)
+        return result
+    }
+
+    private func masters(sessionTimeout: Duration) throws -> MasterLocation {
+        guard let text = text(master, "master") else { throw ValidationError("--master is required.") }
+        do {
+            return try MasterLocation(parsing: text, sessionTimeout: sessionTimeout)
+        } catch {
+            throw ValidationError("--master: \(error)")
+        }
+    }
+
+    private func zooKeeperFlags() throws -> ZooKeeperFlags {
+        var result = ZooKeeperFlags()
+        result.url = text(store, "store") == nil ? text(zk, "zk") : nil
+        if let time = try milliseconds(zkSessionTimeout, "zk_session_timeout") { result.sessionTimeout = time }
+        if let time = try milliseconds(zkConnectionTimeout, "zk_connection_timeout") { result.connectionTimeout = time }
+        if let time = try milliseconds(zkTimeout, "zk_timeout") { result.timeout = time }
         return result
     }
 
@@ -175,6 +242,9 @@ struct MarathonCommand: Role {
         result.core.appsMax = try number(maxApps, "max_apps")
         if let count = try number(maxRunningDeployments, "max_running_deployments") {
             result.core.runningDeploymentsMax = count
+        }
+        if let bytes = try number(zkMaxNodeSize, "zk_max_node_size", in: 1...Int(Int32.max)) {
+            result.core.commandBytesMax = min(result.core.commandBytesMax, bytes)
         }
         if let count = try number(maxVersions, "zk_max_versions", in: 1...100_000) { result.core.versionsMax = count }
     }
