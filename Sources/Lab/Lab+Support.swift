@@ -36,7 +36,7 @@ extension Lab {
 
     func writeNodeFile(_ number: Int, _ lab: LabState) async throws {
         let directory = nodeDirectory(number)
-        let template = lab.nodeTemplate ?? NodeTemplate.standard(number: number)
+        let template = lab.nodeTemplate ?? NodeTemplate.standard(number: number, in: lab)
         var text = NodeTemplate.fill(template, lab: lab, number: number, directory: directory)
         text = try NodeTemplate.adapt(text, settings: lab.settings, separatesRoles: lab.separatesRoles)
         try await replaceFile("\(directory)/node.yaml", text)
@@ -101,7 +101,7 @@ extension Lab {
     func processes(of role: String, in machine: ProcessIdentity) throws -> [ProcessIdentity] {
         let all = machineProcesses(machine).map { (process: $0, name: programName($0)) }
         let own = all.filter { $0.name == role }
-        if !own.isEmpty || ["sdc", "sdc-keeper", "dockerd"].contains(role) { return own.map(\.process) }
+        if !own.isEmpty || ["sdc", "sdc-keeper", "dockerd", "zookeeper"].contains(role) { return own.map(\.process) }
         return all.filter { $0.name == "node" }.map(\.process)
     }
 
@@ -112,6 +112,7 @@ extension Lab {
         guard let line = try? readFile("/proc/\(process.pid)/cmdline") else { return "" }
         let words = line.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
         let program = words.first?.split(separator: "/").last.map(String.init) ?? ""
+        if program == "java" { return "zookeeper" }
         return program == "holdfast" && words.count > 1 ? words[1] : program
     }
 }

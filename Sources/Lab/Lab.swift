@@ -19,6 +19,9 @@ public struct Lab: Sendable {
         /// Runs every role as a process of its own instead of one process for all of a machine.
         public var separatesRoles = false
         public var runsDocker = true
+        /// Real ZooKeeper, masters, Marathons and managers on the first three machines (the white paper's Table 2)
+        /// instead of one of each with an embedded store.
+        public var usesZooKeeper = false
         /// Name to tarball.
         public var images: [String: String] = [:]
         /// The `holdfast` that the machines run.
@@ -63,8 +66,12 @@ public struct Lab: Sendable {
             let lab = LabState(
                 index: plan.index, executable: plan.executable,
                 runsDocker: plan.runsDocker && isInstalled("dockerd"), images: plan.images,
-                nodeTemplate: plan.nodeTemplate, settings: plan.settings, separatesRoles: plan.separatesRoles,
+                nodeTemplate: plan.nodeTemplate, settings: plan.settings, usesZooKeeper: plan.usesZooKeeper,
+                separatesRoles: plan.separatesRoles,
                 nodes: (1...plan.nodes).map { .init(number: $0, initProcess: nil) })
+            guard !plan.usesZooKeeper || access(ZooKeeperServer.program, X_OK) == 0 else {
+                throw LabError(.state, "ZooKeeper is not installed (Debian's package zookeeper).")
+            }
             guard try await !runCommand(["ip", "link", "show", lab.bridge]).isSuccess else {
                 throw LabError(
                     .state, "The network \(lab.bridge) exists: another lab uses it. Give this one another --index.")
@@ -151,7 +158,8 @@ public struct Lab: Sendable {
         try await writeNodeFile(number, lab)
         try await Machine.Description(
             number: number, name: lab.name(of: number), directory: directory, executable: lab.executable,
-            runsDocker: lab.runsDocker, dockerNetwork: "172.\(20 + number % 200).0.1/24",
+            runsDocker: lab.runsDocker, zooKeeper: lab.zooKeeper(of: number, directory: directory),
+            dockerNetwork: "172.\(20 + number % 200).0.1/24",
             cgroup: cgroup(of: number, in: lab)
         ).write(to: "\(directory)/machine.json")
         var request = ChildProcess.Request([
@@ -202,6 +210,12 @@ public struct Lab: Sendable {
             }
             for (image, tarball) in lab.images.sorted(by: { $0.key < $1.key }) {
                 try await importImage(image, tarball, machine)
+            }
+        }
+        if lab.zooKeeper(of: number, directory: directory) != nil {
+            try await poll("ZooKeeper of \(name)", until: end) {
+                try checkAlive(machine, name)
+                return try await offPool { canConnect(lab.address(of: number), port: 2181) ? true : nil }
             }
         }
         for role in try roles(of: number) {

@@ -65,6 +65,8 @@ public struct LabState: Codable, Sendable {
     public var nodeTemplate: String?
     /// Flags of roles that differ from the template.
     public var settings: [Setting] = []
+    /// The first three machines run ZooKeeper and stand for leadership.
+    public var usesZooKeeper = false
     /// Every role is a process of its own.
     public var separatesRoles = false
     public var nodes: [Node]
@@ -75,6 +77,18 @@ extension LabState {
     public var bridge: String { "hf\(index)" }
     public var network: String { "10.\(71 + index).0" }
     public var gateway: String { "\(network).1" }
+
+    /// The nodes that lead or stand for it.
+    public var leaders: [Int] { usesZooKeeper ? nodes.prefix(3).map(\.number) : [1] }
+
+    /// The ZooKeeper server of a node.
+    func zooKeeper(of number: Int, directory: String) -> ZooKeeperServer? {
+        guard usesZooKeeper, leaders.contains(number) else { return nil }
+        let ensemble = leaders.map { ZooKeeperServer.Member(id: $0, address: address(of: $0)) }
+        return ensemble.first { $0.id == number }.map {
+            ZooKeeperServer($0, of: ensemble, directory: "\(directory)/zookeeper")
+        }
+    }
 
     public func address(of number: Int) -> String { "\(network).\(10 + number)" }
 

@@ -5,7 +5,7 @@ import LinuxOS
 public import Logging
 
 /// The first process of a simulated machine, as systemd is of a real one: mounts what is the machine's own, starts
-/// Docker and `holdfast node`, starts them again when they end, and reaps orphans. Its death is the machine's.
+/// Docker, ZooKeeper and `holdfast node`, starts them again when they end, and reaps orphans. Its death is the machine's.
 public struct Machine: Sendable {
     /// What the machine is, as the lab writes it for the first process to read.
     struct Description: Codable, Sendable {
@@ -14,6 +14,7 @@ public struct Machine: Sendable {
         var directory: String
         var executable: String
         var runsDocker: Bool
+        var zooKeeper: ZooKeeperServer?
         /// The address of Docker's own bridge.
         var dockerNetwork: String
         /// Under which Docker puts its containers' control groups.
@@ -43,9 +44,13 @@ public struct Machine: Sendable {
         try await poll("the network cable", until: .now + .seconds(20)) {
             (try? readText("/sys/class/net/eth0/operstate")) != nil || hasInterface("eth0") ? true : nil
         }
-        await withThrowingTaskGroup(of: Void.self) { group in
+        try await withThrowingTaskGroup(of: Void.self) { group in
             if description.runsDocker {
                 group.addTask { try await supervise("dockerd", dockerCommand, log: "dockerd.log") }
+            }
+            if let zooKeeper = description.zooKeeper {
+                try await zooKeeper.prepare()
+                group.addTask { try await supervise("zookeeper", zooKeeper.command, log: "zookeeper.log") }
             }
             group.addTask {
                 try await supervise(

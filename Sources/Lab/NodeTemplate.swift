@@ -3,12 +3,15 @@ import Yams
 
 /// The node files of a lab: which roles a machine runs and with which flags.
 public enum NodeTemplate {
-    /// Replaces `${NAME}`, `${NUMBER}`, `${ADDRESS}`, `${DIR}` (of the node), `${FIRST}` (the first node's address) and
-    /// `${NODES}`.
+    /// Replaces `${NAME}`, `${NUMBER}`, `${ADDRESS}`, `${DIR}` (of the node), `${FIRST}` (the first node's address),
+    /// `${NODES}`, and the places of those who lead: `${ZOOKEEPER}`, `${MANAGERS}` and `${GATEWAYS}`.
     static func fill(_ template: String, lab: LabState, number: Int, directory: String) -> String {
         let values = [
             "NAME": lab.name(of: number), "NUMBER": "\(number)", "ADDRESS": lab.address(of: number), "DIR": directory,
             "FIRST": lab.address(of: 1), "NODES": "\(lab.nodes.count)",
+            "ZOOKEEPER": lab.leaders.map { "\(lab.address(of: $0)):2181" }.joined(separator: ","),
+            "MANAGERS": lab.leaders.map { "\(lab.address(of: $0)):6611" }.joined(separator: ","),
+            "GATEWAYS": lab.leaders.map { "http://\(lab.address(of: $0)):8081/api" }.joined(separator: ","),
         ]
         var text = ""
         var rest = template[...]
@@ -40,17 +43,21 @@ public enum NodeTemplate {
         return try serialize(node: root)
     }
 
-    /// The whole system: the first node leads and serves, every node computes and stores.
-    static func standard(number: Int) -> String { number == 1 ? first + every + reserve : "roles:\n" + every }
+    /// The whole system: every node computes and stores. With ZooKeeper the first three stand for leadership; without,
+    /// the first leads.
+    static func standard(number: Int, in lab: LabState) -> String {
+        guard lab.leaders.contains(number) else { return "roles:\n" + every(lab) }
+        return lab.usesZooKeeper ? elected + every(lab) : alone + every(lab) + reserve
+    }
 
-    /// The first node alone carries master, Marathon and manager: its agent offers too little for an app, so that the
+    /// A node that carries master, Marathon and manager alone: its agent offers too little for an app, so that the
     /// death of an app's machine is not theirs too.
     private static let reserve = "    resources: cpus:0.1;mem:64\n"
 
     /// The password of the lab's gateway. A lab is no place for secrets.
     public static let gatewayPassword = "holdfast-lab"
 
-    private static let first = """
+    private static let alone = """
         roles:
           mdm:
             listen: 0.0.0.0:6611
@@ -73,34 +80,67 @@ public enum NodeTemplate {
 
         """
 
-    private static let every = """
+    /// Sessions of 4 s: a leader that is cut off is succeeded within that time.
+    private static let elected = """
+        roles:
+          mdm:
+            name: ${NAME}
+            listen: 0.0.0.0:6611
+            advertise: ${ADDRESS}:6611
+            store: zk://${ZOOKEEPER}/holdfast/mdm
+            zk-session-timeout: 4secs
+            work-dir: ${DIR}/mdm
+            gateway-http: 0.0.0.0:8081
+            gateway-https: 0.0.0.0:8443
+            gateway-password: \(gatewayPassword)
+          master:
+            port: 5050
+            advertise_ip: ${ADDRESS}
+            hostname: ${ADDRESS}
+            work_dir: ${DIR}/master
+            zk: zk://${ZOOKEEPER}/mesos
+            quorum: 2
+            zk_session_timeout: 4secs
+            agent_ping_timeout: 1secs
+            max_agent_ping_timeouts: 3
+          marathon:
+            master: zk://${ZOOKEEPER}/mesos
+            zk: zk://${ZOOKEEPER}/marathon
+            zk_session_timeout: 4000
+            hostname: ${ADDRESS}
+
+        """
+
+    private static func every(_ lab: LabState) -> String {
+        """
           sds:
             name: ${NAME}
-            mdm: ${FIRST}:6611
+            mdm: ${MANAGERS}
             listen: ${ADDRESS}:7072
             device: ${DIR}/sds.device
             device-size: 10g
           sdc:
             name: ${NAME}
-            mdm: ${FIRST}:6611
+            mdm: ${MANAGERS}
             ip: ${ADDRESS}
             guid-file: ${DIR}/sdc.guid
           volumes:
             config: /etc/rexray/config.yml
           agent:
-            master: ${FIRST}:5050
+            master: \(lab.usesZooKeeper ? "zk://${ZOOKEEPER}/mesos" : "${FIRST}:5050")
             ip: ${ADDRESS}
             hostname: ${ADDRESS}
             work_dir: ${DIR}/agent
 
         """
+    }
 
     /// The REX-Ray configuration of every machine.
     static let rexray = """
         libstorage:
           service: scaleio
         scaleio:
-          endpoint: http://${FIRST}:8081/api
+          endpoint: ${GATEWAYS}
           userName: admin
           password: \(gatewayPassword)
 

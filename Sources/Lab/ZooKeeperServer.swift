@@ -1,6 +1,6 @@
 /// One server of a real ZooKeeper ensemble as a child process: Debian's package, without its service.
-public struct ZooKeeperServer: Sendable {
-    public struct Member: Hashable, Sendable {
+public struct ZooKeeperServer: Codable, Sendable {
+    public struct Member: Codable, Hashable, Sendable {
         /// 1 to 255.
         public var id: Int
         public var address: String

@@ -12,7 +12,7 @@ struct Holdfast: AsyncParsableCommand {
         subcommands: [
             MasterCommand.self, AgentCommand.self, MarathonCommand.self, VolumesCommand.self,
             MdmCommand.self, SdsCommand.self, SdcCommand.self, NodeCommand.self,
-            DevCommand.self, LabCommand.self, LabInitCommand.self,
+            DevCommand.self, LabCommand.self, StoreCommand.self, LabInitCommand.self,
             RexrayCommand.self, ScliCommand.self, DrvCfgCommand.self,
         ])
 

@@ -97,6 +97,22 @@ import Testing
     }
 
     @Test(arguments: Engine.allCases)
+    func aStoreIsCopiedAsAWholeIntoAnEmptyOne(_ engine: Engine) async throws {
+        let (backend, resources) = try await engine.open()
+        defer { withExtendedLifetime(resources) {} }
+        let source = try CoordinationBackend.open("memory:").store
+        let keys = (0..<250).map { "/k/\($0) ä%/x" }
+        for key in keys {
+            let bytes = [UInt8](repeating: 7, count: key.hasPrefix("/k/1") ? 20_000 : 1)
+            try await source.commit([.put(key: key, bytes: bytes, expected: .absent)])
+        }
+        #expect(try await copyStore(from: source, to: backend.store) == 250)
+        let copied = try await backend.store.list(prefix: "/k/")
+        #expect(copied.map(\.key) == (try await source.list(prefix: "")).map(\.key))
+        await expectFailure(.conflict) { _ = try await copyStore(from: source, to: backend.store) }
+    }
+
+    @Test(arguments: Engine.allCases)
     func watchersMissNoLastState(_ engine: Engine) async throws {
         let (backend, resources) = try await engine.open()
         defer { withExtendedLifetime(resources) {} }

@@ -11,31 +11,52 @@ public struct AppInstance: Hashable, Sendable {
 }
 
 /// What the scenarios ask the cluster's public APIs: Marathon, the master, the block store's gateway.
+///
+/// Each of them runs on every control node; any that answers will do, since those that do not lead ask the one that
+/// does, or send us on.
 struct ClusterView: Sendable {
-    let control: String
+    private let controls: [String]
     private let caller = HTTPCaller()
     private let password: String
 
-    init(control: String, password: String) {
-        self.control = control
+    init(controls: [String], password: String) {
+        precondition(!controls.isEmpty, "somebody must answer")
+        self.controls = controls
         self.password = password
     }
 
-    private var marathon: HTTPAddress { .tcp(host: control, port: 8080) }
-    private var master: HTTPAddress { .tcp(host: control, port: 5050) }
-    private var gateway: HTTPAddress { .tcp(host: control, port: 8081) }
+    /// The first success of asking one control node after the other. Dead machines do not even refuse, so each has
+    /// little time.
+    private func ask(
+        _ what: String, _ port: Int, _ call: (HTTPAddress) async throws -> HTTPReply
+    ) async throws -> HTTPReply {
+        var reason = ""
+        for control in controls {
+            do {
+                let reply = try await call(.tcp(host: control, port: port))
+                if reply.isSuccess { return reply }
+                reason = "\(what) of \(control) answered \(reply.status): \(reply.text)"
+            } catch let error as HTTPCallError {
+                reason = "\(what) of \(control): \(error)"
+            }
+        }
+        throw ScenarioFailure(reason)
+    }
 
     // MARK: Marathon
 
     func deploy(_ document: [UInt8]) async throws {
-        let reply = try await caller.call(
-            .POST, marathon, "/v2/apps", headers: ["content-type": "application/json"], body: document)
-        guard reply.status == 201 else { throw ScenarioFailure("Marathon answered \(reply.status): \(reply.text)") }
+        _ = try await ask("Marathon", 8080) {
+            try await caller.call(
+                .POST, $0, "/v2/apps", headers: ["content-type": "application/json"], body: document,
+                deadline: .seconds(15))
+        }
     }
 
     func instances(of app: String) async throws -> [AppInstance] {
-        let reply = try await caller.call(.GET, marathon, "/v2/apps/\(app)/tasks", deadline: .seconds(2))
-        guard reply.isSuccess else { throw ScenarioFailure("Marathon answered \(reply.status): \(reply.text)") }
+        let reply = try await ask("Marathon", 8080) {
+            try await caller.call(.GET, $0, "/v2/apps/\(app)/tasks", deadline: .seconds(1))
+        }
         return (try reply.json()["tasks"]?.array ?? []).compactMap { task in
             guard let id = task["id"]?.string, let host = task["host"]?.string, let state = task["state"]?.string
             else { return nil }
@@ -45,21 +66,18 @@ struct ClusterView: Sendable {
     }
 
     func scale(_ app: String, to count: Int) async throws {
-        let reply = try await caller.call(
-            .PUT, marathon, "/v2/apps/\(app)?force=true", json: ["instances": .integer(Int64(count))])
-        guard reply.isSuccess else { throw ScenarioFailure("Marathon answered \(reply.status): \(reply.text)") }
+        _ = try await ask("Marathon", 8080) {
+            try await caller.call(
+                .PUT, $0, "/v2/apps/\(app)?force=true", json: ["instances": .integer(Int64(count))])
+        }
     }
 
     // MARK: Master
 
     /// The host names of the agents that are registered and reachable.
     func activeAgents() async throws -> [String] {
-        var reply = try await caller.call(.GET, master, "/slaves", deadline: .seconds(2))
-        // A master that does not lead names the one that does: "//host:port/slaves".
-        if reply.status == 307, let location = reply.headers.first(name: "location"), location.hasPrefix("//"),
-            let leader = HTTPAddress(String(location.dropFirst(2).prefix { $0 != "/" }))
-        {
-            reply = try await caller.call(.GET, leader, "/slaves", deadline: .seconds(2))
+        let reply = try await ask("the master", 5050) {
+            try await caller.call(.GET, $0, "/slaves", deadline: .seconds(2))
         }
         return (try reply.json()["slaves"]?.array ?? [])
             .filter { $0["active"]?.bool == true }.compactMap { $0["hostname"]?.string }
@@ -68,16 +86,16 @@ struct ClusterView: Sendable {
     // MARK: Block store
 
     private func storage(_ path: String) async throws -> JSONValue {
-        let login = try await caller.call(
-            .GET, gateway, "/api/login",
-            headers: ["authorization": basicAuthorization(user: "admin", password: password)])
-        guard login.isSuccess, let token = try login.json().string else {
-            throw ScenarioFailure("the gateway answered \(login.status): \(login.text)")
+        let reply = try await ask("the gateway", 8081) { gateway in
+            let login = try await caller.call(
+                .GET, gateway, "/api/login",
+                headers: ["authorization": basicAuthorization(user: "admin", password: password)],
+                deadline: .seconds(2))
+            guard login.isSuccess, let token = try login.json().string else { return login }
+            return try await caller.call(
+                .GET, gateway, path, headers: ["authorization": basicAuthorization(user: "", password: token)],
+                deadline: .seconds(3))
         }
-        let reply = try await caller.call(
-            .GET, gateway, path, headers: ["authorization": basicAuthorization(user: "", password: token)],
-            deadline: .seconds(3))
-        guard reply.isSuccess else { throw ScenarioFailure("the gateway answered \(reply.status): \(reply.text)") }
         return try reply.json()
     }
 

@@ -14,10 +14,10 @@ public struct Demo: Sendable {
     let report: StepReport
     let cluster: ClusterView
 
-    public init(machines: any Machines, report: StepReport, controlNode: Int = 1, password: String) {
+    public init(machines: any Machines, report: StepReport, controlNodes: [Int] = [1], password: String) {
         self.machines = machines
         self.report = report
-        cluster = ClusterView(control: machines.address(of: controlNode), password: password)
+        cluster = ClusterView(controls: controlNodes.map(machines.address), password: password)
     }
 
     // MARK: The acts

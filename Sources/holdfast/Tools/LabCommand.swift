@@ -35,9 +35,16 @@ struct LabCommand: AsyncParsableCommand {
         @Option(help: "A flag of a role on every machine, as ROLE.FLAG=VALUE.") var set: [String] = []
         @Flag(help: "Every role is a process of its own.") var separateRoles = false
         @Option(help: "An image for every machine's Docker, as NAME=TARBALL.") var image: [String] = []
+        @Option(
+            help: ArgumentHelp(
+                "embedded: the first machine leads alone. zookeeper: three machines run ZooKeeper and stand for "
+                    + "leadership of each kind."))
+        var store: Store = .embedded
         @Flag(help: "Machines without Docker.") var withoutDocker = false
         @Option(help: "Another number for another network beside a running lab: 10.(71+N).0.0/24.") var index = 0
         @Option(help: "Seconds until everything must answer.") var deadline = 180
+
+        enum Store: String, ExpressibleByArgument, CaseIterable { case embedded, zookeeper }
 
         func run() async throws {
             var plan = Lab.Plan(nodes: nodes, executable: ownExecutable())
@@ -46,6 +53,7 @@ struct LabCommand: AsyncParsableCommand {
             if let nodeConfig { plan.nodeTemplate = try await offPool { try readText(nodeConfig) } }
             plan.tools = MultiCall.tools.keys.sorted() + ["holdfast"]
             plan.separatesRoles = separateRoles
+            plan.usesZooKeeper = store == .zookeeper
             plan.settings = try set.map { entry in
                 let parts = entry.split(separator: "=", maxSplits: 1).map(String.init)
                 let place = (parts.first ?? "").split(separator: ".").map(String.init)

@@ -30,7 +30,8 @@ struct LabDemoCommand: AsyncParsableCommand {
         }
 
         let demo = Demo(
-            machines: machines, report: StepReport(), password: NodeTemplate.gatewayPassword)
+            machines: machines, report: StepReport(), controlNodes: try lab.state().leaders,
+            password: NodeTemplate.gatewayPassword)
         for act in acts {
             switch act {
             case .stop: try await demo.deployAndStop(document: document)
