@@ -29,7 +29,8 @@ public actor MasterService: Service {
         var media: MediaType
     }
 
-    static let electionPath = "/master/election"
+    /// The name of the election in a backend.
+    public static let electionPath = "/master/election"
 
     nonisolated let configuration: MasterConfiguration
     nonisolated let logger: Logger

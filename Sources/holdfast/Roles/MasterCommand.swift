@@ -2,9 +2,9 @@ import Agent
 import Allocator
 import ArgumentParser
 import Base
-import Coordination
 import FoundationEssentials
 import HTTPKit
+import LinuxOS
 import Logging
 import Master
 import MasterCore
@@ -230,19 +230,8 @@ struct MasterCommand: Role {
                 "--quorum has no effect: the registry is in the metadata store, which counts its own servers",
                 metadata: ["quorum": "\(quorum)"])
         }
-        let backend = try CoordinationBackend.open(try Self.store(flags))
+        let backend = try await offPool { try MasterStore.open(flags, logger: logger) }
         return [MasterService(configuration, backend: backend, logger: logger)]
-    }
-
-    private static func store(_ flags: MesosFlags) throws -> String {
-        if let store = flags["store"] { return store }
-        if let zk = flags["zk"] { return zk }
-        if flags["registry"] == "in_memory" { return "memory:" }
-        guard let directory = flags["work_dir"] else {
-            throw ValidationError("Flag 'work_dir' is required, but it was not provided")
-        }
-        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
-        return "embedded:\(directory)/registry.sqlite"
     }
 
     private static func masterConfiguration(_ flags: MesosFlags) throws -> MasterConfiguration {
@@ -289,7 +278,7 @@ struct MasterCommand: Role {
         for name in ["zk_session_timeout", "registry_fetch_timeout", "registry_store_timeout"] {
             _ = try flags.duration(name, default: .seconds(10), isPositive: true)
         }
-        if let zk = flags["zk"], !zk.hasPrefix("zk://") {
+        if let zk = flags["zk"], !zk.hasPrefix("zk://"), !zk.hasPrefix("file://") {
             throw ValidationError("Failed to load flag 'zk': Expecting 'zk://' at the beginning of the URL")
         }
         if let registry = flags["registry"], !["in_memory", "replicated_log"].contains(registry) {

@@ -1,5 +1,5 @@
 /// A `zk://[user:password@]host:port,host:port/path` as operators write it for Mesos.
-public struct ZooKeeperLocation: Hashable, Sendable {
+public struct ZooKeeperLocation: Hashable, Sendable, CustomStringConvertible {
     public var user: String?
     public var password: String?
     /// `host:port` each, at least one.
@@ -42,6 +42,12 @@ public struct ZooKeeperLocation: Hashable, Sendable {
             throw invalid("the path has empty parts or control characters")
         }
         self.path = path
+    }
+
+    /// The text that means this place, with its password.
+    public var description: String {
+        let credentials = user.map { "\($0):\(password ?? "")@" } ?? ""
+        return "zk://\(credentials)\(connectString)\(path.isEmpty ? "/" : path)"
     }
 
     /// How the client library wants the servers.
