@@ -23,6 +23,10 @@ public struct LabMachines: Machines {
 
     public func start(_ node: Int) async throws { try await lab.start(network.name(of: node)) }
 
+    public func crash(_ node: Int, role: String) async throws {
+        try await lab.crash(network.name(of: node), role: role)
+    }
+
     public func partition(_ first: Int, _ second: Int) async throws {
         try await lab.partition(network.name(of: first), from: network.name(of: second))
     }

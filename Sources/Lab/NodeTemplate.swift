@@ -80,7 +80,8 @@ public enum NodeTemplate {
 
         """
 
-    /// Sessions of 4 s: a leader that is cut off is succeeded within that time.
+    /// Sessions of 4 s: a leader that is cut off is succeeded soon after that time. The machine that died with the
+    /// leading master is given up when its agent has not come back 4 s later.
     private static let elected = """
         roles:
           mdm:
@@ -101,6 +102,7 @@ public enum NodeTemplate {
             zk: zk://${ZOOKEEPER}/mesos
             quorum: 2
             zk_session_timeout: 4secs
+            agent_reregister_timeout: 4secs
             agent_ping_timeout: 1secs
             max_agent_ping_timeouts: 3
           marathon:

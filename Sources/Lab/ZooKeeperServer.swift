@@ -39,7 +39,7 @@ public struct ZooKeeperServer: Codable, Sendable {
     /// two ticks.
     var configuration: String {
         var lines = [
-            "tickTime=500", "initLimit=20", "syncLimit=6", "dataDir=\(directory)/data",
+            "tickTime=500", "initLimit=20", "syncLimit=4", "dataDir=\(directory)/data",
             "clientPortAddress=\(member.address)", "clientPort=\(member.clientPort)", "maxClientCnxns=0",
             "admin.enableServer=false", "autopurge.purgeInterval=1", "snapCount=10000", "preAllocSize=4096",
             "4lw.commands.whitelist=ruok,srvr,mntr,cons,dump",

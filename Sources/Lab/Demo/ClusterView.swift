@@ -28,13 +28,14 @@ struct ClusterView: Sendable {
     /// The first success of asking one control node after the other. Dead machines do not even refuse, so each has
     /// little time.
     private func ask(
-        _ what: String, _ port: Int, _ call: (HTTPAddress) async throws -> HTTPReply
+        _ what: String, _ port: Int, isDone: (HTTPReply) -> Bool = { $0.isSuccess },
+        _ call: (HTTPAddress) async throws -> HTTPReply
     ) async throws -> HTTPReply {
         var reason = ""
         for control in controls {
             do {
                 let reply = try await call(.tcp(host: control, port: port))
-                if reply.isSuccess { return reply }
+                if isDone(reply) { return reply }
                 reason = "\(what) of \(control) answered \(reply.status): \(reply.text)"
             } catch let error as HTTPCallError {
                 reason = "\(what) of \(control): \(error)"
@@ -72,7 +73,30 @@ struct ClusterView: Sendable {
         }
     }
 
+    /// The address of the leading Marathon's machine.
+    func leadingMarathon() async throws -> String? {
+        let reply = try await ask("Marathon", 8080) {
+            try await caller.call(.GET, $0, "/v2/leader", deadline: .seconds(1))
+        }
+        return try reply.json()["leader"]?.string?.split(separator: ":").first.map(String.init)
+    }
+
+    func abdicateMarathon() async throws {
+        _ = try await ask("Marathon", 8080) {
+            try await caller.call(.DELETE, $0, "/v2/leader", deadline: .seconds(3))
+        }
+    }
+
     // MARK: Master
+
+    /// The address of the leading master's machine.
+    func leadingMaster() async throws -> String? {
+        let reply = try await ask("the master", 5050, isDone: { $0.status == 307 }) {
+            try await caller.call(.GET, $0, "/redirect", deadline: .seconds(1))
+        }
+        let place = reply.headers.first(name: "location") ?? ""
+        return place.split(separator: "/").first { $0.contains(".") }?.split(separator: ":").first.map(String.init)
+    }
 
     /// The host names of the agents that are registered and reachable.
     func activeAgents() async throws -> [String] {
@@ -84,6 +108,15 @@ struct ClusterView: Sendable {
     }
 
     // MARK: Block store
+
+    /// What a machine's user types before other commands of scli.
+    var login: [String] { ["scli", "--login", "--username", "admin", "--password", password] }
+
+    /// The address of the leading manager's machine.
+    func leadingManager() async throws -> String? {
+        let systems = try await storage("/api/types/System/instances").array ?? []
+        return systems.first?["mdmCluster"]?["master"]?["ips"]?[0]?.string
+    }
 
     private func storage(_ path: String) async throws -> JSONValue {
         let reply = try await ask("the gateway", 8081) { gateway in

@@ -13,10 +13,13 @@ public struct Demo: Sendable {
     let machines: any Machines
     let report: StepReport
     let cluster: ClusterView
+    /// The nodes that lead or stand for it.
+    let controlNodes: [Int]
 
     public init(machines: any Machines, report: StepReport, controlNodes: [Int] = [1], password: String) {
         self.machines = machines
         self.report = report
+        self.controlNodes = controlNodes
         cluster = ClusterView(controls: controlNodes.map(machines.address), password: password)
     }
 
@@ -49,7 +52,12 @@ public struct Demo: Sendable {
     /// - Returns: seconds from the kill to the keys answered from another machine.
     @discardableResult
     public func killMachine() async throws -> Duration {
-        report.title("The death of the whole machine")
+        try await dieAndReturn(title: "The death of the whole machine")
+    }
+
+    @discardableResult
+    func dieAndReturn(title: String?) async throws -> Duration {
+        if let title { report.title(title) }
         let old = try await answering()
         let dead = try node(of: old)
         let began = ContinuousClock.now

@@ -12,6 +12,8 @@ public protocol Machines: Sendable {
     func kill(_ node: Int) async throws
     /// Starts a killed node and waits until its roles answer.
     func start(_ node: Int) async throws
+    /// Kills the process in which a role runs; the node's supervisor starts it again.
+    func crash(_ node: Int, role: String) async throws
     /// Drops all packets between two nodes, in both directions.
     func partition(_ first: Int, _ second: Int) async throws
     /// Undoes every partition.

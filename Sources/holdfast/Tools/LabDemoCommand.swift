@@ -12,11 +12,12 @@ struct LabDemoCommand: AsyncParsableCommand {
     @Option(
         parsing: .upToNextOption,
         help: ArgumentHelp(
-            "The acts: stop (deploy, write, docker stop), kill (the app's machine loses power), isolate (it is cut off from "
-                + "all others, still writing), zombie (from master and manager only, still writing)."))
+            "The acts: stop (deploy, write, docker stop), kill (the app's machine loses power), leaders (so does the one "
+                + "that also leads everything; for labs with ZooKeeper), isolate (the app's machine is cut off from all "
+                + "others, still writing), zombie (from master and manager only, still writing; for labs without)."))
     var acts: [Act] = [.stop, .kill]
 
-    enum Act: String, ExpressibleByArgument, CaseIterable { case stop, kill, isolate, zombie }
+    enum Act: String, ExpressibleByArgument, CaseIterable { case stop, kill, leaders, isolate, zombie }
 
     func run() async throws {
         let document = try await offPool { [app] in try readFile(app) }
@@ -36,6 +37,7 @@ struct LabDemoCommand: AsyncParsableCommand {
             switch act {
             case .stop: try await demo.deployAndStop(document: document)
             case .kill: try await demo.killMachine()
+            case .leaders: try await demo.killLeaders()
             case .isolate: try await demo.cutOff(from: nil, title: "Cut off from every other machine, still writing")
             case .zombie:
                 try await demo.cutOff(from: [1], title: "Cut off from master and manager only, still writing")
