@@ -12,7 +12,10 @@ public enum MasterLocation: Sendable {
 
     /// Takes `host:port`, several of them separated by commas, `zk://[user:password@]host:port,host:port/path`, and
     /// `file:///path` of a file that holds one of these. Reads that file, so it is meant for the start of a role.
-    public init(parsing text: String, sessionTimeout: Duration = .seconds(10)) throws(MasterLocationError) {
+    ///
+    /// - Parameter sessionTimeout: nothing depends on the session, so it may be short: two thirds of it is how long a
+    ///   dead ZooKeeper server goes unnoticed.
+    public init(parsing text: String, sessionTimeout: Duration = .seconds(4)) throws(MasterLocationError) {
         var text = text
         if text.hasPrefix("file://") {
             do {
