@@ -81,12 +81,24 @@ public struct Lab: Sendable {
                 for node in lab.nodes { try linkTools(plan.tools, to: plan.executable, on: node.number) }
                 try await LabNetwork(lab: lab).up()
                 report("network \(lab.network).0/24 on \(lab.bridge)")
+                let end = ContinuousClock.now + deadline
                 try await powerOn(lab.nodes.map(\.number), deadline: deadline)
+                if lab.nodeTemplate == nil { try await waitUntilLed(lab, end: end) }
             } catch {
                 try await tearDown(keepingFiles: true)
                 throw error
             }
         }
+    }
+
+    /// Each kind of leader is elected on its own.
+    private func waitUntilLed(_ lab: LabState, end: ContinuousClock.Instant) async throws {
+        let cluster = ClusterView(
+            controls: lab.leaders.map(lab.address), password: NodeTemplate.gatewayPassword)
+        try await poll("a leading master", until: end) { try? await cluster.leadingMaster() }
+        try await poll("a leading Marathon", until: end) { try? await cluster.leadingMarathon() }
+        try await poll("a leading manager", until: end) { try? await cluster.leadingManager() }
+        report("master, Marathon and manager are led")
     }
 
     /// Ends everything that runs in the lab and removes what it made on this machine.

@@ -15,6 +15,8 @@ struct Cluster {
     var events: [Event] = []
     var written: [String: JSONValue] = [:]
     var revives = 0
+    /// Tasks that were asked for by explicit reconciliation.
+    var inquiries: [String] = []
     var probes: [Probe] = []
     var acknowledged = 0
     private var request: UInt64 = 0
@@ -58,7 +60,8 @@ struct Cluster {
                     let alive = tasks.values.filter { !$0.state.isTerminal && $0.launch.app.id == launch.app.id }.count
                     peak[launch.app.id] = max(peak[launch.app.id] ?? 0, alive)
                 }
-            case .decline, .suppress, .reconcile: continue
+            case .decline, .suppress: continue
+            case .reconcile(let tasks): inquiries += tasks.map(\.taskID)
             case .revive: revives += 1
             case .kill(let task, _):
                 if let agent = tasks[task]?.launch.instance.agentID, !silent.contains(agent) {

@@ -36,6 +36,29 @@ import Testing
         #expect(cluster.running.count == 1)
     }
 
+    @Test func whatANewMasterDoesNotConfirmIsAskedForAgain() throws {
+        var cluster = Cluster(agents: 1)
+        try cluster.create(#"{"id":"/web","cmd":"run"}"#)
+        cluster.settle()
+        let task = try #require(cluster.running.first?.launch.instance.taskID)
+        cluster.apply(.disconnected)
+        cluster.apply(.connected)
+        #expect(cluster.inquiries.contains(task))
+        for _ in 0..<2 {
+            cluster.inquiries = []
+            cluster.now = cluster.now + .seconds(6)
+            cluster.apply(.tick)
+            #expect(cluster.inquiries == [task])
+        }
+        cluster.report(task, .running)
+        cluster.inquiries = []
+        cluster.now = cluster.now + .seconds(6)
+        cluster.apply(.tick)
+        #expect(cluster.inquiries.isEmpty)
+        cluster.apply(.agentLost("agent-1"))
+        #expect(cluster.inquiries == [task])
+    }
+
     @Test func unreachableIsReplacedAtOnceAndKilledOnReturn() throws {
         var cluster = Cluster()
         try cluster.create(redis)

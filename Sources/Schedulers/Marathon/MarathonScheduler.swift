@@ -348,9 +348,10 @@ actor MarathonScheduler {
             handle(.offers(event.offers.offers.map { AgentOffer($0, wallSeconds: seconds) }))
         case .update: handle(.report(TaskReport(event.update.status)))
         case .error: logger.error("the master refuses us", metadata: ["message": "\(event.error.message)"])
+        case .failure where event.failure.hasAgentID && !event.failure.hasExecutorID:
+            handle(.agentLost(event.failure.agentID.value))
         case .unknown, .subscribed, .inverseOffers, .rescind, .rescindInverseOffer, .updateOperationStatus, .message,
-            .failure,
-            .heartbeat:
+            .failure, .heartbeat:
             // A rescinded offer that we have just accepted comes back as a dropped task.
             break
         }

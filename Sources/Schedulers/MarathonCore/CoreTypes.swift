@@ -111,6 +111,8 @@ public enum Input: Sendable {
     case disconnected
     case offers([AgentOffer])
     case report(TaskReport)
+    /// The master has given an agent up. It tells what became of the tasks only when asked, if it did not know them.
+    case agentLost(String)
     /// `failure` nil: healthy.
     case probed(instanceID: String, index: Int, failure: String?)
     /// Time passed; expected several times a second.

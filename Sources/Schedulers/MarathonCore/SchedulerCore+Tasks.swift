@@ -12,6 +12,7 @@ extension SchedulerCore {
             takeUnknown(report, time: time)
             return
         }
+        unconfirmed.remove(id)
         if report.state.isTerminal, !isAgentSilence(report) {
             end(instance, report, time: time)
             return

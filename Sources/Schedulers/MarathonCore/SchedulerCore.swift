@@ -36,6 +36,9 @@ public struct SchedulerCore: Sendable {
     var revivedFor: [AppID: Int] = [:]
     var nextReconciliation: Timestamp?
     var nextInquiry: Timestamp?
+    /// Instances of which nothing has been heard since the present subscription began. A new master gives no answer for
+    /// those on agents that have not come back to it yet.
+    var unconfirmed: Set<String> = []
 
     /// Totals since the start, for metrics.
     public struct Counters: Sendable {
@@ -74,6 +77,7 @@ public struct SchedulerCore: Sendable {
         case .disconnected: isConnected = false
         case .offers(let offers): consider(offers, time: time, rng: &rng)
         case .report(let report): take(report, time: time)
+        case .agentLost(let agent): inquire(instances.values.filter { $0.agentID == agent })
         case .probed(let instance, let index, let failure):
             takeProbe(instance: instance, index: index, failure: failure, time: time)
         case .tick: tick(time)
@@ -197,6 +201,7 @@ public struct SchedulerCore: Sendable {
         isSuppressed = false
         revivedFor = [:]
         lastRevive = nil
+        unconfirmed = Set(instances.keys)
         reconcile(time)
         for instance in instances.values where instance.goal == .decommissioned { sendKill(instance.id, time: time) }
         dirtyApps.formUnion(apps.keys)
@@ -222,11 +227,19 @@ public struct SchedulerCore: Sendable {
         }
     }
 
-    /// Asks for launches that nothing has been heard of: the call may have been lost, and masters announce no STAGING.
+    /// Asks for launches that nothing has been heard of (the call may have been lost, and masters announce no STAGING)
+    /// and for what a new master has not confirmed.
     private mutating func inquire(_ time: Timestamp) {
         guard isConnected, (nextInquiry ?? time) <= time else { return }
         nextInquiry = time + .seconds(5)
-        let silent = instances.values.filter { $0.condition == .provisioned && $0.stagedAt + .seconds(5) < time }
+        unconfirmed.formIntersection(instances.keys)
+        inquire(
+            instances.values.filter {
+                unconfirmed.contains($0.id) || $0.condition == .provisioned && $0.stagedAt + .seconds(5) < time
+            })
+    }
+
+    private mutating func inquire(_ silent: [Instance]) {
         if !silent.isEmpty { effects.append(.reconcile(silent.map { (taskID: $0.taskID, agentID: $0.agentID) })) }
     }
 
