@@ -1,37 +1,53 @@
 import Foundation
+import LinuxOS
 import Testing
 
 @Suite struct CoordinationSimulationTests {
-    /// Two simulated minutes of each; more new ones for as long as HOLDFAST_SIM_SECONDS says (default 5), a sixth of it.
-    @Test func oneLeadsAndNoCommitIsLostOrDoubled() throws {
-        var elections = 0
-        var unknown = 0
-        for seed in UInt64(1)...20 {
-            let tally = try run(seed)
-            elections += tally.elections
-            unknown += tally.unknown
+    /// Seeds that found something: a reply that a standing process takes late delays its noticing a silent server.
+    private static let kept: [UInt64] = [1_795_479_492_607]
+
+    /// Two simulated minutes for each seed.
+    @Test func oneLeadsAndNoCommitIsLostOrDoubled() async throws {
+        // On a thread of its own: other tests wait for those that it would hold.
+        let (elections, unknown) = try await offPool {
+            var elections = 0
+            var unknown = 0
+            for seed in Self.kept + Array(1...12) {
+                let tally = try Self.run(seed)
+                elections += tally.elections
+                unknown += tally.unknown
+            }
+            return (elections, unknown)
         }
         // Otherwise the faults have spared what they are meant for.
-        #expect(elections > 100)
-        #expect(unknown > 10)
-        let environment = ProcessInfo.processInfo.environment
-        let seconds = (environment["HOLDFAST_SIM_SECONDS"].flatMap(Double.init) ?? 5) / 6
-        let start = Date()
-        var seed = environment["HOLDFAST_SIM_SEED"].flatMap(UInt64.init) ?? UInt64(start.timeIntervalSince1970 * 1000)
-        while Date().timeIntervalSince(start) < seconds {
-            try run(seed)
-            seed += 1
+        #expect(elections > 60)
+        #expect(unknown > 5)
+    }
+
+    /// New seeds for a sixth of the time that HOLDFAST_SIM_SECONDS says (default 5), beginning at HOLDFAST_SIM_SEED or
+    /// at the clock.
+    @Test func newSeeds() async throws {
+        try await offPool {
+            let environment = ProcessInfo.processInfo.environment
+            let seconds = (environment["HOLDFAST_SIM_SECONDS"].flatMap(Double.init) ?? 5) / 6
+            let start = Date()
+            var seed =
+                environment["HOLDFAST_SIM_SEED"].flatMap(UInt64.init) ?? UInt64(start.timeIntervalSince1970 * 1000)
+            while Date().timeIntervalSince(start) < seconds {
+                try Self.run(seed)
+                seed += 1
+            }
         }
     }
 
     @discardableResult
-    private func run(_ seed: UInt64) throws -> CoordinationSimulation.Tally {
+    private static func run(_ seed: UInt64) throws -> CoordinationSimulation.Tally {
         var simulation = CoordinationSimulation(seed: seed)
         do {
             return try simulation.run(milliseconds: 120_000)
         } catch {
-            Issue.record("seed \(seed): \(error) (replay with HOLDFAST_SIM_SEED=\(seed))")
-            throw error
+            throw CoordinationSimulation.Failure(
+                description: "seed \(seed): \(error) (replay with HOLDFAST_SIM_SEED=\(seed))")
         }
     }
 }

@@ -64,9 +64,11 @@ struct ElectionCore: Sendable {
     /// What a candidate advertises; nil for an onlooker.
     let info: [UInt8]?
 
-    /// How long a leader may be disconnected or stand still. The library notices a silent server within two thirds of
-    /// the session's timeout.
-    private var grace = Duration.seconds(1)
+    /// How long a leader may be disconnected, and how long it may stand still without giving up. The library notices a
+    /// silent server within two thirds of the session's timeout, counted from the last reply, which a process that
+    /// stood still takes late: the three together stay below the timeout.
+    private var grace = Duration.milliseconds(667)
+    private var standstillMax = Duration.milliseconds(500)
     private var step = Step.idle
     private var request: UInt64 = 0
     private var retryAt: Instant?
@@ -114,7 +116,8 @@ struct ElectionCore: Sendable {
     private mutating func take(_ event: SessionEvent, _ now: Instant, _ actions: inout [Action]) {
         switch event {
         case .connected(let number, let timeout):
-            grace = timeout / 4
+            grace = timeout / 6
+            standstillMax = timeout / 8
             if session != number { forgetSession("the session ended", &actions) }
             session = number
             disconnectedAt = nil
@@ -147,7 +150,7 @@ struct ElectionCore: Sendable {
     }
 
     private mutating func tick(_ now: Instant, _ actions: inout [Action]) {
-        if let lastTick, now - lastTick > grace {
+        if let lastTick, now - lastTick > standstillMax {
             // We did not run: whatever was decided meanwhile has not reached us yet.
             stepDown("this process stood still", &actions)
             if case .electing = step { step = .idle }
