@@ -41,7 +41,7 @@ final class FakePeer: ControlLinkOwner, @unchecked Sendable {
 
 /// Polls `condition` for at most ten seconds.
 func eventually(_ condition: @escaping () async -> Bool) async -> Bool {
-    let deadline = Reactor.now + .seconds(10)
+    let deadline = Reactor.now + .seconds(60)
     while Reactor.now < deadline {
         if await condition() { return true }
         try? await Task.sleep(for: .milliseconds(5))
