@@ -70,7 +70,8 @@ public struct Lab: Sendable {
                 separatesRoles: plan.separatesRoles,
                 nodes: (1...plan.nodes).map { .init(number: $0, initProcess: nil) })
             guard !plan.usesZooKeeper || access(ZooKeeperServer.program, X_OK) == 0 else {
-                throw LabError(.state, "ZooKeeper is not installed (Debian's package zookeeper).")
+                throw LabError(
+                    .state, "ZooKeeper is not installed (Debian's package zookeeper); --store embedded needs none.")
             }
             guard try await !runCommand(["ip", "link", "show", lab.bridge]).isSuccess else {
                 throw LabError(
@@ -301,6 +302,7 @@ public struct Lab: Sendable {
     public func services(of number: Int, in lab: LabState) async -> String {
         guard lab.isRunning(number) else { return "" }
         var words: [String] = []
+        if lab.usesZooKeeper, lab.leaders.contains(number) { words.append("zookeeper") }
         for role in (try? roles(of: number)) ?? [] {
             for port in NodeTemplate.ports(of: role) {
                 let address = lab.address(of: number)

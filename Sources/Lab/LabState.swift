@@ -81,6 +81,11 @@ extension LabState {
     /// The nodes that lead or stand for it.
     public var leaders: [Int] { usesZooKeeper ? nodes.prefix(3).map(\.number) : [1] }
 
+    /// The ZooKeeper servers, as locations of stores name them; empty for a lab without.
+    public var zooKeeperServers: String {
+        usesZooKeeper ? leaders.map { "\(address(of: $0)):2181" }.joined(separator: ",") : ""
+    }
+
     /// The ZooKeeper server of a node.
     func zooKeeper(of number: Int, directory: String) -> ZooKeeperServer? {
         guard usesZooKeeper, leaders.contains(number) else { return nil }

@@ -9,7 +9,7 @@ public enum NodeTemplate {
         let values = [
             "NAME": lab.name(of: number), "NUMBER": "\(number)", "ADDRESS": lab.address(of: number), "DIR": directory,
             "FIRST": lab.address(of: 1), "NODES": "\(lab.nodes.count)",
-            "ZOOKEEPER": lab.leaders.map { "\(lab.address(of: $0)):2181" }.joined(separator: ","),
+            "ZOOKEEPER": lab.zooKeeperServers,
             "MANAGERS": lab.leaders.map { "\(lab.address(of: $0)):6611" }.joined(separator: ","),
             "GATEWAYS": lab.leaders.map { "http://\(lab.address(of: $0)):8081/api" }.joined(separator: ","),
         ]
@@ -80,8 +80,8 @@ public enum NodeTemplate {
 
         """
 
-    /// Sessions of 4 s: a leader that is cut off is succeeded soon after that time. The machine that died with the
-    /// leading master is given up when its agent has not come back 4 s later.
+    /// Sessions of 3 s: a leader that is cut off is succeeded soon after that time. The machine that died with the
+    /// leading master is given up when its agent has not come back 3 s later.
     private static let elected = """
         roles:
           mdm:
@@ -89,7 +89,7 @@ public enum NodeTemplate {
             listen: 0.0.0.0:6611
             advertise: ${ADDRESS}:6611
             store: zk://${ZOOKEEPER}/holdfast/mdm
-            zk-session-timeout: 4secs
+            zk-session-timeout: 3secs
             work-dir: ${DIR}/mdm
             gateway-http: 0.0.0.0:8081
             gateway-https: 0.0.0.0:8443
@@ -101,14 +101,14 @@ public enum NodeTemplate {
             work_dir: ${DIR}/master
             zk: zk://${ZOOKEEPER}/mesos
             quorum: 2
-            zk_session_timeout: 4secs
-            agent_reregister_timeout: 4secs
+            zk_session_timeout: 3secs
+            agent_reregister_timeout: 3secs
             agent_ping_timeout: 1secs
             max_agent_ping_timeouts: 3
           marathon:
             master: zk://${ZOOKEEPER}/mesos
             zk: zk://${ZOOKEEPER}/marathon
-            zk_session_timeout: 4000
+            zk_session_timeout: 3000
             hostname: ${ADDRESS}
 
         """

@@ -1,6 +1,7 @@
 """A framework made with the genuine avmesos client: runs one command task to its end and one that it kills.
 
-Usage: avmesos_framework.py HOST:PORT. Exits 0 when all states came as the protocol promises.
+Usage: avmesos_framework.py HOST:PORT | zk://HOST:PORT,HOST:PORT/PATH. Exits 0 when all states came as the
+protocol promises.
 """
 import sys
 import threading
@@ -67,7 +68,8 @@ class Two:
 
 
 def main(master):
-    client = MesosClient(mesos_urls=["http://" + master], frameworkName="avmesos-check", frameworkUser="root")
+    url = master if master.startswith("zk://") else "http://" + master
+    client = MesosClient(mesos_urls=[url], frameworkName="avmesos-check", frameworkUser="root")
     framework = Two(client)
     client.on(MesosClient.SUBSCRIBED, framework.subscribed)
     client.on(MesosClient.OFFERS, framework.offers)

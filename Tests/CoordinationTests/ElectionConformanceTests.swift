@@ -115,7 +115,7 @@ import Testing
 }
 
 /// The epoch of the first election that the stream tells of.
-private func elected(_ stream: AsyncStream<ElectionEvent>) async -> LeaderEpoch? {
+func elected(_ stream: AsyncStream<ElectionEvent>) async -> LeaderEpoch? {
     for await case .elected(let epoch) in stream { return epoch }
     return nil
 }

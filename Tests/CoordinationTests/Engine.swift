@@ -7,7 +7,7 @@ enum Engine: String, CaseIterable, Sendable {
     case memory, file, zooKeeper
 
     /// One for all tests; it ends with their process.
-    private static let ensemble = Task { try await ZooKeeperEnsemble() }
+    static let ensemble = Task { try await ZooKeeperEnsemble() }
 
     /// A fresh, empty backend, and what must be held on to while it is used.
     func open() async throws -> (backend: CoordinationBackend, resources: [any Sendable]) {

@@ -14,7 +14,7 @@ import Testing
     ///
     /// The master waits 15 s for a silent agent, so that a restart on a busy machine is not taken for the machine's death.
     @Test(.timeLimit(.minutes(15))) func anyProcessMayDieAtAnyTime() async throws {
-        let options = ["--separate-roles", "--set", "master.agent_ping_timeout=5secs"]
+        let options = ["--store", "embedded", "--separate-roles", "--set", "master.agent_ping_timeout=5secs"]
         try await withLab(options) { lab in
             try await lab.run(["lab", "demo", "--acts", "stop"], deadline: .seconds(200))
             let instance = try await lab.runningInstance()

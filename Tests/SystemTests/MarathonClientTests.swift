@@ -1,5 +1,4 @@
 import Base
-import Glibc
 import HTTPKit
 import LinuxOS
 import NIOHTTP1
@@ -10,10 +9,7 @@ import Testing
 @Suite struct MarathonClientTests {
     @Test(.timeLimit(.minutes(5))) func createsScalesKillsAndDeletes() async throws {
         let directory = try TemporaryDirectory()
-        let environment = directory.file("venv")
-        _ = try await runChecked(["python3", "-m", "venv", environment], deadline: .seconds(60))
-        _ = try await runChecked(
-            ["\(environment)/bin/pip", "-q", "install", "marathon==0.13.0"], deadline: .seconds(120))
+        let environment = try await PythonEnvironment("python3", ["marathon==0.13.0"])
 
         let (master, agent, marathon) = (try freePort(), try freePort(), try freePort())
         let processes = try [
@@ -36,10 +32,7 @@ import Testing
         try await eventually("Marathon's answer") {
             try await caller.call(.GET, .tcp(host: "127.0.0.1", port: marathon), "/ping").isSuccess
         }
-        let tests = #filePath.split(separator: "/").dropLast(2).reduce("") { "\($0)/\($1)" }
-        let script = "\(tests)/Clients/marathon_client.py"
-        let result = try await runCommand(
-            ["\(environment)/bin/python", script, "http://127.0.0.1:\(marathon)"], deadline: .seconds(120))
+        let result = try await environment.run("marathon_client.py", ["http://127.0.0.1:\(marathon)"])
         #expect(
             result.isSuccess, "\(result.outputText)\(result.errorText)\n\(processes.map(\.log).joined(separator: "\n"))"
         )

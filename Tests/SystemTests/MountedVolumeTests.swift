@@ -7,7 +7,7 @@ import Testing
     static let script = ["fio", "--name=v", "--bs=4k", "--size=48m", "--verify=crc32c", "--verify_state_save=0"]
 
     @Test(.timeLimit(.minutes(8))) func aMountedFilesystemOutlivesItsServers() async throws {
-        try await withLab(["--without-docker"]) { lab in
+        try await withLab(["--store", "embedded", "--without-docker"]) { lab in
             try await lab.execute(on: 2, ["rexray", "volume", "create", "--size=1", "tank"])
             try await lab.execute(on: 2, ["rexray", "volume", "mount", "tank"])
             let mounts = try await lab.execute(on: 2, ["cat", "/proc/mounts"])

@@ -1,5 +1,4 @@
 import Base
-import Glibc
 import HTTPKit
 import LinuxOS
 import NIOHTTP1
@@ -8,23 +7,10 @@ import Testing
 
 /// Genuine Python clients of PyPI, installed by the tests themselves, against a master and an agent as processes.
 @Suite(.serialized) struct PythonFrameworkTests {
-    /// `Tests/Clients`, seen from this file.
-    private static let clients = #filePath.split(separator: "/").dropLast(2).reduce("") { "\($0)/\($1)" } + "/Clients"
-
-    /// pymesos does not run on Python 3.10 and later.
-    private static let oldPython: String? = {
-        let home = currentEnvironment()["HOME"] ?? "/root"
-        let versions = directoryEntries("\(home)/.pyenv/versions").sorted()
-        let candidates = (6...9).reversed().flatMap { minor in
-            versions.filter { $0.hasPrefix("3.\(minor).") }.map { "\(home)/.pyenv/versions/\($0)/bin/python" }
-                + ["/usr/bin/python3.\(minor)"]
-        }
-        return candidates.first { access($0, X_OK) == 0 }
-    }()
-
-    @Test(.enabled(if: oldPython != nil, "there is no Python 3.6 to 3.9"), .timeLimit(.minutes(5)))
+    @Test(.enabled(if: PythonEnvironment.oldPython != nil, "there is no Python 3.6 to 3.9"), .timeLimit(.minutes(5)))
     func pymesosRunsTasks() async throws {
-        try await run("pymesos_framework.py", python: try #require(Self.oldPython), package: "pymesos==0.3.15")
+        try await run(
+            "pymesos_framework.py", python: try #require(PythonEnvironment.oldPython), package: "pymesos==0.3.15")
     }
 
     @Test(.timeLimit(.minutes(5))) func avmesosRunsTasks() async throws {
@@ -34,11 +20,7 @@ import Testing
     /// One task that ends by itself and one that is killed, as the script sees them.
     private func run(_ script: String, python: String, package: String) async throws {
         let directory = try TemporaryDirectory()
-        let environment = directory.file("venv")
-        try await runChecked([python, "-m", "venv", environment], deadline: .seconds(60))
-        try await runChecked(
-            ["\(environment)/bin/python", "-m", "pip", "install", "--quiet", package], deadline: .seconds(180))
-
+        let environment = try await PythonEnvironment(python, [package])
         let (masterPort, agentPort) = (try freePort(), try freePort())
         let master = try HoldfastProcess(
             ["master", "--ip=127.0.0.1", "--port=\(masterPort)", "--work_dir=\(directory.file("master"))"],
@@ -55,9 +37,7 @@ import Testing
         try await eventually("the agent is registered") {
             try await HTTPCaller().call(.GET, address, "/slaves").json()["slaves"]?.array?.count == 1
         }
-        let result = try await runCommand(
-            ["\(environment)/bin/python", "\(Self.clients)/\(script)", "127.0.0.1:\(masterPort)"],
-            deadline: .seconds(120))
+        let result = try await environment.run(script, ["127.0.0.1:\(masterPort)"])
         #expect(result.isSuccess, "\(result.outputText) \(result.errorText) \(agent.log)")
         try await eventually("the tasks' resources are free") {
             let slaves = try await HTTPCaller().call(.GET, address, "/slaves").json()

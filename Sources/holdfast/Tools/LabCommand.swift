@@ -37,9 +37,9 @@ struct LabCommand: AsyncParsableCommand {
         @Option(help: "An image for every machine's Docker, as NAME=TARBALL.") var image: [String] = []
         @Option(
             help: ArgumentHelp(
-                "embedded: the first machine leads alone. zookeeper: three machines run ZooKeeper and stand for "
-                    + "leadership of each kind."))
-        var store: Store = .embedded
+                "zookeeper: three machines run ZooKeeper and stand for leadership of each kind. embedded: the first machine "
+                    + "leads alone."))
+        var store: Store = .zookeeper
         @Flag(help: "Machines without Docker.") var withoutDocker = false
         @Option(help: "Another number for another network beside a running lab: 10.(71+N).0.0/24.") var index = 0
         @Option(help: "Seconds until everything must answer.") var deadline = 180
@@ -80,7 +80,7 @@ struct LabCommand: AsyncParsableCommand {
     }
 
     struct Status: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(abstract: "Shows the machines and what is cut.")
+        static let configuration = CommandConfiguration(abstract: "Shows the machines, who leads, and what is cut.")
         @OptionGroup var options: Options
 
         func run() async throws {
@@ -93,6 +93,24 @@ struct LabCommand: AsyncParsableCommand {
             }
             for cut in state.cuts {
                 print("cut: \(state.name(of: cut.from)) -> \(state.name(of: cut.to))")
+            }
+            if state.usesZooKeeper { await LabCommand.printLeaders(state) }
+        }
+    }
+
+    /// Straight from ZooKeeper, which knows better than those who lead.
+    private static func printLeaders(_ lab: LabState) async {
+        let places = [
+            ("master", "/mesos-registry/mesos", "/mesos"), ("Marathon", "/marathon", nil),
+            ("manager", "/holdfast/mdm", nil),
+        ]
+        for (title, path, masters) in places {
+            do {
+                let standings = try await StoreCommand.standings(
+                    at: "zk://\(lab.zooKeeperServers)\(path)", masters: masters)
+                for standing in standings { print(StoreCommand.line(title, standing)) }
+            } catch {
+                print("\(title): \(error)")
             }
         }
     }

@@ -13,8 +13,9 @@ struct LabDemoCommand: AsyncParsableCommand {
         parsing: .upToNextOption,
         help: ArgumentHelp(
             "The acts: stop (deploy, write, docker stop), kill (the app's machine loses power), leaders (so does the one "
-                + "that also leads everything; for labs with ZooKeeper), isolate (the app's machine is cut off from all "
-                + "others, still writing), zombie (from master and manager only, still writing; for labs without)."))
+                + "that also leads everything; not for labs with --store embedded), isolate (the app's machine is cut off "
+                + "from all others, still writing), zombie (from the leading master, Marathon and manager only, still "
+                + "writing)."))
     var acts: [Act] = [.stop, .kill]
 
     enum Act: String, ExpressibleByArgument, CaseIterable { case stop, kill, leaders, isolate, zombie }
@@ -40,7 +41,8 @@ struct LabDemoCommand: AsyncParsableCommand {
             case .leaders: try await demo.killLeaders()
             case .isolate: try await demo.cutOff(from: nil, title: "Cut off from every other machine, still writing")
             case .zombie:
-                try await demo.cutOff(from: [1], title: "Cut off from master and manager only, still writing")
+                try await demo.cutOff(
+                    from: try await demo.leadersElsewhere(), title: "Cut off from the leaders only, still writing")
             }
         }
     }

@@ -57,7 +57,7 @@ enum NodeReply: Hashable, Sendable {
 }
 
 /// Why the ensemble did not do something.
-enum NodeFailure: Hashable, Sendable, CustomStringConvertible {
+enum NodeFailure: Error, Hashable, CustomStringConvertible {
     case noNode
     case exists
     case badVersion

@@ -75,6 +75,23 @@ final class ZooKeeperConnection: Sendable {
         }
     }
 
+    /// Asks until there is an answer, in one session or the next. What is `allowed` is an answer too.
+    func ask(
+        _ request: NodeRequest, through requests: ZooKeeperSession, until end: ContinuousClock.Instant,
+        allowing allowed: Set<NodeFailure>
+    ) async throws(NodeFailure) -> NodeReply {
+        var reason = NodeFailure.connectionLoss
+        while await session(until: end) != nil {
+            let reply = await requests.ask(request)
+            guard case .failed(let failure, _) = reply, !allowed.contains(failure) else { return reply }
+            reason = failure
+            guard failure == .connectionLoss || failure == .sessionExpired else { break }
+            // The news of the lost connection may come behind the reply.
+            try? await Task.sleep(for: .milliseconds(20))
+        }
+        throw reason
+    }
+
     private func giveUp(_ id: UInt64) {
         state.withLock { $0.waiters.removeValue(forKey: id) }?.resume(returning: nil)
     }

@@ -33,6 +33,9 @@ struct ZooKeeperLayout: Hashable, Sendable {
 
     func epochPath(of election: String) -> String { ZooKeeperLayout.epochPath(of: election, base) }
 
+    /// One node for each election; its version is the epoch.
+    var epochs: String { "\(base)/epochs" }
+
     private static func epochPath(of election: String, _ base: String) -> String {
         "\(base)/epochs/\(ZooKeeperKeys.name(of: election))"
     }

@@ -89,18 +89,11 @@ final class ZooKeeperStore: MetadataStore {
     private func ask(
         _ request: NodeRequest, _ what: String, allowing allowed: Set<NodeFailure> = [.noNode]
     ) async throws(StoreError) -> NodeReply {
-        let end = ContinuousClock.now + patience
-        var reason = NodeFailure.connectionLoss
-        while await connection.session(until: end) != nil {
-            let reply = await session.ask(request)
-            guard case .failed(let failure, _) = reply else { return reply }
-            if allowed.contains(failure) { return reply }
-            reason = failure
-            guard failure == .connectionLoss || failure == .sessionExpired else { break }
-            // The news of the lost connection may come behind the reply.
-            try? await Task.sleep(for: .milliseconds(20))
+        do throws(NodeFailure) {
+            return try await connection.ask(request, through: session, until: .now + patience, allowing: allowed)
+        } catch {
+            throw StoreError(.unavailable, "\(what): \(error)")
         }
-        throw StoreError(.unavailable, "\(what): \(reason)")
     }
 
     // MARK: Writing
