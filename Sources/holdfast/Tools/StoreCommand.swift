@@ -31,7 +31,8 @@ struct StoreCommand: AsyncParsableCommand {
     struct Leaders: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Shows the elections in a ZooKeeper store: who leads, since which epoch, and who stands.",
-            discussion: "Masters stand below the path of their --zk: --masters /mesos with the store zk://.../mesos-registry/mesos."
+            discussion:
+                "Masters stand below the path of their --zk: --masters /mesos with the store zk://.../mesos-registry/mesos."
         )
 
         @Argument(help: "zk://[USER:PASSWORD@]HOST:PORT,.../PATH, as the role's --store names it.") var store: String
@@ -56,14 +57,16 @@ struct StoreCommand: AsyncParsableCommand {
     /// Who leads an election, since which epoch, and who stands behind, with their sessions.
     static func line(_ title: String, _ standing: ElectionStanding) -> String {
         let leader = standing.leader.map { "\(text($0)) leads since epoch" } ?? "nobody leads; the last epoch was"
-        let waiting = standing.waiting.isEmpty ? "" : "; standing: " + standing.waiting.map(text).joined(separator: ", ")
+        let waiting =
+            standing.waiting.isEmpty ? "" : "; standing: " + standing.waiting.map(text).joined(separator: ", ")
         return "\(title): \(leader) \(standing.epoch)\(waiting)"
     }
 
     private static func text(_ candidate: ElectionStanding.Candidate) -> String {
         let info = candidate.info
         // Each kind advertises where it answers: managers, Marathons, masters.
-        let place = info?["control"]?.string ?? info?["address"]?.string
+        let place =
+            info?["control"]?.string ?? info?["address"]?.string
             ?? info?["address"].flatMap { address in
                 address["ip"]?.string.map { "\($0):\(address["port"]?.integer ?? 0)" }
             }

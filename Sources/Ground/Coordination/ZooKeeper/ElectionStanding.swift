@@ -68,7 +68,9 @@ extension ElectionStanding {
 
         private func standing(of election: String) async throws(StoreError) -> ElectionStanding? {
             let place = layout.place(of: election)
-            guard case .value(let epoch) = try await ask(.get(layout.epochPath(of: election), watch: false, isFresh: true))
+            guard
+                case .value(let epoch) = try await ask(
+                    .get(layout.epochPath(of: election), watch: false, isFresh: true))
             else { return nil }
             var standing = ElectionStanding(election: election, epoch: UInt64(epoch.version), leader: nil, waiting: [])
             guard case .children(let names) = try await ask(.children(place.listPath, watch: false, isFresh: false))
