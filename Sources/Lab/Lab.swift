@@ -226,9 +226,14 @@ public struct Lab: Sendable {
             }
         }
         if lab.zooKeeper(of: number, directory: directory) != nil {
+            // Without a majority none of them serves.
+            let hasMajority = lab.leaders.count(where: lab.isRunning) * 2 > lab.leaders.count
             try await poll("ZooKeeper of \(name)", until: end) {
                 try checkAlive(machine, name)
-                return try await offPool { canConnect(lab.address(of: number), port: 2181) ? true : nil }
+                return try await offPool {
+                    let address = lab.address(of: number)
+                    return hasMajority ? zooKeeperServes(address) : canConnect(address, port: 2181)
+                } ? true : nil
             }
         }
         for role in try roles(of: number) {
@@ -302,7 +307,10 @@ public struct Lab: Sendable {
     public func services(of number: Int, in lab: LabState) async -> String {
         guard lab.isRunning(number) else { return "" }
         var words: [String] = []
-        if lab.usesZooKeeper, lab.leaders.contains(number) { words.append("zookeeper") }
+        if lab.usesZooKeeper, lab.leaders.contains(number) {
+            let serves = (try? await offPool { zooKeeperServes(lab.address(of: number)) }) ?? false
+            words.append("zookeeper:2181\(serves ? "" : " (silent)")")
+        }
         for role in (try? roles(of: number)) ?? [] {
             for port in NodeTemplate.ports(of: role) {
                 let address = lab.address(of: number)

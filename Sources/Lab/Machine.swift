@@ -124,21 +124,43 @@ public struct Machine: Sendable {
 private func hasInterface(_ name: String) -> Bool { if_nametoindex(name) != 0 }
 
 /// Whether a TCP connection to the address is accepted at once. Blocks for up to a second.
-func canConnect(_ host: String, port: Int) -> Bool {
+func canConnect(_ host: String, port: Int) -> Bool { connection(host, port: port) != nil }
+
+/// Whether ZooKeeper's server is part of an ensemble that serves; one that waits for others lets connect already.
+/// Blocks for up to two seconds.
+func zooKeeperServes(_ host: String) -> Bool {
+    guard let descriptor = connection(host, port: 2181) else { return false }
+    return withExtendedLifetime(descriptor) {
+        let command = Array("srvr".utf8)
+        guard write(descriptor.raw, command, command.count) == command.count else { return false }
+        var answer: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        while answer.count < 1 << 16 {
+            let count = read(descriptor.raw, &buffer, buffer.count)
+            guard count > 0 else { break }
+            answer += buffer[..<count]
+        }
+        return String(decoding: answer, as: UTF8.self).contains("Mode:")
+    }
+}
+
+/// Nil when the connection is not accepted within a second.
+private func connection(_ host: String, port: Int) -> Descriptor? {
     let raw = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    guard raw >= 0 else { return false }
+    guard raw >= 0 else { return nil }
     let descriptor = Descriptor(owning: raw)
     var limit = timeval(tv_sec: 1, tv_usec: 0)
-    setsockopt(raw, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+    for option in [SO_SNDTIMEO, SO_RCVTIMEO] {
+        setsockopt(raw, SOL_SOCKET, option, &limit, socklen_t(MemoryLayout<timeval>.size))
+    }
     var address = sockaddr_in()
     address.sin_family = sa_family_t(AF_INET)
     address.sin_port = UInt16(port).bigEndian
-    guard inet_pton(AF_INET, host, &address.sin_addr) == 1 else { return false }
-    return withExtendedLifetime(descriptor) {
-        withUnsafePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                connect(raw, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
-            }
+    guard inet_pton(AF_INET, host, &address.sin_addr) == 1 else { return nil }
+    let isConnected = withUnsafePointer(to: &address) { pointer in
+        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+            connect(raw, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
         }
     }
+    return isConnected ? descriptor : nil
 }

@@ -19,7 +19,8 @@ public struct ZooKeeperServer: Codable, Sendable {
     }
 
     public static let program = "/usr/bin/java"
-    private static let library = "/usr/share/java/zookeeper.jar"
+    /// With a logger that writes to standard error; the library alone has none.
+    private static let library = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar"
 
     public let member: Member
     /// All of the ensemble; one alone needs no quorum.
@@ -63,7 +64,9 @@ public struct ZooKeeperServer: Codable, Sendable {
             ZooKeeperServer.program, "-Xms32m", "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
             "-Djava.net.preferIPv4Stack=true", "-Dzookeeper.cnxTimeout=1000",
             "-Dzookeeper.fastleader.maxNotificationInterval=1000", "-Dzookeeper.jmx.log4j.disable=true",
-            "-cp", ZooKeeperServer.library, "org.apache.zookeeper.server.quorum.QuorumPeerMain", configurationPath,
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS", "-cp", ZooKeeperServer.library,
+            "org.apache.zookeeper.server.quorum.QuorumPeerMain", configurationPath,
         ]
     }
 }

@@ -151,8 +151,11 @@ private let clientB = "d503826900000001"
             },
             configure: {
                 $0.endpoints = three
-                $0.readPatience = .milliseconds(300)
-                $0.changePatience = .milliseconds(300)
+                // The patience with a gateway at work would use up the whole call.
+                $0.callDeadline = .seconds(20)
+                $0.readPatience = .seconds(60)
+                $0.changePatience = .seconds(60)
+                $0.silencePatience = .milliseconds(300)
             })
     }
 

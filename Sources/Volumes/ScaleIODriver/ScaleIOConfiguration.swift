@@ -30,6 +30,9 @@ public struct ScaleIOConfiguration: Sendable {
     /// wait for proofs.
     public var readPatience: Duration = .seconds(5)
     public var changePatience: Duration = .seconds(15)
+    /// How long a gateway from which nothing came for as long may take to show that it lives, when there are others:
+    /// the patience above is for gateways at work, not for machines that have died.
+    public var silencePatience: Duration = .seconds(1)
 
     public init(endpoints: [ScaleIOEndpoint], userName: String, password: String) {
         precondition(!endpoints.isEmpty, "a gateway's address is required")

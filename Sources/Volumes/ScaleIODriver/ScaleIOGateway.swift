@@ -40,6 +40,8 @@ actor ScaleIOGateway {
     private var token: String?
     /// The endpoint in use.
     private var current = 0
+    /// When it answered last.
+    private var heard: ContinuousClock.Instant?
 
     init(configuration: ScaleIOConfiguration, logger: Logger) {
         self.configuration = configuration
@@ -72,9 +74,12 @@ actor ScaleIOGateway {
         var isUncertain = false
         while true {
             let index = current
+            var isAlive = false
             let failure: any Error
             do {
                 let left = patience(for: method, left: end - clock.now)
+                try await confirmLife(of: index)
+                isAlive = true
                 let token = try await currentToken(at: index, deadline: left)
                 let reply = try await send(method, path, at: index, password: token, body: body, deadline: left)
                 if reply.status == 401 || reply.status == 403, loginsLeft > 0 {
@@ -91,7 +96,7 @@ actor ScaleIOGateway {
                 if !refusal.isWithoutEffect { isUncertain = true }
                 failure = refusal
             } catch let error as HTTPCallError where error.code == .unreachable || error.code == .timedOut {
-                if !error.isUnsent { isUncertain = true }
+                if isAlive, !error.isUnsent { isUncertain = true }
                 failure = VolumeDriverError(
                     error.code == .timedOut ? .timedOut : .unreachable,
                     "The Gateway \(configuration.endpoints[index]) did not answer", cause: error)
@@ -100,7 +105,10 @@ actor ScaleIOGateway {
                     .unreachable, "The Gateway \(configuration.endpoints[index]) did not answer", cause: error)
             }
             tries += 1
-            if current == index { current = (index + 1) % configuration.endpoints.count }
+            if current == index {
+                current = (index + 1) % configuration.endpoints.count
+                heard = nil
+            }
             // Every gateway gets its chance before there is a pause.
             let wait = tries % configuration.endpoints.count == 0 ? pause : .zero
             guard clock.now + wait < end else { throw failure }
@@ -117,6 +125,15 @@ actor ScaleIOGateway {
     private func patience(for method: HTTPMethod, left: Duration) -> Duration {
         guard configuration.endpoints.count > 1 else { return left }
         return min(left, method == .GET ? configuration.readPatience : configuration.changePatience)
+    }
+
+    /// A machine that has lost its power does not even refuse connections: asks a gateway that was silent for a while
+    /// for any answer, before it gets something to do.
+    private func confirmLife(of index: Int) async throws(HTTPCallError) {
+        let isFresh = heard.map { ContinuousClock.now - $0 < configuration.silencePatience } ?? false
+        guard configuration.endpoints.count > 1, !isFresh else { return }
+        _ = try await send(
+            .GET, "/version", at: index, password: token ?? "", body: nil, deadline: configuration.silencePatience)
     }
 
     private func currentToken(at index: Int, deadline: Duration) async throws -> String {
@@ -146,9 +163,11 @@ actor ScaleIOGateway {
         let endpoint = configuration.endpoints[index]
         var headers: HTTPHeaders = ["authorization": "Basic " + base64(Array("\(user):\(password)".utf8))]
         if body != nil { headers.add(name: "content-type", value: "application/json") }
-        return try await caller.call(
+        let reply = try await caller.call(
             method, endpoint.address, endpoint.path + path, headers: headers, body: body?.bytes,
             deadline: max(deadline, .milliseconds(1)))
+        if index == current { heard = .now }
+        return reply
     }
 
     private static func content(of reply: HTTPReply) throws -> JSONValue {
