@@ -231,7 +231,9 @@ let testing: [Target] = [
         ["StorageTools", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes, nio, nioPosix]),
     tests("ExecutableTests", ["TestKit", "LinuxOS", "holdfast"]),
     tests("LabTests", ["Lab", "Base", "LinuxOS", "TestKit"]),
-    tests("SystemTests", ["TestKit", "LinuxOS", "HTTPKit", "Base", "holdfast", "holdfast-task", nioHTTP1]),
+    tests(
+        "SystemTests",
+        ["TestKit", "LinuxOS", "HTTPKit", "Coordination", "Base", "holdfast", "holdfast-task", nioHTTP1]),
 ]
 
 let package = Package(

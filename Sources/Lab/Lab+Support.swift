@@ -8,8 +8,8 @@ extension LabState {
         for index in nodes.indices where nodes[index].number == number { nodes[index].initProcess = machine }
     }
 
-    mutating func cut(from: Int, to: Int) {
-        let cut = Cut(from: from, to: to)
+    mutating func cut(from: Int, to: Int, ports: [Int]) {
+        let cut = Cut(from: from, to: to, ports: ports)
         if !cuts.contains(cut) { cuts.append(cut) }
     }
 }

@@ -255,33 +255,52 @@ public struct Lab: Sendable {
     /// Kills the process in which a role of a machine runs; its supervisor starts it again. Roles of one node file
     /// share a process, except `sdc`.
     public func crash(_ name: String, role: String) async throws {
+        try await signal(name, role: role, SIGKILL, "crashed")
+    }
+
+    /// Makes the process in which a role runs stand still, until `resume`.
+    public func pause(_ name: String, role: String) async throws {
+        try await signal(name, role: role, SIGSTOP, "stands still")
+    }
+
+    public func resume(_ name: String, role: String) async throws {
+        try await signal(name, role: role, SIGCONT, "goes on")
+    }
+
+    private func signal(_ name: String, role: String, _ signal: Int32, _ outcome: String) async throws {
         let lab = try state()
         let node = try lab.node(named: name)
         guard let machine = node.initProcess, machine.isAlive else { throw LabError(.state, "\(name) is not running.") }
         let victims = try processes(of: role, in: machine)
         guard !victims.isEmpty else { throw LabError(.state, "No process of \(name) runs \(role).") }
-        for victim in victims { victim.signal(SIGKILL) }
-        report(
-            "\(lab.name(of: node.number)): \(role) crashed (\(victims.count) process\(victims.count == 1 ? "" : "es"))")
+        for victim in victims { victim.signal(signal) }
+        let count = "\(victims.count) process\(victims.count == 1 ? "" : "es")"
+        report("\(lab.name(of: node.number)): \(role) \(outcome) (\(count))")
     }
 
     // MARK: Cables
 
     /// Drops packets between two nodes, or between one node and all others (`peer` "all").
     ///
-    /// - Parameter oneWay: only those from `name` to `peer`.
-    public func partition(_ name: String, from peer: String, oneWay: Bool = false) async throws {
+    /// - Parameters:
+    ///   - oneWay: only those from `name` to `peer`.
+    ///   - ports: only connections to these ports, of either node. "all" then means the node itself too.
+    public func partition(
+        _ name: String, from peer: String, oneWay: Bool = false, ports: [Int] = []
+    ) async throws {
         try await changing { lab in
             let node = try lab.node(named: name)
             let others =
                 peer == "all"
-                ? lab.nodes.map(\.number).filter { $0 != node.number } : [try lab.node(named: peer).number]
+                ? lab.nodes.map(\.number).filter { $0 != node.number || !ports.isEmpty }
+                : [try lab.node(named: peer).number]
             for other in others {
-                lab.cut(from: node.number, to: other)
-                if !oneWay { lab.cut(from: other, to: node.number) }
+                lab.cut(from: node.number, to: other, ports: ports)
+                if !oneWay { lab.cut(from: other, to: node.number, ports: ports) }
             }
             try await applyCuts(in: lab)
-            report("\(name) \(oneWay ? "no longer reaches" : "is cut off from") \(peer)")
+            let what = ports.isEmpty ? "" : " at port \(ports.map(String.init).joined(separator: ", "))"
+            report("\(name) \(oneWay ? "no longer reaches" : "is cut off from") \(peer)\(what)")
         }
     }
 

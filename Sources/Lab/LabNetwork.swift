@@ -68,7 +68,11 @@ struct LabNetwork: Sendable {
         }
         try await runChecked(iptables + ["-F", LabNetwork.chain])
         for cut in lab.cuts where cut.to == number {
-            try await runChecked(iptables + ["-A", LabNetwork.chain, "-s", lab.address(of: cut.from), "-j", "DROP"])
+            let ends = cut.ports.flatMap { [["-p", "tcp", "--sport", "\($0)"], ["-p", "tcp", "--dport", "\($0)"]] }
+            for end in cut.ports.isEmpty ? [[]] : ends {
+                try await runChecked(
+                    iptables + ["-A", LabNetwork.chain, "-s", lab.address(of: cut.from)] + end + ["-j", "DROP"])
+            }
         }
     }
 

@@ -39,6 +39,8 @@ public struct LabState: Codable, Sendable {
     public struct Cut: Codable, Hashable, Sendable {
         public var from: Int
         public var to: Int
+        /// Only connections to one of these ports, of either node; empty for all packets.
+        public var ports: [Int] = []
     }
 
     /// A flag of a role, on every machine that runs the role.

@@ -63,14 +63,17 @@ struct LabUnderTest: Sendable {
             on: node - 10, ["docker", "ps", "-q", "--no-trunc", "--filter", "label=MESOS_TASK_ID=\(instance.id)"])
     }
 
-    private func storage(_ path: String) async throws -> JSONValue {
+    /// What the gateway of the first machine answers.
+    func storage(_ path: String) async throws -> JSONValue {
         let caller = HTTPCaller()
         let login = try await caller.call(
             .GET, Self.gateway, "/api/login",
-            headers: ["authorization": basicAuthorization(user: "admin", password: "holdfast-lab")])
+            headers: ["authorization": basicAuthorization(user: "admin", password: "holdfast-lab")],
+            deadline: .seconds(5))
         let token = try login.json().string ?? ""
         let reply = try await caller.call(
-            .GET, Self.gateway, path, headers: ["authorization": basicAuthorization(user: "", password: token)])
+            .GET, Self.gateway, path, headers: ["authorization": basicAuthorization(user: "", password: token)],
+            deadline: .seconds(5))
         return try reply.json()
     }
 

@@ -8,7 +8,8 @@ struct LabCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "lab", abstract: "Simulated machines on this one (root).",
         subcommands: [
-            Up.self, Down.self, Status.self, Kill.self, Start.self, Crash.self, Partition.self, Heal.self, Exec.self,
+            Up.self, Down.self, Status.self, Kill.self, Start.self, Crash.self, Pause.self, Resume.self, Partition.self,
+            Heal.self, Exec.self,
             LabDemoCommand.self,
         ])
 
@@ -92,7 +93,8 @@ struct LabCommand: AsyncParsableCommand {
                 print("\(state.name(of: node.number))  \(state.address(of: node.number))  \(power)  \(services)")
             }
             for cut in state.cuts {
-                print("cut: \(state.name(of: cut.from)) -> \(state.name(of: cut.to))")
+                let ports = cut.ports.isEmpty ? "" : " at port \(cut.ports.map(String.init).joined(separator: ", "))"
+                print("cut: \(state.name(of: cut.from)) -> \(state.name(of: cut.to))\(ports)")
             }
             if state.usesZooKeeper { await LabCommand.printLeaders(state) }
         }
@@ -141,14 +143,39 @@ struct LabCommand: AsyncParsableCommand {
         func run() async throws { try await options.lab().crash(node, role: role) }
     }
 
+    struct Pause: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Makes the process in which a role runs stand still (SIGSTOP).")
+        @OptionGroup var options: Options
+        @Argument var node: String
+        @Argument var role: String
+
+        func run() async throws { try await options.lab().pause(node, role: role) }
+    }
+
+    struct Resume: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(abstract: "Lets a paused process go on.")
+        @OptionGroup var options: Options
+        @Argument var node: String
+        @Argument var role: String
+
+        func run() async throws { try await options.lab().resume(node, role: role) }
+    }
+
     struct Partition: AsyncParsableCommand {
         static let configuration = CommandConfiguration(abstract: "Drops packets between two machines.")
         @OptionGroup var options: Options
         @Argument var node: String
         @Argument(help: "A machine, or \"all\".") var peer: String
         @Flag(help: "Only packets from the first to the second.") var oneWay = false
+        @Option(
+            name: .customLong("port"),
+            help: "Only connections to this port, of either machine; \"all\" then means the machine itself too.")
+        var ports: [Int] = []
 
-        func run() async throws { try await options.lab().partition(node, from: peer, oneWay: oneWay) }
+        func run() async throws {
+            try await options.lab().partition(node, from: peer, oneWay: oneWay, ports: ports)
+        }
     }
 
     struct Heal: AsyncParsableCommand {
