@@ -10,9 +10,11 @@ public struct ZooKeeperLocation: Hashable, Sendable, CustomStringConvertible {
     /// - Throws: `invalid`.
     public init(_ text: String) throws(StoreError) {
         func invalid(_ why: String) -> StoreError {
-            StoreError(
+            // Errors end in logs, where no password belongs.
+            let shown = text.lastIndex(of: "@").map { "zk://...\(text[$0...])" } ?? text
+            return StoreError(
                 .invalid,
-                "\"\(text)\" is no location of a ZooKeeper: \(why); it is zk://[user:password@]host:port,.../path.")
+                "\"\(shown)\" is no location of a ZooKeeper: \(why); it is zk://[user:password@]host:port,.../path.")
         }
         guard text.hasPrefix("zk://") else { throw invalid("it does not begin with zk://") }
         var rest = text.dropFirst("zk://".count)
