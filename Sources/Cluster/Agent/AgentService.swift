@@ -227,7 +227,9 @@ public actor AgentService: Service {
             guard let place = await self.locator.next() else { return }
             let error = await withTaskGroup(of: (any Error).self) { group in
                 group.addTask {
-                    await link.run(at: place.address, caller: self.caller) { message, address in
+                    await link.run(
+                        at: place.address, isElected: self.locator.isElected, caller: self.caller
+                    ) { message, address in
                         await self.receive(message, from: address, over: link)
                     }
                 }

@@ -37,8 +37,11 @@ final class MasterLink: Sendable {
 
     /// Registers at `address`, or where the master there redirects to, and passes on what the master says until the
     /// link breaks or `stop` fires.
+    ///
+    /// - Parameter isElected: an election named this master. It redirects only because it does not know yet that it
+    ///   leads, and to a predecessor that may be dead: so the link is given up, to be tried again.
     func run(
-        at address: HTTPAddress, caller: HTTPCaller,
+        at address: HTTPAddress, isElected: Bool, caller: HTTPCaller,
         _ receive: @escaping @Sendable (ClusterMasterMessage, HTTPAddress) async -> Void
     ) async -> any Error {
         var address = address
@@ -55,6 +58,9 @@ final class MasterLink: Sendable {
                 if response.status == .temporaryRedirect, let location = response.headers.first(name: "location"),
                     let leader = MasterLink.leader(location)
                 {
+                    guard !isElected else {
+                        throw AgentError(.master, "The master at \(address) does not know yet that it leads")
+                    }
                     address = leader
                     continue
                 }

@@ -136,7 +136,7 @@ public actor SchedulerClient {
         do {
             return try await withThrowingTaskGroup(of: Bool.self) { group in
                 group.addTask {
-                    try await self.subscribe(at: place.address)
+                    try await self.subscribe(at: place.address, isElected: locator.isElected)
                     return false
                 }
                 group.addTask {
@@ -153,7 +153,9 @@ public actor SchedulerClient {
         }
     }
 
-    private func subscribe(at start: HTTPAddress) async throws(MesosClientError) {
+    /// - Parameter isElected: an election named this master. It redirects only because it does not know yet that it
+    ///   leads, and to a predecessor that may be dead: so this attempt ends.
+    private func subscribe(at start: HTTPAddress, isElected: Bool) async throws(MesosClientError) {
         var call = SchedulerCall()
         call.type = .subscribe
         if let id = frameworkID { call.frameworkID = id }
@@ -171,6 +173,9 @@ public actor SchedulerClient {
             if response.status == 307, let location = response.headers.first(name: "location"),
                 let leader = redirectTarget(location)
             {
+                guard !isElected else {
+                    throw MesosClientError(.unreachable, "The master at \(master) does not know yet that it leads")
+                }
                 master = leader
                 continue
             }

@@ -37,25 +37,6 @@ extension Demo {
         return failover
     }
 
-    /// Gives the offices that the app's machine holds to others, and tells which machines now hold one.
-    ///
-    /// Cut off from these, the app's machine still reaches the other storage servers and, in part, ZooKeeper.
-    public func leadersElsewhere() async throws -> [Int] {
-        let zombie = try node(of: try await answering())
-        guard let successor = controlNodes.first(where: { $0 != zombie }) else { return controlNodes }
-        var holders: Set<Int> = []
-        for office in Office.allCases {
-            holders.insert(
-                try await until("the \(office.rawValue) leads elsewhere", deadline: .seconds(120)) {
-                    guard let holder = try await leader(office) else { return nil }
-                    if holder != zombie { return holder }
-                    try await move(office, to: successor)
-                    return nil
-                })
-        }
-        return holders.sorted()
-    }
-
     /// When each office was held by another machine.
     private func successions(
         after dead: Int, since began: ContinuousClock.Instant
