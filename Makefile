@@ -27,9 +27,9 @@ test: setup lint
 	swift build --product holdfast
 	swift build --product holdfast-task
 	swift build --product holdfastPackageTests
-	swift test --skip-build --skip SystemTests --skip SimulationTests --skip StoreClusterTests
-	HOLDFAST_SIM_SECONDS=$${HOLDFAST_SIM_SECONDS:-120} swift test --skip-build --filter SimulationTests
-	swift test --skip-build --no-parallel --filter 'SystemTests|StoreClusterTests'
+	scripts/run-tests --skip SystemTests --skip SimulationTests --skip StoreClusterTests
+	HOLDFAST_SIM_SECONDS=$${HOLDFAST_SIM_SECONDS:-120} scripts/run-tests --filter SimulationTests
+	scripts/run-tests --no-parallel --filter 'SystemTests|StoreClusterTests'
 
 lint:
 	@swift format lint --strict --parallel --recursive Package.swift $(shell git ls-files '*.swift' | grep -v '\.pb\.swift$$')
