@@ -73,10 +73,7 @@ public struct Lab: Sendable {
                 throw LabError(
                     .state, "ZooKeeper is not installed (Debian's package zookeeper); --store embedded needs none.")
             }
-            guard try await !runCommand(["ip", "link", "show", lab.bridge]).isSuccess else {
-                throw LabError(
-                    .state, "The network \(lab.bridge) exists: another lab uses it. Give this one another --index.")
-            }
+            try await LabNetwork(lab: lab).reclaim()
             try lab.write(to: statePath)
             do {
                 for node in lab.nodes { try linkTools(plan.tools, to: plan.executable, on: node.number) }

@@ -12,6 +12,19 @@ struct LabNetwork: Sendable {
         for rule in forwardRules { try await runChecked(["iptables", "-w", "-I"] + rule) }
     }
 
+    /// Removes what is left of a lab whose machines have all ended without `down`: its bridge has no cable any more, since
+    /// a cable goes with the machine at its end.
+    ///
+    /// - Throws: when a lab with this index is there, with machines.
+    func reclaim() async throws {
+        guard try await runCommand(["ip", "link", "show", lab.bridge]).isSuccess else { return }
+        guard directoryEntries("/sys/class/net/\(lab.bridge)/brif").isEmpty else {
+            throw LabError(
+                .state, "The network \(lab.bridge) exists: another lab uses it. Give this one another --index.")
+        }
+        await down()
+    }
+
     /// Removes everything that `up` and `plug` made; what is not there is no error.
     func down() async {
         for rule in forwardRules { _ = try? await runCommand(["iptables", "-w", "-D"] + rule) }

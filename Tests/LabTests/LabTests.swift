@@ -16,6 +16,8 @@ import Testing
         plan.index = Self.index
         plan.nodeTemplate = "roles: {}\n"
         plan.runsDocker = false
+        // As a lab leaves it whose machines were all killed from outside.
+        try await runChecked(["ip", "link", "add", "hf\(Self.index)", "type", "bridge"])
         try await lab.up(plan)
         do {
             try await check(lab, plan)
@@ -36,6 +38,8 @@ import Testing
         #expect(try await lab.run("node1", ping).isSuccess)
         #expect(try await runCommand(ping).isSuccess)
         await #expect(throws: LabError.self) { try await lab.up(plan) }
+        let other = Lab(directory: lab.directory + "-other")
+        await #expect(throws: LabError.self) { try await other.up(plan) }
 
         try await lab.partition("node1", from: "node2", oneWay: true)
         #expect(try await !lab.run("node1", ping).isSuccess)
