@@ -181,7 +181,11 @@ let testing: [Target] = [
     tests("MasterLocatorTests", ["MasterLocator", "Base", "HTTPKit", "TestKit"]),
     tests(
         "AgentTests",
-        ["Agent", "MasterLocator", "MesosAPI", "Base", "HTTPKit", "TestKit", logging, lifecycle, nioHTTP1, protobuf]),
+        [
+            "Agent", "MasterLocator", "MesosAPI", "Base", "HTTPKit", "TestKit", hummingbird, httpTypes, logging,
+            lifecycle,
+            nioHTTP1, protobuf,
+        ]),
     tests("AgentCoreTests", ["AgentCore", "MesosAPI", "Resources", "Base", orderedCollections]),
     tests(
         "ContainerizerTests",
