@@ -109,6 +109,7 @@ public enum NodeTemplate {
             master: zk://${ZOOKEEPER}/mesos
             zk: zk://${ZOOKEEPER}/marathon
             zk_session_timeout: 3000
+            mesos_heartbeat_interval: 2000
             hostname: ${ADDRESS}
 
         """

@@ -238,29 +238,85 @@ import Testing
     @Test func theSubscriptionFollowsTheLeadingMaster() async throws {
         let base = try EmbeddedStore(path: nil)
         let masters = [FakeMaster(), FakeMaster()]
-        let (leaders, continuation) = AsyncStream<JSONValue?>.makeStream()
-        @Sendable func announce(_ address: HTTPAddress?) {
-            guard case .tcp(let host, let port)? = address else {
-                continuation.yield(nil)
-                return
-            }
-            continuation.yield(
-                ["id": .string("master-\(port)"), "address": ["ip": .string(host), "port": .integer(Int64(port))]])
-        }
+        let election = MasterElection()
         try await withServer(masters[0].router()) { one in
             try await withServer(masters[1].router()) { two in
-                let member = Member(on: base, master: .elected { leaders })
+                let member = Member(on: base, master: election.location)
                 try await member.elect(on: base)
-                announce(one)
+                election.announce(one)
                 try await eventually("the first") { masters[0].isSubscribed }
                 // The first's stream stays open: only the election tells.
-                announce(nil)
+                election.announce(nil)
                 try await eventually("the end at the first") { !masters[0].isSubscribed }
-                announce(two)
+                election.announce(two)
                 try await eventually("the second") { masters[1].isSubscribed }
                 #expect(masters[1].state.withLock { $0.frameworkID } == "framework-1")
                 await member.end()
             }
+        }
+    }
+
+    /// A master that has just been elected may still redirect to its dead predecessor.
+    @Test func anElectionCountsMoreThanARedirection() async throws {
+        let base = try EmbeddedStore(path: nil)
+        let masters = [FakeMaster(), FakeMaster()]
+        let election = MasterElection()
+        try await withServer(masters[0].router()) { former in
+            try await withServer(masters[1].router()) { fresh in
+                masters[1].state.withLock { $0.redirection = former }
+                let member = Member(on: base, master: election.location)
+                try await member.elect(on: base)
+                election.announce(fresh)
+                try await eventually("being sent away twice") { masters[1].state.withLock { $0.redirected } >= 2 }
+                masters[1].state.withLock { $0.redirection = nil }
+                try await eventually("registration") { masters[1].isSubscribed }
+                #expect(masters[0].state.withLock { $0.subscriptions } == 0)
+                await member.end()
+
+                // Without an election, the masters' word is all there is.
+                masters[1].state.withLock { $0.redirection = former }
+                let other = Member(on: base, master: .addresses([fresh]))
+                try await other.elect(on: base)
+                try await eventually("registration") { masters[0].isSubscribed }
+                await other.end()
+            }
+        }
+    }
+
+    @Test func aLeaderThatCannotReachTheMasterGivesWay() async throws {
+        let base = try EmbeddedStore(path: nil)
+        let master = FakeMaster()
+        let election = MasterElection()
+        @Sendable func configure(_ configuration: inout MarathonConfiguration) {
+            configuration.heartbeatInterval = .milliseconds(100)
+            // Six seconds: other tests leave this one without a processor for a while.
+            configuration.heartbeatFailureThreshold = 60
+        }
+        try await withServer(master.router()) { address in
+            let member = Member(on: base, master: election.location, configure)
+            try await member.elect(on: base)
+            election.announce(address)
+            // A quiet master answers when it is asked.
+            try await eventually("ten signs of life") { master.state.withLock { $0.heartbeats } >= 10 }
+            #expect(member.election.abdications == 0)
+            #expect(master.state.withLock { $0.subscriptions } == 1)
+
+            master.state.withLock { $0.isMute = true }
+            try await eventually("giving way") { member.election.abdications == 1 }
+            // Whoever is elected while the master stays mute gives way as well.
+            try await member.elect(on: base)
+            try await eventually("giving way again") { member.election.abdications == 2 }
+
+            // Without a master that leads there is nobody whom others could reach.
+            election.announce(nil)
+            try await member.elect(on: base)
+            try await Task.sleep(for: .seconds(1))
+            #expect(member.election.abdications == 2)
+            master.state.withLock { $0.isMute = false }
+            election.announce(address)
+            try await eventually("registration") { master.isSubscribed }
+            #expect(member.election.abdications == 2)
+            await member.end()
         }
     }
 }

@@ -36,6 +36,13 @@ final class FakeMaster: Sendable {
         var frameworkID: String?
         var subscriptions = 0
         var isSuppressed = false
+        /// Where subscribers are sent instead of being taken.
+        var redirection: HTTPAddress?
+        var redirected = 0
+        /// How often a sign of life was asked for.
+        var heartbeats = 0
+        /// Nothing is answered or sent any more, and nothing closed, as by a master behind a cut wire.
+        var isMute = false
     }
     let state = Mutex(State())
 
@@ -43,6 +50,15 @@ final class FakeMaster: Sendable {
         let router = HTTPRouter(context: HTTPContext.self)
         router.post("/api/v1/scheduler") { request, _ in
             let call = try MediaType.protobuf.decode(SchedulerCall.self, from: try await request.bytes())
+            if self.state.withLock({ $0.isMute }) {
+                // What came in meanwhile is lost: whoever sent it has long given up.
+                while self.state.withLock({ $0.isMute }) { try await Task.sleep(for: .milliseconds(20)) }
+                return Response(status: .serviceUnavailable)
+            }
+            if call.type == .subscribe, let redirection = self.state.withLock({ $0.redirection }) {
+                self.state.withLock { $0.redirected += 1 }
+                return Response(status: .temporaryRedirect, headers: [.location: "//\(redirection)/api/v1/scheduler"])
+            }
             return self.take(call, request: request)
         }
         return router
@@ -97,7 +113,7 @@ final class FakeMaster: Sendable {
     }
 
     private func send(_ event: SchedulerEvent) {
-        let feed = state.withLock { $0.feed }
+        let feed = state.withLock { $0.isMute ? nil : $0.feed }
         feed?.offer(RecordIO.encode(MediaType.protobuf.encode(event)))
     }
 
@@ -181,6 +197,7 @@ final class FakeMaster: Sendable {
             }
         case .reconcile:
             for task in call.reconcile.tasks {
+                if task.agentID.value != "agent-1" { state.withLock { $0.heartbeats += 1 } }
                 let known = state.withLock { $0.tasks[task.taskID.value] }
                 update(task.taskID.value, known ?? .taskUnknown, uuid: false)
             }

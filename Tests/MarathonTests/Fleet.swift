@@ -50,6 +50,37 @@ final class ScriptedElection: LeaderElection {
     }
 }
 
+/// An election of masters whose news a test writes, as it stands in ZooKeeper.
+final class MasterElection: Sendable {
+    private struct State {
+        var leader: JSONValue?
+        var continuations: [AsyncStream<JSONValue?>.Continuation] = []
+    }
+    private let state = Mutex(State())
+
+    var location: MasterLocation {
+        .elected { [self] in
+            let (leaders, continuation) = AsyncStream<JSONValue?>.makeStream()
+            state.withLock { state in
+                continuation.yield(state.leader)
+                state.continuations.append(continuation)
+            }
+            return leaders
+        }
+    }
+
+    func announce(_ address: HTTPAddress?) {
+        let leader: JSONValue? =
+            if case .tcp(let host, let port)? = address {
+                ["id": .string("master-\(port)"), "address": ["ip": .string(host), "port": .integer(Int64(port))]]
+            } else { nil }
+        state.withLock { state in
+            state.leader = leader
+            for continuation in state.continuations { continuation.yield(leader) }
+        }
+    }
+}
+
 /// A store that can be made to wait before commits, or to fail.
 final class GatedStore: MetadataStore {
     private struct State {

@@ -26,8 +26,15 @@ public actor SchedulerClient {
         public var backoffMax = Duration.seconds(15)
         /// How long one call may take.
         public var callDeadline = Duration.seconds(15)
+        /// How often a master from which nothing came is asked for a sign of life; nil relies on its own heartbeats.
+        ///
+        /// With it, `run()` gives up a master that an election names and that has shown none for `missedHeartbeatsMax`
+        /// intervals: whoever else runs for this framework may reach it.
+        public var heartbeatInterval: Duration?
         /// The subscription is given up after this many heartbeats of silence.
         public var missedHeartbeatsMax = 5.0
+
+        var masterPatience: Duration? { heartbeatInterval.map { $0 * missedHeartbeatsMax } }
 
         /// - Parameter framework: with its id to fail over to this scheduler; without for a new framework.
         public init(masters: MasterLocation, framework: MesosFrameworkInfo) {
@@ -56,6 +63,8 @@ public actor SchedulerClient {
     private let caller: HTTPCaller
     private var framework: MesosFrameworkInfo
     private var connection: Connection?
+    /// Since when the master that the election names has not been heard of, while there is no connection to it.
+    private var unheardSince: ContinuousClock.Instant?
 
     private struct Connection {
         var master: HTTPAddress
@@ -89,7 +98,8 @@ public actor SchedulerClient {
 
     // MARK: Subscription
 
-    /// Keeps the subscription until the task is cancelled or the master ends it for good (`unsubscribed`).
+    /// Keeps the subscription until the task is cancelled, the master ends it for good (`unsubscribed`) or cannot be
+    /// reached for too long (`unreachable`; see `Options.heartbeatInterval`).
     public func run() async throws(MesosClientError) {
         defer { continuation.finish() }
         let locator = MasterLocator(options.masters)
@@ -97,6 +107,9 @@ public actor SchedulerClient {
             try await withThrowingTaskGroup(of: Void.self) { group in
                 group.addTask { await locator.run() }
                 group.addTask { try await self.keepSubscribed(locator) }
+                if let patience = options.masterPatience, locator.isElected {
+                    group.addTask { try await self.watchMaster(patience) }
+                }
                 defer { group.cancelAll() }
                 try await group.next()
             }
@@ -109,7 +122,9 @@ public actor SchedulerClient {
 
     private func keepSubscribed(_ locator: MasterLocator) async throws(MesosClientError) {
         var pause = options.backoffMin
-        while let place = await locator.next(), !Task.isCancelled {
+        var former: MasterPlace?
+        while let place = await nextMaster(locator, after: former), !Task.isCancelled {
+            former = place
             var reason = "the stream ended"
             do throws(MesosClientError) {
                 if try await subscribe(at: place, locator) { reason = "the leading master is another" }
@@ -117,8 +132,9 @@ public actor SchedulerClient {
                 if error.code == .unsubscribed { throw error }
                 reason = error.description
             }
-            if connection != nil {
+            if let lost = connection {
                 connection = nil
+                unheardSince = lost.lastRecord
                 pause = options.backoffMin
                 continuation.yield(.disconnected(reason: reason))
             }
@@ -128,6 +144,24 @@ public actor SchedulerClient {
             pause = min(pause * 2, options.backoffMax)
             // A new leader is no reason to wait for.
             _ = try? await withDeadline(length) { await locator.untilMoved(from: place) }
+        }
+    }
+
+    /// Nobody is waited for while nobody leads; a new leader has all the time again.
+    private func nextMaster(_ locator: MasterLocator, after former: MasterPlace?) async -> MasterPlace? {
+        let start = unheardSince
+        unheardSince = nil
+        let place = await locator.next()
+        unheardSince = place == former ? start ?? .now : .now
+        return place
+    }
+
+    private func watchMaster(_ patience: Duration) async throws {
+        while true {
+            if let unheardSince, ContinuousClock.now - unheardSince > patience {
+                throw MesosClientError(.unreachable, "The elected master could not be reached for \(patience)")
+            }
+            try await Task.sleep(for: min(patience / 10, .milliseconds(500)))
         }
     }
 
@@ -195,10 +229,15 @@ public actor SchedulerClient {
     private func follow(_ response: HTTPStreamReply, master: HTTPAddress) async throws(MesosClientError) {
         connection = Connection(
             master: master, streamID: response.headers.first(name: "mesos-stream-id") ?? "", lastRecord: .now)
+        if let patience = options.masterPatience { connection?.silenceMax = patience }
+        unheardSince = nil
         do {
             try await withThrowingTaskGroup(of: Void.self) { group in
                 group.addTask { try await self.read(response) }
                 group.addTask { try await self.watchSilence() }
+                if let interval = options.heartbeatInterval {
+                    group.addTask { try await self.askForLife(every: interval) }
+                }
                 defer { group.cancelAll() }
                 try await group.next()
             }
@@ -233,6 +272,35 @@ public actor SchedulerClient {
         }
     }
 
+    /// Asks about a task that nobody has: the master answers at once that it does not know it.
+    private func askForLife(every interval: Duration) async throws {
+        var call = SchedulerCall()
+        call.type = .reconcile
+        var task = SchedulerCall.Reconcile.Task()
+        task.taskID = SchedulerClient.heartbeatTask
+        // With an agent that nobody has either: about tasks without one, a fresh master keeps silent until all agents
+        // are back.
+        task.agentID.value = SchedulerClient.heartbeatTask.value
+        call.reconcile.tasks = [task]
+        while true {
+            try await Task.sleep(for: interval)
+            guard let connection, ContinuousClock.now - connection.lastRecord >= interval else { continue }
+            do throws(MesosClientError) {
+                try await self.call(call, deadline: interval)
+            } catch {
+                if error.code == .refused { throw error }
+                logger.info(
+                    "no answer to a heartbeat", metadata: ["master": "\(connection.master)", "error": "\(error)"])
+            }
+        }
+    }
+
+    private static let heartbeatTask: MesosTaskID = {
+        var id = MesosTaskID()
+        id.value = "holdfast-heartbeat"
+        return id
+    }()
+
     private func take(_ event: SchedulerEvent) throws(MesosClientError) {
         connection?.lastRecord = .now
         switch event.type {
@@ -241,7 +309,9 @@ public actor SchedulerClient {
             let subscribed = event.subscribed
             framework.id = subscribed.frameworkID
             // A duration has bounds, and a master that promises a heartbeat every two weeks promises none.
-            if subscribed.heartbeatIntervalSeconds > 0, subscribed.heartbeatIntervalSeconds < 1e6 {
+            if options.heartbeatInterval == nil, subscribed.heartbeatIntervalSeconds > 0,
+                subscribed.heartbeatIntervalSeconds < 1e6
+            {
                 connection?.silenceMax = .seconds(subscribed.heartbeatIntervalSeconds * options.missedHeartbeatsMax)
             }
             try emit(
@@ -251,6 +321,7 @@ public actor SchedulerClient {
         case .error:
             try emit(.event(event))
             throw MesosClientError(.unsubscribed, event.error.message)
+        case .update where event.update.status.taskID == SchedulerClient.heartbeatTask: return
         case .offers, .inverseOffers, .rescind, .rescindInverseOffer, .update, .updateOperationStatus, .message,
             .failure:
             try emit(.event(event))
@@ -267,6 +338,10 @@ public actor SchedulerClient {
 
     /// Makes a call on the present subscription; `framework_id` is filled in.
     public func call(_ call: SchedulerCall) async throws(MesosClientError) {
+        try await self.call(call, deadline: options.callDeadline)
+    }
+
+    private func call(_ call: SchedulerCall, deadline: Duration) async throws(MesosClientError) {
         guard let connection, let id = frameworkID else {
             throw MesosClientError(.notSubscribed, "The framework is not subscribed")
         }
@@ -276,7 +351,7 @@ public actor SchedulerClient {
         do {
             reply = try await caller.call(
                 .POST, connection.master, "/api/v1/scheduler", headers: ["mesos-stream-id": connection.streamID],
-                body: options.mediaType.encode(call), deadline: options.callDeadline)
+                body: options.mediaType.encode(call), deadline: deadline)
         } catch {
             throw MesosClientError(.unreachable, "The master did not take the call", cause: error)
         }

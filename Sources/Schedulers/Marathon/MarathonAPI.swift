@@ -226,6 +226,8 @@ struct MarathonAPI: Sendable {
             "reconciliation_interval": milliseconds(core.reconciliationInterval),
             "task_launch_timeout": milliseconds(core.launchTimeout),
             "task_launch_confirm_timeout": milliseconds(core.launchConfirmTimeout),
+            "mesos_heartbeat_interval": milliseconds(configuration.heartbeatInterval),
+            "mesos_heartbeat_failure_threshold": .integer(Int64(configuration.heartbeatFailureThreshold)),
             "mesos_bridge_name": .string(core.rules.bridgeName), "webui_url": .optional(configuration.webUIURL),
             "on_elected_prepare_timeout": milliseconds(configuration.preparationTimeout),
             "leader_proxy_connection_timeout_ms": milliseconds(configuration.leaderProxyConnectionTimeout),

@@ -22,6 +22,10 @@ public struct MarathonConfiguration: Sendable {
     public var principal: String?
     public var secret: String?
     public var webUIURL: String?
+    /// How often a silent master is asked for a sign of life.
+    public var heartbeatInterval = Duration.seconds(15)
+    /// After so many intervals without one, another Marathon shall try.
+    public var heartbeatFailureThreshold = 5
     public var environmentPrefix = ""
     public var accessControlAllowOrigin: [String] = []
     public var eventStreamOutstandingMax = 1024
@@ -80,6 +84,8 @@ public struct MarathonError: CodedError {
         case frameworkRemoved
         /// The master will not have such a framework (exit code 106).
         case refused
+        /// An election names a leading master, and we cannot talk to it. Others may.
+        case masterUnreachable
         /// More work came in than could be stored in time.
         case overloaded
     }
@@ -112,7 +118,7 @@ public struct MarathonError: CodedError {
         case .refused: 106
         case .frameworkIDMissing: 108
         case .frameworkRemoved: 110
-        case .store, .unreadable, .leadershipLost, .overloaded: nil
+        case .store, .unreadable, .leadershipLost, .masterUnreachable, .overloaded: nil
         }
     }
 }

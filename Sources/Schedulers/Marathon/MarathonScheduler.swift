@@ -80,6 +80,8 @@ actor MarathonScheduler {
             options.credential = (principal: principal, secret: secret)
         }
         options.backoffMax = .seconds(2)
+        options.heartbeatInterval = configuration.heartbeatInterval
+        options.missedHeartbeatsMax = Double(configuration.heartbeatFailureThreshold)
         client = SchedulerClient(options, logger: logger)
         (batches, batchContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingOldest(65536))
         (calls, callContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingOldest(16384))
@@ -162,6 +164,9 @@ actor MarathonScheduler {
         do throws(MesosClientError) {
             try await client.run()
         } catch {
+            guard error.code == .unsubscribed else {
+                throw MarathonError(.masterUnreachable, "The leading master gives no sign of life", cause: error)
+            }
             // The master's words for its reasons are part of its protocol.
             let code: MarathonError.Code =
                 if error.message.contains("failed over") {

@@ -66,6 +66,14 @@ struct MarathonCommand: Role {
     var principal: String?
     @Option(name: .customLong("mesos_authentication_secret_file"), help: "The file that holds its secret.")
     var secretFile: String?
+    @Option(
+        name: .customLong("mesos_heartbeat_interval"),
+        help: "Milliseconds after which a silent master is asked for a sign of life (15000).")
+    var mesosHeartbeatInterval: Int?
+    @Option(
+        name: .customLong("mesos_heartbeat_failure_threshold"),
+        help: "After so many intervals without a sign of the master, another Marathon leads (5).")
+    var mesosHeartbeatFailureThreshold: Int?
     @Option(name: .customLong("enable_features"), help: "Features to add, joined by commas.")
     var enableFeatures: String?
     @Option(name: .customLong("local_port_min"), help: "The first service port (10000).")
@@ -169,6 +177,14 @@ struct MarathonCommand: Role {
         result.principal = text(principal, "mesos_authentication_principal")
         if let path = text(secretFile, "mesos_authentication_secret_file") {
             result.secret = try String(contentsOfFile: path, encoding: .utf8)
+        }
+        if let time = try number(mesosHeartbeatInterval, "mesos_heartbeat_interval", in: 1...Int(Int32.max)) {
+            result.heartbeatInterval = .milliseconds(time)
+        }
+        if let count = try number(
+            mesosHeartbeatFailureThreshold, "mesos_heartbeat_failure_threshold", in: 1...1_000_000)
+        {
+            result.heartbeatFailureThreshold = count
         }
         result.checkpoint = !disableCheckpoint
         result.environmentPrefix = text(envVarsPrefix, "env_vars_prefix") ?? ""
