@@ -49,7 +49,8 @@ demo: build
 	scripts/demo $(HOLDFAST) $(LAB) $(NODES) $(IMAGE)
 
 demo-down:
-	$(HOLDFAST) lab down --dir $(LAB)
+	@if [ -e $(LAB)/lab.json ]; then $(HOLDFAST) lab down --dir $(LAB); fi
+	rm -rf --one-file-system $(LAB)
 
 bench: release
 	@$(MAKE) --no-print-directory $(IMAGE)
