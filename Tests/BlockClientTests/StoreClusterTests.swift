@@ -229,6 +229,39 @@ actor StoreCluster {
         }
     }
 
+    /// I/Os per second that a fio run of some seconds was served.
+    func rate(_ uri: String, seconds: Int) async -> Double? {
+        let result = await fio(
+            uri, "--rw=randread", "--size=16m", "--time_based", "--runtime=\(seconds)", "--verify=0")
+        let fields = result.output.split(separator: ";", omittingEmptySubsequences: false)
+        #expect(result.status == 0, "\(result.output)")
+        return fields.count > 7 ? Double(fields[7]) : nil
+    }
+
+    @Test func limitsHoldAndChangeUnderLoad() async throws {
+        try await withCluster(servers: 2) { cluster in
+            await cluster.startClient("c1")
+            let volume = try await cluster.makeVolume("v")
+            let uri = try await cluster.map(volume, to: "c1")
+            let client = try await cluster.client("c1")
+            _ = try await cluster.manager.submit(.setMappingLimits(volume, client, iops: 500, kibibytesPerSecond: 0))
+            let slow = try #require(await rate(uri, seconds: 3))
+            #expect((475...525).contains(slow), "\(slow)")
+            _ = try await cluster.manager.submit(.setMappingLimits(volume, client, iops: 0, kibibytesPerSecond: 1024))
+            let narrow = try #require(await rate(uri, seconds: 3))
+            #expect((243...269).contains(narrow), "256 of 4 KiB, not \(narrow)")
+            // Half the time under the old limit, half under the new one.
+            async let running = rate(uri, seconds: 4)
+            try await Task.sleep(for: .milliseconds(2200))
+            _ = try await cluster.manager.submit(.setMappingLimits(volume, client, iops: 0, kibibytesPerSecond: 4096))
+            let mixed = try #require(await running)
+            #expect((500...800).contains(mixed), "\(mixed)")
+            _ = try await cluster.manager.submit(.setMappingLimits(volume, client, iops: 0, kibibytesPerSecond: 0))
+            let free = try #require(await rate(uri, seconds: 2))
+            #expect(free > 1500, "\(free)")
+        }
+    }
+
     // MARK: Three managers
 
     func generations(_ state: SystemState) -> [SdsID: UInt32] {

@@ -36,6 +36,9 @@ client.volume.add_mapped_sdc(volume["id"], sdc_id=sdc["id"])
 mapped = client.volume.get(entity_id=volume["id"])["mappedSdcInfo"]
 assert [entry["sdcId"] for entry in mapped] == [sdc["id"]]
 assert client.sdc.get_mapped_volumes(sdc["id"])[0]["id"] == volume["id"]
+client.volume.set_mapped_sdc_limits(volume["id"], sdc["id"], bandwidth_limit="2048", iops_limit="100")
+mapped = client.volume.get(entity_id=volume["id"])["mappedSdcInfo"]
+assert [(entry["limitIops"], entry["limitBwInMbps"]) for entry in mapped] == [(100, 2)], mapped
 try:
     client.volume.delete(volume["id"], "ONLY_ME")
     raise AssertionError("a mapped volume was removed")

@@ -301,11 +301,45 @@ struct Bench {
         }
     }
 
+    @Test func setsLimitsOfMappings() async throws {
+        let bench = try await Bench()
+        let id = try await bench.createVolume("v")
+        let path = "/api/instances/Volume::\(id)/action"
+        let sdc = try #require(try await bench.get("/api/types/Sdc/instances")[0]?["id"]?.string)
+        let limits = "\(path)/setMappedSdcLimits"
+        #expect(
+            await bench.refusal { try await bench.post(limits, ["sdcId": .string(sdc), "iopsLimit": "20"]) }?.code == 84
+        )
+        _ = try await bench.post("\(path)/addMappedSdc", ["sdcId": .string(sdc)])
+        func shown() async throws -> [Int64?] {
+            let mapping = try await bench.get("/api/instances/Volume::\(id)")["mappedSdcInfo"]?[0]
+            return [mapping?["limitIops"]?.integer, mapping?["limitBwInMbps"]?.integer]
+        }
+        let both: JSONValue = ["sdcId": .string(sdc), "iopsLimit": "11", "bandwidthLimitInKbps": "10240"]
+        #expect(try await bench.post(limits, both) == [:])
+        #expect(try await shown() == [11, 10])
+        // What is not named stays.
+        _ = try await bench.post(limits, ["sdcId": .string(sdc), "iopsLimit": 0, "bandwidthLimitInKbps": ""])
+        #expect(try await shown() == [0, 10])
+        for (name, value) in [
+            ("iopsLimit", "10"), ("iopsLimit", "1"), ("iopsLimit", "4294967296"), ("bandwidthLimitInKbps", "1000"),
+            ("bandwidthLimitInKbps", "4398046511104"),
+        ] {
+            let error = await bench.refusal {
+                try await bench.post(limits, ["sdcId": .string(sdc), name: .string(value)])
+            }
+            #expect(error?.code == 64, "\(name) \(value)")
+        }
+        let error = await bench.refusal { try await bench.post(limits, ["sdcId": .string(sdc), "iopsLimit": "many"]) }
+        #expect(error?.status == 400)
+        #expect(try await shown() == [0, 10])
+    }
+
     @Test func answersWhatItCannotDo() async throws {
         let bench = try await Bench()
         let id = try await bench.createVolume("v")
         for path in [
-            "/api/instances/Volume::\(id)/action/setMappedSdcLimits",
+            "/api/instances/Volume::\(id)/action/overwriteVolumeContent",
             "/api/instances/System::\(MemoryManager.system)/action/snapshotVolumes",
             "/api/instances/StoragePool::\(MemoryManager.pool)/action/removeStoragePool",
             "/api/types/FaultSet/instances",

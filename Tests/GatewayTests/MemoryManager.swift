@@ -113,6 +113,13 @@ final class MemoryManager: ManagerPort {
             volume.fencedThrough = volume.attachEpoch
             state.volumes[id] = volume
             return .fenced(proof(volume, state))
+        case .setMappingLimits(let id, let sdc, let iops, let bandwidth):
+            return try change(id, &state) { volume in
+                for index in volume.mappings.indices where volume.mappings[index].sdc == sdc {
+                    volume.mappings[index].limitIops = iops
+                    volume.mappings[index].limitKibibytesPerSecond = bandwidth
+                }
+            }
         case .removeSdc(let sdc):
             guard state.volumes(mappedTo: sdc).isEmpty else { throw ManagerError(.inUse, "\(sdc)") }
             state.clients[sdc] = nil
@@ -121,7 +128,7 @@ final class MemoryManager: ManagerPort {
             guard state.clients[sdc] != nil else { throw ManagerError(.sdcNotFound, "\(sdc)") }
             state.clients[sdc]?.name = name
             return .done
-        case .createProtectionDomain, .createStoragePool, .renameSds, .removeSds, .registerSdc, .setMappingLimits:
+        case .createProtectionDomain, .createStoragePool, .renameSds, .removeSds, .registerSdc:
             throw ManagerError(.unavailable, "not part of this manager")
         }
     }

@@ -154,9 +154,19 @@ extension Simulation {
             case .complete(let io, let result): completed(id, io, result)
             case .release(let payload):
                 if clients[id]?.payloads.removeValue(forKey: payload) == nil { fail("\(id) released a buffer twice") }
+            case .wake(let delay): heap.add(.wake(id, life: life(id)), at: now + delay)
             case .welcomed, .attached, .changed, .detached: note("\(id): \(action)")
             case .refused(_, let message): fail("\(id) was refused: \(message)")
             }
+        }
+    }
+
+    func wake(_ id: NodeID, _ life: Int) {
+        guard let node = clients[id], node.life == life, node.core != nil else { return }
+        if now < node.pausedUntil {
+            heap.add(.wake(id, life: life), at: node.pausedUntil + .nanoseconds(1))
+        } else {
+            drive(id, ClientEvent.wake)
         }
     }
 }

@@ -79,7 +79,18 @@ extension Simulation {
         case 4:
             guard volume.sizeUnits < Simulation.unitsMax else { return }
             submit(.resizeVolume(volume.id, sizeUnits: volume.sizeUnits + 1), .change(volume.id))
+        case 5: limit(volume)
         default: give(volume, state, preempting: true)
         }
+    }
+
+    /// Some limits bind, some do not, and some end.
+    private func limit(_ volume: Volume) {
+        guard let mapping = volume.mappings.first else { return }
+        let isLimited = mapping.limitIops == 0 && mapping.limitKibibytesPerSecond == 0
+        submit(
+            .setMappingLimits(
+                volume.id, mapping.sdc, iops: isLimited ? UInt32.random(in: 11...400, using: &random) : 0,
+                kibibytesPerSecond: isLimited && Bool.random(using: &random) ? 1024 : 0), .change(volume.id))
     }
 }

@@ -56,6 +56,7 @@ public final class Simulation {
         case adversary
         case start(NodeID)
         case work(NodeID, life: Int)
+        case wake(NodeID, life: Int)
         case operate
         /// Whatever volume this client has is given to the other.
         case preempt(NodeID)
@@ -187,6 +188,7 @@ public final class Simulation {
         case .adversary: adversary()
         case .start(let node): startNode(node)
         case .work(let node, let life): work(node, life)
+        case .wake(let node, let life): wake(node, life)
         case .operate: operate()
         case .preempt(let client): preempt(client)
         case .restart(let node, let life): restart(node, life)

@@ -232,6 +232,7 @@ final class ClientShell: DataLinkOwner, @unchecked Sendable {
             guard let done = pending.remove(io.rawValue) else { preconditionFailure("\(io) completed twice") }
             done.completion(ClientShell.errno(of: result))
         case .release(let payload): payloads.remove(payload)
+        case .wake(let delay): reactor.after(delay) { [weak self] in self?.handle(.wake) }
         case .welcomed(let system, let sdc):
             logger.notice("client admitted", metadata: ["system.id": "\(system)", "sdc.id": "\(sdc)"])
             volumes?.welcomed(system: system, sdc: sdc)

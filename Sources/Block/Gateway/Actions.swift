@@ -195,8 +195,26 @@ extension Gateway {
             if name == volume.name { return [:] }
             return Self.empty(try await submit(.renameVolume(volume.id, name: name)))
         case "setVolumeSize": return try await resize(volume, fields)
+        case "setMappedSdcLimits": return try await limit(volume, fields)
         default: throw .unsupported
         }
+    }
+
+    /// A limit that is not named, or named by an empty text, stays as it is.
+    private func limit(_ volume: Volume, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
+        let sdc = try Lookup(state: try await state()).sdc(fields)
+        guard let mapping = volume.mapping(of: sdc) else { throw .notMapped }
+        func given(_ name: String) throws(GatewayError) -> UInt64? {
+            try fields.text(name)?.isEmpty == false ? try fields.number(name) : nil
+        }
+        let iops = try given("iopsLimit") ?? UInt64(mapping.limitIops)
+        let bandwidth = try given("bandwidthLimitInKbps") ?? UInt64(mapping.limitKibibytesPerSecond)
+        guard iops == 0 || (11...UInt64(UInt32.max)).contains(iops), bandwidth % 1024 == 0,
+            bandwidth <= UInt64(UInt32.max)
+        else { throw .outOfRange }
+        return Self.empty(
+            try await submit(
+                .setMappingLimits(volume.id, sdc, iops: UInt32(iops), kibibytesPerSecond: UInt32(bandwidth))))
     }
 
     private func resize(_ volume: Volume, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {

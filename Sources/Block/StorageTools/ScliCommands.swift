@@ -52,6 +52,9 @@ enum ScliCommands {
         "unmap_volume_from_sdc": .init(
             options: volumeKeys + sdcKeys + ["all_sdc", "all_sdcs", "i_am_sure"],
             summary: "Stop a client from using a volume, at once", body: unmap),
+        "set_sdc_volume_limits": .init(
+            options: volumeKeys + sdcKeys + ["limit_iops", "limit_bandwidth_in_mbps"],
+            summary: "Limit what a client may ask of a volume; 0 ends a limit", body: limit),
         "modify_volume_capacity": .init(
             options: volumeKeys + ["size_gb"], summary: "Enlarge a volume", body: resize),
         "rename_volume": .init(options: volumeKeys + ["new_name"], summary: "Rename a volume", body: rename),
@@ -113,6 +116,27 @@ enum ScliCommands {
         let sdc = try await ScliLookup.sdc(arguments, &client)
         _ = try await client.post(path, ["sdcId": .string(sdc.shown("id"))])
         return "Successfully un-mapped volume \(ScliLookup.told(volume, arguments)) from SDC \(told(arguments))\n"
+    }
+
+    @Sendable private static func limit(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> String {
+        let volume = try await ScliLookup.volume(arguments, &client)
+        let sdc = try await ScliLookup.sdc(arguments, &client)
+        var body: JSONValue = ["sdcId": .string(sdc.shown("id"))]
+        if let iops = arguments.value("limit_iops") {
+            guard let number = UInt32(iops) else { throw ScliFailure.usage("--limit_iops must be a whole number") }
+            body["iopsLimit"] = .string(String(number))
+        }
+        if let bandwidth = arguments.value("limit_bandwidth_in_mbps") {
+            guard let number = UInt32(bandwidth) else {
+                throw ScliFailure.usage("--limit_bandwidth_in_mbps must be a whole number of MB")
+            }
+            body["bandwidthLimitInKbps"] = .string(String(UInt64(number) * 1024))
+        }
+        guard body["iopsLimit"] != nil || body["bandwidthLimitInKbps"] != nil else {
+            throw ScliFailure.usage("Missing parameter --limit_iops or --limit_bandwidth_in_mbps")
+        }
+        _ = try await client.post("/api/instances/Volume::\(volume.shown("id"))/action/setMappedSdcLimits", body)
+        return "Successfully set limits of volume \(ScliLookup.told(volume, arguments)) for SDC \(told(arguments))\n"
     }
 
     @Sendable private static func resize(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> String

@@ -68,9 +68,14 @@ enum ScliQueries {
         for sdc in mapped {
             text.append(
                 "      SDC ID: \(sdc.shown("sdcId")) IP: \(sdc.shown("sdcIp")) Name: \(sdc.shown("sdcName"))"
-                    + " Access-mode: \(sdc.shown("accessMode"))")
+                    + " Access-mode: \(sdc.shown("accessMode")) IOPS limit: \(limit(sdc, "limitIops", ""))"
+                    + " Bandwidth limit: \(limit(sdc, "limitBwInMbps", " MB/s"))")
         }
         return lines(text)
+    }
+
+    private static func limit(_ mapping: JSONValue, _ member: String, _ unit: String) -> String {
+        mapping.count(member) == 0 ? "Unlimited" : "\(mapping.count(member))\(unit)"
     }
 
     /// Not in the original: the attach epochs of a volume with what each server did about them.

@@ -8,13 +8,20 @@ public import Base
 ///   anything, or to another server under a higher comb epoch, which makes the older server unable to finish it.
 /// - A write that had to wait or to be sent again is answered before anything later on the same blocks is sent: what may
 ///   be applied twice has no other write in between, and nobody sees the time before its second coming.
+/// - I/Os of a volume with limits begin in the order of their arrival, no more of them than the limits allow.
 /// - An attachment that was refused as fenced, or that the manager no longer grants, never comes back to life.
 public struct ClientCore: Sendable {
     struct IO {
         var attachment: Attachment
         var kind: ClientIOKind
+        var offset: UInt64
+        var length: UInt32
+        /// Never while it waits for its turn under the volume's limits: that wait is as long as they demand.
         var deadline: Instant
         var piecesLeft: Int
+
+        /// What counts against a limit of bandwidth.
+        var movedBytes: UInt32 { kind == .writeZeroes ? 0 : length }
     }
 
     /// The part of an I/O that lies in one unit.
@@ -62,7 +69,13 @@ public struct ClientCore: Sendable {
 
     struct Attached {
         var volume: AttachedVolume
+        var throttle: Throttle
         var isDead = false
+
+        init(_ volume: AttachedVolume) {
+            self.volume = volume
+            throttle = Throttle(volume.limits)
+        }
     }
 
     public let configuration: ClientConfiguration
@@ -79,6 +92,8 @@ public struct ClientCore: Sendable {
     var isManagerConnected = false
     var lastKeepAlive = Instant.zero
     var mapAskedAt = Instant.zero
+    /// When the shell was last asked to wake the core for I/Os that wait under a limit.
+    var wakeAt: Instant?
 
     public init(configuration: ClientConfiguration) { self.configuration = configuration }
 
@@ -104,6 +119,7 @@ public struct ClientCore: Sendable {
         case .serverConnected(let server, let link): connected(server, link, now, &actions)
         case .serverClosed(let server): disconnected(server, now)
         case .answer(let link, let header, let payload): answered(header, payload, on: link, now, &actions)
+        case .wake: releaseAll(now, &actions)
         case .tick: tick(now, &actions)
         }
     }
@@ -135,7 +151,9 @@ public struct ClientCore: Sendable {
             if let granted = granted(id), granted.attachment == known.volume.attachment {
                 if granted != known.volume, !known.isDead {
                     attached[id]?.volume = granted
+                    attached[id]?.throttle.change(granted.limits, now)
                     actions.append(.changed(granted))
+                    release(id, now, &actions)
                 }
                 continue
             }
@@ -144,7 +162,7 @@ public struct ClientCore: Sendable {
         }
         for id in map.volumes.keys.sorted() where attached[id] == nil {
             guard let granted = granted(id) else { continue }
-            attached[id] = Attached(volume: granted)
+            attached[id] = Attached(granted)
             actions.append(.attached(granted))
         }
     }
@@ -155,13 +173,15 @@ public struct ClientCore: Sendable {
         }
         return AttachedVolume(
             attachment: Attachment(volume: id, epoch: mapping.epoch), name: record.name,
-            sizeBytes: UInt64(record.sizeUnits) * UInt64(Geometry.unitBytes), mode: mapping.mode)
+            sizeBytes: UInt64(record.sizeUnits) * UInt64(Geometry.unitBytes), mode: mapping.mode,
+            limits: VolumeLimits(iops: mapping.limitIops, kibibytesPerSecond: mapping.limitKibibytesPerSecond))
     }
 
     /// The attachment is dead: everything under way on it fails.
     private mutating func detach(_ id: VolumeID, _ result: ClientIOResult, _ actions: inout [ClientAction]) {
         guard let known = attached[id], !known.isDead else { return }
         attached[id]?.isDead = true
+        attached[id]?.throttle.removeAll()
         for io in ios.keys.sorted(by: { $0.rawValue < $1.rawValue })
         where ios[io]?.attachment == known.volume.attachment {
             complete(io, result, &actions)
@@ -204,22 +224,31 @@ public struct ClientCore: Sendable {
         else { return end(.invalid) }
         if kind != .read, known.volume.mode == .readOnly { return end(.readOnly) }
         guard ios.count < configuration.requestsMax else { return end(.overloaded) }
+        ios[io] = IO(
+            attachment: attachment, kind: kind, offset: offset, length: length, deadline: .distantFuture, piecesLeft: 0)
+        if known.throttle.isUnlimited, known.throttle.first == nil { return begin(io, now, &actions) }
+        attached[attachment.volume]?.throttle.append(io)
+        release(attachment.volume, now, &actions)
+    }
+
+    /// Cuts an I/O whose turn it is into pieces and sends them.
+    mutating func begin(_ io: ClientIO, _ now: Instant, _ actions: inout [ClientAction]) {
+        guard let known = ios[io] else { preconditionFailure("\(io) begins after its end") }
         let first = nextPiece
         var done: UInt32 = 0
-        while done < length {
-            let position = offset + UInt64(done)
+        while done < known.length {
+            let position = known.offset + UInt64(done)
             let inside = UInt32(position % UInt64(Geometry.unitBytes))
-            let part = min(length - done, Geometry.unitBytes - inside)
+            let part = min(known.length - done, Geometry.unitBytes - inside)
             guard let range = BlockRange(offset: inside, length: part) else { preconditionFailure("whole blocks") }
             pieces[nextPiece] = Piece(
-                io: io, volume: attachment.volume, unit: UInt32(position / UInt64(Geometry.unitBytes)), range: range,
-                ioOffset: done, state: .waiting(notBefore: now))
+                io: io, volume: known.attachment.volume, unit: UInt32(position / UInt64(Geometry.unitBytes)),
+                range: range, ioOffset: done, state: .waiting(notBefore: now))
             nextPiece += 1
             done += part
         }
-        ios[io] = IO(
-            attachment: attachment, kind: kind, deadline: now + configuration.holdTime,
-            piecesLeft: Int(nextPiece - first))
+        ios[io]?.deadline = now + configuration.holdTime
+        ios[io]?.piecesLeft = Int(nextPiece - first)
         for id in first..<nextPiece { send(id, now, &actions) }
     }
 
@@ -455,5 +484,6 @@ public struct ClientCore: Sendable {
             if let deadline = ios[io]?.deadline, now >= deadline { complete(io, .timedOut, &actions) }
         }
         sendWaiting(now, &actions)
+        releaseAll(now, &actions)
     }
 }

@@ -28,6 +28,7 @@ public struct AttachedVolume: Equatable, Sendable {
     public var name: String
     public var sizeBytes: UInt64
     public var mode: AccessMode
+    public var limits = VolumeLimits.none
 }
 
 public enum ClientIOResult: Equatable, Sendable {
@@ -81,6 +82,8 @@ public enum ClientEvent: Sendable {
     case serverClosed(SdsID)
     /// An answer of a server, with the buffer that holds its payload if it has one.
     case answer(LinkID, DataHeader, PayloadID?)
+    /// The time that `wake` named has passed. One that never comes is made up for by the next tick.
+    case wake
     /// To be given about every 20 ms.
     case tick
 }
@@ -94,11 +97,13 @@ public enum ClientAction: Sendable {
     case deliver(ClientIO, offset: UInt32, length: UInt32, PayloadID?)
     case complete(ClientIO, ClientIOResult)
     case release(PayloadID)
+    /// Give the event `wake` after this time; an earlier wish stays in force.
+    case wake(after: Duration)
     case welcomed(SystemID, SdcID)
     /// Fatal: the manager does not accept this client.
     case refused(code: String, message: String)
     case attached(AttachedVolume)
-    /// Name, size or mode changed.
+    /// Name, size, mode or limits changed.
     case changed(AttachedVolume)
     /// No longer mapped here, or fenced: every I/O of it has completed with an error, and every later one will.
     case detached(Attachment)

@@ -79,7 +79,7 @@ public struct VolumeMapping: Equatable, Sendable {
     public var mode: AccessMode
     /// The volume's attach epoch at which this right was granted; every data request carries it.
     public var epoch: UInt64
-    /// 0: unlimited. Stored for the QoS feature, not enforced yet.
+    /// 0: unlimited. The client enforces them.
     public var limitIops: UInt32
     public var limitKibibytesPerSecond: UInt32
 }
