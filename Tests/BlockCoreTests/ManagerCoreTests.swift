@@ -143,6 +143,8 @@ struct ManagerBench {
             #expect(comb.state != .unavailable)
         }
         #expect(bench.core.state.revision > before)
+        #expect(bench.combs.allSatisfy { $0.target == nil }, "the server may be back at once")
+        bench.pass(ManagerConfiguration().absenceGrace, alive: [2, 3])
         // Rebuilding has begun, within its limit for each device.
         let targets = bench.combs.compactMap(\.target)
         #expect(!targets.isEmpty && targets.count <= 4)

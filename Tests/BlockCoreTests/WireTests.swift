@@ -1,6 +1,7 @@
 import Base
-import BlockCore
 import Testing
+
+@testable import BlockCore
 
 @Suite struct WireTests {
     @Test func checksumIsCastagnolis() {
@@ -54,7 +55,7 @@ import Testing
             .serverHello(
                 ServerHello(
                     system: nil, sds: SdsID(rawValue: 1), name: "sds", domainName: "d", address: "10.0.0.1:7072",
-                    incarnation: 9,
+                    incarnation: 9, hostBoot: "a boot",
                     devices: [
                         DeviceOffer(
                             id: DeviceID(rawValue: 2), poolName: "p", path: "/dev/x", capacityUnits: 3,
@@ -73,11 +74,29 @@ import Testing
         }
     }
 
+    @Test func combsSurviveTheWire() throws {
+        let places = (1...3).map { CopyPlace(sds: SdsID(rawValue: $0), device: DeviceID(rawValue: $0 + 10)) }
+        let states: [Comb.State] = [
+            .unplaced, .normal(secondary: places[1]), .degraded, .rebuilding(target: places[2]), .unavailable,
+        ]
+        for former in [nil, FormerCopy(place: places[2], epoch: 41)] {
+            let entries = states.enumerated().map { index, state in
+                var comb = Comb(epoch: 42, primary: places[0], state: state, revision: 7)
+                comb.former = former
+                return PoolUpdate.Entry(index: UInt32(index), comb: comb)
+            }
+            var update = MapUpdate(revision: 8, isFull: false)
+            update.pools = [PoolUpdate(pool: StoragePoolID(rawValue: 5), combCount: 8, entries: entries)]
+            let frame = ControlFrame.encode(MessageFromManager.update(update))
+            #expect(try ControlFrame.decodeFromManager(Array(frame[4...])) == .update(update))
+        }
+    }
+
     @Test(arguments: [nil, "10.0.0.1:6611"]) func redirectsSurviveTheWire(_ leader: String?) throws {
         let frame = ControlFrame.encode(MessageFromManager.redirect(leader: leader))
         #expect(try ControlFrame.decodeFromManager(Array(frame[4...])) == .redirect(leader: leader))
         // As docs/formats/volume-wire.md has it: version, kind, text.
-        #expect(Array(frame[8..<10]) == [1, 6])
+        #expect(Array(frame[8..<10]) == [2, 6])
         #expect(frame.count == 12 + (leader?.utf8.count ?? 0))
     }
 

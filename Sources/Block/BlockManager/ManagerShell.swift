@@ -180,6 +180,7 @@ final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
         switch notice {
         case .serverRegistered(let id): logger.notice("server registered", metadata: ["sds.id": "\(id)"])
         case .serverUp(let id): logger.notice("server is up", metadata: ["sds.id": "\(id)"])
+        case .hostRebooted(let id): logger.notice("server's host was started anew", metadata: ["sds.id": "\(id)"])
         case .serverDown(let id, let reason):
             logger.warning("server is down", metadata: ["sds.id": "\(id)", "reason": "\(reason)"])
         case .clientRegistered(let id): logger.notice("client registered", metadata: ["sdc.id": "\(id)"])

@@ -83,6 +83,7 @@ private final class RunningServer: Sendable {
             name: configuration.name, domainName: configuration.protectionDomain,
             address: configuration.advertise ?? address.description,
             incarnation: UInt64.random(in: 1...UInt64.max))
+        core.hostBoot = String(decoding: try readFile("/proc/sys/kernel/random/boot_id").prefix(36), as: UTF8.self)
         var files: [DeviceID: DeviceFile] = [:]
         for device in devices {
             files[device.store.device] = device.file

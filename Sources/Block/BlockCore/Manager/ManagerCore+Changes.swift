@@ -24,6 +24,7 @@ extension ManagerCore {
             server.downRevision = batch.draft.revision
             batch.draft.put(server)
             batch.draft.withdraw { $0.sds == id }
+            absences[id] = now
             batch.draft.notices.append(.serverDown(id, reason: reason))
         case .report(let server, let message): report(message, from: server, &batch, now)
         case .raiseFence(let volume, let epoch): batch.draft.raiseFence(volume, through: epoch)
@@ -46,6 +47,7 @@ extension ManagerCore {
             let message = MessageFromManager.welcomeServer(
                 system: state.system.id, sds: server.id, generation: server.generation)
             batch.welcomes.append((link, .server(server.id), .success(message)))
+            absences[server.id] = nil
         } catch {
             batch.draft = before
             batch.welcomes.append((link, .introducing, .failure(error)))
@@ -58,7 +60,8 @@ extension ManagerCore {
         if let system = hello.system, system != state.system.id {
             throw ManagerError(.identityConflict, "the devices belong to system \(system)")
         }
-        guard hello.sds.rawValue != 0, hello.incarnation != 0, !hello.address.isEmpty, hello.name.utf8.count <= 255
+        guard hello.sds.rawValue != 0, hello.incarnation != 0, !hello.address.isEmpty, hello.name.utf8.count <= 255,
+            hello.hostBoot.utf8.count <= 64
         else {
             throw ManagerError(
                 .invalidArgument, "an introduction has an id, an incarnation, an address and a name of up to 255 bytes")
@@ -84,6 +87,10 @@ extension ManagerCore {
         if isRestarted { server.generation += 1 }
         server.status = .up
         server.incarnation = hello.incarnation
+        if !server.hostBoot.isEmpty, server.hostBoot != hello.hostBoot {
+            draft.notices.append(.hostRebooted(server.id))
+        }
+        server.hostBoot = hello.hostBoot
         server.address = hello.address
         if server != draft.state.servers[server.id] { draft.put(server) }
         if isRestarted, wasUp, draft.rules.contains(.restartedCopyIsSuspect) {
@@ -129,7 +136,7 @@ extension ManagerCore {
             draft.notices.append(.deviceFailed(device.id))
         }
         let state = draft.state
-        draft.withdraw { $0.sds == server.id && !state.isUsable($0) }
+        draft.withdraw(distrusting: true) { $0.sds == server.id && !state.isUsable($0) }
     }
 
     private func domain(
@@ -190,7 +197,7 @@ extension ManagerCore {
             guard let comb = comb(key, epoch, reportedBy: server, batch.draft.state), comb.primary == place,
                 let secondary = comb.secondary, batch.draft.state.isUsable(secondary)
             else { return }
-            batch.draft.reconfigure(key, primary: secondary, state: .degraded)
+            batch.draft.reconfigure(key, primary: secondary, state: .degraded, distrusting: true)
             holdBacks[key] = (now + .seconds(1), place.sds, now + .seconds(5))
         case .deviceFailed(let id):
             guard var device = batch.draft.state.devices[id], device.sds == server, device.status == .normal else {
@@ -198,7 +205,7 @@ extension ManagerCore {
             }
             device.status = .failed
             batch.draft.put(device)
-            batch.draft.withdraw { $0.device == id }
+            batch.draft.withdraw(distrusting: true) { $0.device == id }
             batch.draft.notices.append(.deviceFailed(id))
         case .serverHello, .clientHello, .keepAlive, .acknowledge, .requestMap:
             preconditionFailure("not a report")
@@ -214,11 +221,17 @@ extension ManagerCore {
     }
 
     mutating func planRebuilds(in batch: inout Batch, _ now: Instant) {
-        let presence = presence
-        let holdBacks = holdBacks
+        let (presence, holdBacks, absences) = (presence, holdBacks, absences)
+        let (state, grace) = (batch.draft.state, configuration.absenceGrace)
         batch.draft.planRebuilds(
-            limit: configuration.rebuildsPerDevice,
+            limits: (rebuilds: configuration.rebuildsPerDevice, resyncs: configuration.resyncsPerDevice),
             isEligible: { presence[$0.sds]?.link != nil },
+            isAwaited: { former in
+                guard state.devices[former.place.device]?.status == .normal else { return false }
+                let isHere = state.isUsable(former.place) && presence[former.place.sds]?.link != nil
+                if isHere { return false }
+                return absences[former.place.sds].map { now - $0 < grace } ?? true
+            },
             isHeldBack: { key, place in
                 guard let held = holdBacks[key] else { return false }
                 guard let place else { return now < held.until }

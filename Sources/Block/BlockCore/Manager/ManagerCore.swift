@@ -70,6 +70,8 @@ public struct ManagerCore: Sendable {
     var fences: [VolumeID: Fence] = [:]
     /// Combs whose last rebuild or secondary failed: no new one before, and not on this server for longer.
     var holdBacks: [CombKey: (until: Instant, avoid: SdsID, avoidUntil: Instant)] = [:]
+    /// Since when this leader knows servers to be down.
+    var absences: [SdsID: Instant] = [:]
     let startedAt: Instant
     var lastKeepAlive: Instant
     var isFinished = false
@@ -96,7 +98,10 @@ public struct ManagerCore: Sendable {
         startedAt = now
         lastKeepAlive = now
         needsFirstCommit = false
-        for server in state.servers.values { presence[server.id] = Presence(lastHeard: now) }
+        for server in state.servers.values {
+            presence[server.id] = Presence(lastHeard: now)
+            if server.status == .down { absences[server.id] = now }
+        }
     }
 
     public mutating func apply(

@@ -32,40 +32,73 @@ extension ManagerDraft {
         }
     }
 
-    /// Starts rebuilds of degraded combs, at most `limit` at once to or from any device. `isEligible` says whether a
-    /// place is connected; `isHeldBack` whether this comb (on this target) should wait after a failure.
+    /// Starts rebuilds of degraded combs, within limits of how many at once go to or from any device. A copy that left and
+    /// is back is preferred: it needs only what changed. `isEligible` says whether a place is connected; `isAwaited` whether
+    /// a former copy is likely back soon; `isHeldBack` whether this comb (on this target) should wait after a failure.
     mutating func planRebuilds(
-        limit: Int, isEligible: (CopyPlace) -> Bool, isHeldBack: (CombKey, CopyPlace?) -> Bool
+        limits: (rebuilds: Int, resyncs: Int), isEligible: (CopyPlace) -> Bool, isAwaited: (FormerCopy) -> Bool,
+        isHeldBack: (CombKey, CopyPlace?) -> Bool
     ) {
         for pool in state.pools.values {
             guard pool.combs.contains(where: { $0.state == .degraded }) else { continue }
-            var active: [DeviceID: Int] = [:]
-            var load: [DeviceID: Int] = [:]
-            for comb in pool.combs where comb.isPlaced {
-                for place in comb.inSync + [comb.target].compactMap({ $0 }) { load[place.device, default: 0] += 1 }
-                if let target = comb.target {
-                    active[target.device, default: 0] += 1
-                    active[comb.primary.device, default: 0] += 1
-                }
-            }
+            var load = RebuildLoad(pool.combs)
             let places = state.devices(in: pool.id).map { CopyPlace(sds: $0.sds, device: $0.id) }
                 .filter { state.isUsable($0) && isEligible($0) }
             for (index, comb) in pool.combs.enumerated() where comb.state == .degraded {
                 let key = CombKey(pool: pool.id, index: UInt32(index))
-                guard isEligible(comb.primary), active[comb.primary.device, default: 0] < limit, !isHeldBack(key, nil)
+                guard isEligible(comb.primary), !isHeldBack(key, nil) else { continue }
+                let candidates = places.filter { $0.sds != comb.primary.sds && !isHeldBack(key, $0) }
+                if let former = comb.former, candidates.contains(former.place) {
+                    guard load.take(comb.primary, former.place, isResync: true, limit: limits.resyncs) else { continue }
+                    reconfigure(key, primary: comb.primary, state: .rebuilding(target: former.place))
+                    continue
+                }
+                if let former = comb.former, isAwaited(former) { continue }
+                let target = candidates.filter { load.active($0.device, isResync: false) < limits.rebuilds }.min {
+                    (load.copies[$0.device, default: 0], $0.device) < (load.copies[$1.device, default: 0], $1.device)
+                }
+                guard let target,
+                    load.take(comb.primary, target, isResync: false, limit: limits.rebuilds)
                 else { continue }
-                let target =
-                    places.filter {
-                        $0.sds != comb.primary.sds && active[$0.device, default: 0] < limit && !isHeldBack(key, $0)
-                    }.min {
-                        (load[$0.device, default: 0], $0.device) < (load[$1.device, default: 0], $1.device)
-                    }
-                guard let target else { continue }
-                active[target.device, default: 0] += 1
-                active[comb.primary.device, default: 0] += 1
-                load[target.device, default: 0] += 1
                 reconfigure(key, primary: comb.primary, state: .rebuilding(target: target))
             }
+        }
+    }
+}
+
+/// What the devices of a pool have to do with its combs.
+private struct RebuildLoad {
+    /// Copies on each device, those being filled included.
+    var copies: [DeviceID: Int] = [:]
+    private var rebuilds: [DeviceID: Int] = [:]
+    private var resyncs: [DeviceID: Int] = [:]
+
+    init(_ combs: [Comb]) {
+        for comb in combs where comb.isPlaced {
+            for place in comb.inSync { copies[place.device, default: 0] += 1 }
+            guard let target = comb.target else { continue }
+            add(comb.primary, target, isResync: comb.targetEpoch != nil)
+        }
+    }
+
+    func active(_ device: DeviceID, isResync: Bool) -> Int {
+        (isResync ? resyncs : rebuilds)[device, default: 0]
+    }
+
+    /// Counts one more from `source` to `target` if neither has too many.
+    mutating func take(_ source: CopyPlace, _ target: CopyPlace, isResync: Bool, limit: Int) -> Bool {
+        guard active(source.device, isResync: isResync) < limit, active(target.device, isResync: isResync) < limit
+        else {
+            return false
+        }
+        add(source, target, isResync: isResync)
+        return true
+    }
+
+    private mutating func add(_ source: CopyPlace, _ target: CopyPlace, isResync: Bool) {
+        copies[target.device, default: 0] += 1
+        for device in [source.device, target.device] {
+            if isResync { resyncs[device, default: 0] += 1 } else { rebuilds[device, default: 0] += 1 }
         }
     }
 }

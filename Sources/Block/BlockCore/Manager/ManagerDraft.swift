@@ -115,13 +115,23 @@ struct ManagerDraft {
         dirty.insert(.server(server))
     }
 
-    /// Gives the comb a new configuration under the next epoch.
-    mutating func reconfigure(_ key: CombKey, primary: CopyPlace, state newState: Comb.State) {
+    /// Gives the comb a new configuration under the next epoch. A copy that leaves by it is remembered as the former one,
+    /// until another is complete; not if what it holds is `distrusted`.
+    mutating func reconfigure(
+        _ key: CombKey, primary: CopyPlace, state newState: Comb.State, distrusting distrusted: Bool = false
+    ) {
         let revision = revision
         let known = state.pools.modify(key.pool) { pool -> Bool in
             guard Int(key.index) < pool.combs.count else { return false }
-            let epoch = pool.combs[Int(key.index)].epoch + 1
-            pool.combs[Int(key.index)] = Comb(epoch: epoch, primary: primary, state: newState, revision: revision)
+            let before = pool.combs[Int(key.index)]
+            var comb = Comb(epoch: before.epoch + 1, primary: primary, state: newState, revision: revision)
+            if comb.secondary == nil {
+                comb.former = before.former
+                if before.secondary != nil, let left = before.inSync.first(where: { $0 != primary }) {
+                    comb.former = distrusted ? nil : FormerCopy(place: left, epoch: before.epoch)
+                }
+            }
+            pool.combs[Int(key.index)] = comb
             return true
         }
         precondition(known == true, "a comb that exists")
@@ -141,8 +151,10 @@ struct ManagerDraft {
 
     // MARK: Copies that come and go
 
-    /// Takes every copy for which `isLost` says so out of its comb, promoting the other copy where there is one.
-    mutating func withdraw(_ isLost: (CopyPlace) -> Bool) {
+    /// Takes every copy for which `isLost` says so out of its comb, promoting the other copy where there is one. With
+    /// `distrusting` nothing that these places hold counts any more.
+    mutating func withdraw(distrusting: Bool = false, _ isLost: (CopyPlace) -> Bool) {
+        if distrusting { forgetFormer(isLost) }
         for pool in state.pools.values {
             var degraded = 0
             var unavailable = 0
@@ -153,10 +165,11 @@ struct ManagerDraft {
                 case .normal(let secondary):
                     if isLost(comb.primary) {
                         let usable = state.isUsable(secondary) && !isLost(secondary)
-                        reconfigure(key, primary: secondary, state: usable ? .degraded : .unavailable)
+                        reconfigure(
+                            key, primary: secondary, state: usable ? .degraded : .unavailable, distrusting: distrusting)
                         if usable { degraded += 1 } else { unavailable += 1 }
                     } else if isLost(secondary) {
-                        reconfigure(key, primary: comb.primary, state: .degraded)
+                        reconfigure(key, primary: comb.primary, state: .degraded, distrusting: distrusting)
                         degraded += 1
                     }
                 case .degraded:
@@ -179,6 +192,18 @@ struct ManagerDraft {
             }
             if degraded > 0 { notices.append(.combsDegraded(count: degraded, pool: pool.id)) }
             if unavailable > 0 { notices.append(.combsUnavailable(count: unavailable, pool: pool.id)) }
+        }
+    }
+
+    /// What these places hold of combs they left is not what it was. The epochs stay: nobody who serves needs to know, and a
+    /// rebuild that builds on such a copy ends because its target is lost.
+    private mutating func forgetFormer(_ isLost: (CopyPlace) -> Bool) {
+        for pool in state.pools.values {
+            for (index, comb) in pool.combs.enumerated() {
+                guard let former = comb.former, isLost(former.place) else { continue }
+                _ = state.pools.modify(pool.id) { $0.combs[index].former = nil }
+                dirty.insert(.combs(pool.id, chunk: UInt32(index) / Geometry.combsPerChunk))
+            }
         }
     }
 

@@ -16,6 +16,8 @@ public enum ManagerNotice: Sendable {
     case serverRegistered(SdsID)
     case serverUp(SdsID)
     case serverDown(SdsID, reason: String)
+    /// The server came back on a host that was started anew.
+    case hostRebooted(SdsID)
     case clientRegistered(SdcID)
     case deviceFailed(DeviceID)
     case combsDegraded(count: Int, pool: StoragePoolID)
@@ -59,6 +61,10 @@ public struct ManagerConfiguration: Sendable {
     public var fencingDeadline: Duration = .seconds(20)
     /// Combs that may be rebuilt at once to or from one device.
     public var rebuildsPerDevice = 4
+    /// The same for combs whose target is a copy that returns: most of them move little.
+    public var resyncsPerDevice = 32
+    /// How long the combs that a server left wait for it before they are rebuilt elsewhere.
+    public var absenceGrace: Duration = .seconds(5)
     /// Commands that may wait for the store; more are refused as `overloaded`.
     public var queueDepthMax = 4096
     /// Create the domains and pools that servers name in their introduction.

@@ -24,8 +24,8 @@ enum RecordKey: Hashable {
     }
 }
 
-/// Every record begins with this number; a reader refuses others.
-private let recordVersion: UInt8 = 1
+/// Every record begins with its version; a reader refuses later ones than its own.
+private let recordVersion: UInt8 = 2
 
 extension SystemState {
     /// The record's bytes, or nil if the object is gone.
@@ -81,15 +81,15 @@ extension SystemState {
     static func decode(_ records: [(key: String, value: [UInt8])]) throws(ManagerError) -> SystemState? {
         guard let stored = records.first(where: { $0.key == "system" }) else { return nil }
         do {
-            var reader = try open(stored.value)
+            var (reader, _) = try open(stored.value)
             let system = System(
                 id: try reader.id(SystemID.self), name: try reader.text(), createdAt: try reader.number(UInt64.self))
             var state = SystemState(system: system)
             state.revision = try reader.number(UInt64.self)
             for kind in ["domain", "pool", "combs", "sds", "device", "sdc", "volume"] {
                 for record in records where record.key.hasPrefix(kind + "/") {
-                    var reader = try open(record.value)
-                    try state.load(kind, &reader)
+                    var (reader, version) = try open(record.value)
+                    try state.load(kind, &reader, version: version)
                     try reader.finish()
                 }
             }
@@ -99,14 +99,14 @@ extension SystemState {
         }
     }
 
-    private static func open(_ bytes: [UInt8]) throws(WireError) -> ByteReader {
+    private static func open(_ bytes: [UInt8]) throws(WireError) -> (ByteReader, version: UInt8) {
         var reader = ByteReader(bytes)
         let version = try reader.number(UInt8.self)
-        guard version == recordVersion else { throw WireError(description: "record version \(version)") }
-        return reader
+        guard (1...recordVersion).contains(version) else { throw WireError(description: "record version \(version)") }
+        return (reader, version)
     }
 
-    private mutating func load(_ kind: String, _ reader: inout ByteReader) throws(WireError) {
+    private mutating func load(_ kind: String, _ reader: inout ByteReader, version: UInt8) throws(WireError) {
         switch kind {
         case "domain":
             let id = try reader.id(ProtectionDomainID.self)
@@ -125,13 +125,14 @@ extension SystemState {
         case "combs":
             let id = try reader.id(StoragePoolID.self)
             let first = Int(try reader.number(UInt32.self))
-            let combs = try reader.list(minimumSize: 33) { reader throws(WireError) in try reader.comb() }
+            let combs = try reader.list(minimumSize: 33) { reader throws(WireError) in try reader.comb(version: version)
+            }
             guard let pool = pools[id], first + combs.count <= pool.combs.count else {
                 throw WireError(description: "combs of an unknown pool")
             }
             _ = pools.modify(id) { $0.combs.replaceSubrange(first..<first + combs.count, with: combs) }
         case "sds":
-            let server = try reader.server()
+            let server = try reader.server(version: version)
             servers[server.id] = server
         case "device":
             let device = try reader.device()
@@ -158,6 +159,7 @@ extension ByteWriter {
         put(server.incarnation)
         put(server.generation)
         put(server.downRevision)
+        put(server.hostBoot)
     }
 
     fileprivate mutating func put(_ device: Device) {
@@ -191,11 +193,13 @@ extension ByteReader {
         return value
     }
 
-    fileprivate mutating func server() throws(WireError) -> Sds {
-        Sds(
+    fileprivate mutating func server(version: UInt8) throws(WireError) -> Sds {
+        var server = Sds(
             id: try id(SdsID.self), domain: try id(ProtectionDomainID.self), name: try text(), address: try text(),
             status: try enumeration(Sds.Status.self), incarnation: try number(UInt64.self),
             generation: try number(UInt32.self), downRevision: try number(UInt64.self))
+        if version > 1 { server.hostBoot = try text() }
+        return server
     }
 
     fileprivate mutating func device() throws(WireError) -> Device {

@@ -40,6 +40,8 @@ public struct Sds: Equatable, Sendable {
     public var status: Status
     /// Which run of the server process was last admitted; a new one means that the process was restarted.
     public var incarnation: UInt64
+    /// Which run of its host's kernel that was; empty while unknown.
+    public var hostBoot: String = ""
     /// Counts admitted incarnations; makes session numbers grow over restarts.
     public var generation: UInt32
     /// Revision of the commit that last declared it down (0: never).
@@ -122,6 +124,18 @@ public struct CopyPlace: Hashable, Sendable, CustomStringConvertible {
     public var description: String { "\(sds):\(device)" }
 }
 
+/// A copy that left its comb, and the comb epoch at which it was still in sync. When it returns, it needs only what changed
+/// under later epochs (docs/design/resync.md).
+public struct FormerCopy: Hashable, Sendable {
+    public var place: CopyPlace
+    public var epoch: UInt64
+
+    public init(place: CopyPlace, epoch: UInt64) {
+        self.place = place
+        self.epoch = epoch
+    }
+}
+
 /// The unit of placement, failover and rebuild. `unavailable` is `degraded` whose only in-sync copy is on a server
 /// or device that is not usable now: nothing else may serve it.
 public struct Comb: Equatable, Sendable {
@@ -142,6 +156,8 @@ public struct Comb: Equatable, Sendable {
     public var state: State
     /// Revision of the commit that changed it last.
     public var revision: UInt64
+    /// The copy that left last, until another one is complete or what is there cannot be trusted any more.
+    public var former: FormerCopy?
 
     static let unplaced = Comb(
         epoch: 0, primary: CopyPlace(sds: SdsID(rawValue: 0), device: DeviceID(rawValue: 0)), state: .unplaced,
@@ -154,6 +170,11 @@ public struct Comb: Equatable, Sendable {
     public var target: CopyPlace? {
         if case .rebuilding(let target) = state { return target }
         return nil
+    }
+    /// The epoch from which the target needs the changes; nil unless it is a copy that returns.
+    public var targetEpoch: UInt64? {
+        guard let target, let former, former.place == target else { return nil }
+        return former.epoch
     }
     public var isPlaced: Bool { state != .unplaced }
     /// The copies that hold everything acknowledged: what may serve, now or after a promotion.

@@ -100,6 +100,7 @@ public struct ServerCore: Sendable {
         let hello = ServerHello(
             system: system, sds: sds, name: configuration.name, domainName: configuration.domainName,
             address: configuration.address, incarnation: configuration.incarnation,
+            hostBoot: configuration.hostBoot,
             devices: stores.filter { $0.stopReason == nil }.map { store in
                 DeviceOffer(
                     id: store.device, poolName: configuration.poolNames[store.device] ?? "default",

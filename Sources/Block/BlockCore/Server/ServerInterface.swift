@@ -5,6 +5,8 @@ public struct ServerConfiguration: Sendable {
     public var address: String
     /// Random, non-zero, chosen at process start.
     public var incarnation: UInt64
+    /// Names the run of the host's kernel; empty if unknown.
+    public var hostBoot = ""
     /// The storage pool of each device, by name; "default" where not given.
     public var poolNames: [DeviceID: String] = [:]
     /// For display.

@@ -1,6 +1,6 @@
 /// Control messages on a stream: `length` (u32, of what follows), CRC32C of the body (u32), body.
 public enum ControlFrame {
-    public static let version: UInt8 = 1
+    public static let version: UInt8 = 2
     /// A full map of a large system is about 100 bytes per comb.
     public static let maximumLength = 64 << 20
 
@@ -63,6 +63,7 @@ extension ByteWriter {
             put(hello.domainName)
             put(hello.address)
             put(hello.incarnation)
+            put(hello.hostBoot)
             put(list: hello.devices) { writer, device in
                 writer.put(device.id)
                 writer.put(device.poolName)
@@ -184,6 +185,11 @@ extension ByteWriter {
             put(target)
         case .unavailable: put(UInt8(4))
         }
+        put(comb.former != nil)
+        if let former = comb.former {
+            put(former.place)
+            put(former.epoch)
+        }
     }
 }
 
@@ -216,6 +222,7 @@ extension ByteReader {
         return ServerHello(
             system: system == 0 ? nil : SystemID(rawValue: system), sds: try id(SdsID.self), name: try text(),
             domainName: try text(), address: try text(), incarnation: try number(UInt64.self),
+            hostBoot: try text(),
             devices: try list(minimumSize: 24) { reader throws(WireError) in
                 DeviceOffer(
                     id: try reader.id(DeviceID.self), poolName: try reader.text(), path: try reader.text(),
@@ -267,8 +274,9 @@ extension ByteReader {
         guard combCount > 0, combCount <= 1 << 16, combCount & (combCount - 1) == 0 else {
             throw WireError(description: "a pool of \(combCount) combs")
         }
-        let entries = try list(minimumSize: 37) { reader throws(WireError) in
-            PoolUpdate.Entry(index: try reader.number(UInt32.self), comb: try reader.comb())
+        let entries = try list(minimumSize: 38) { reader throws(WireError) in
+            PoolUpdate.Entry(
+                index: try reader.number(UInt32.self), comb: try reader.comb(version: ControlFrame.version))
         }
         guard entries.allSatisfy({ $0.index < combCount }) else { throw WireError(description: "comb out of range") }
         return PoolUpdate(pool: pool, combCount: combCount, entries: entries)
@@ -290,7 +298,8 @@ extension ByteReader {
             limitIops: try number(UInt32.self), limitKibibytesPerSecond: try number(UInt32.self))
     }
 
-    mutating func comb() throws(WireError) -> Comb {
+    /// `version` is that of the record or message around it: 1 knows no former copy.
+    mutating func comb(version: UInt8) throws(WireError) -> Comb {
         let epoch = try number(UInt64.self)
         let revision = try number(UInt64.self)
         let primary = try place()
@@ -304,6 +313,8 @@ extension ByteReader {
         case 4: state = .unavailable
         default: throw WireError(description: "comb state \(kind)")
         }
-        return Comb(epoch: epoch, primary: primary, state: state, revision: revision)
+        var comb = Comb(epoch: epoch, primary: primary, state: state, revision: revision)
+        if version > 1, try flag() { comb.former = FormerCopy(place: try place(), epoch: try number(UInt64.self)) }
+        return comb
     }
 }

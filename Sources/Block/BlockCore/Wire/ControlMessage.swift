@@ -35,11 +35,13 @@ public struct ServerHello: Equatable, Sendable {
     public var address: String
     /// Random, non-zero, chosen at process start.
     public var incarnation: UInt64
+    /// Names the run of the host's kernel (Linux: /proc/sys/kernel/random/boot_id), up to 64 bytes; empty if unknown.
+    public var hostBoot: String
     public var devices: [DeviceOffer]
 
     public init(
         system: SystemID?, sds: SdsID, name: String, domainName: String, address: String, incarnation: UInt64,
-        devices: [DeviceOffer]
+        hostBoot: String = "", devices: [DeviceOffer]
     ) {
         self.system = system
         self.sds = sds
@@ -47,6 +49,7 @@ public struct ServerHello: Equatable, Sendable {
         self.domainName = domainName
         self.address = address
         self.incarnation = incarnation
+        self.hostBoot = hostBoot
         self.devices = devices
     }
 }
