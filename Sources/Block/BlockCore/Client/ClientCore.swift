@@ -53,7 +53,7 @@ public struct ClientCore: Sendable {
         var state: State
         var session: UInt64 = 0
         var nextRequest: UInt64 = 1
-        var outstanding: [UInt64: UInt64] = [:]
+        var outstanding = IDTable<UInt64>()
         /// Bytes asked of it, or sent to it, and not answered.
         var outstandingBytes = 0
         /// Pieces wait until fewer bytes are outstanding.
@@ -83,8 +83,8 @@ public struct ClientCore: Sendable {
     var generation: UInt32?
     var map = ClusterMap()
     var attached: [VolumeID: Attached] = [:]
-    var ios: [ClientIO: IO] = [:]
-    var pieces: [UInt64: Piece] = [:]
+    var ios = IDTable<IO>()
+    var pieces = IDTable<Piece>()
     var nextPiece: UInt64 = 1
     /// Pieces of writes that found no server when they came, or that were or will be sent again.
     var unsettled: [UnitKey: Set<UInt64>] = [:]
@@ -182,9 +182,8 @@ public struct ClientCore: Sendable {
         guard let known = attached[id], !known.isDead else { return }
         attached[id]?.isDead = true
         attached[id]?.throttle.removeAll()
-        for io in ios.keys.sorted(by: { $0.rawValue < $1.rawValue })
-        where ios[io]?.attachment == known.volume.attachment {
-            complete(io, result, &actions)
+        for io in ios.keys.sorted() where ios[io]?.attachment == known.volume.attachment {
+            complete(ClientIO(rawValue: io), result, &actions)
         }
         actions.append(.detached(known.volume.attachment))
     }
@@ -253,7 +252,9 @@ public struct ClientCore: Sendable {
     }
 
     private mutating func send(_ id: UInt64, _ now: Instant, _ actions: inout [ClientAction]) {
-        guard let piece = pieces[id], case .waiting(let moment) = piece.state, let io = ios[piece.io] else { return }
+        guard let piece = pieces[id], case .waiting(let moment) = piece.state, let io = ios[piece.io] else {
+            return
+        }
         if isHeldBack(id, piece, isRead: io.kind == .read) { return }
         guard now >= moment, let key = map.combKey(of: piece.key), let comb = map.comb(key),
             comb.isPlaced, comb.state != .unavailable,
@@ -316,7 +317,7 @@ public struct ClientCore: Sendable {
     }
 
     private mutating func complete(_ io: ClientIO, _ result: ClientIOResult, _ actions: inout [ClientAction]) {
-        guard let ended = ios.removeValue(forKey: io) else { return }
+        guard let ended = ios.removeValue(forKey: io.rawValue) else { return }
         if ended.piecesLeft > 0 {
             for id in pieces.keys.sorted() where pieces[id]?.io == io { forget(id) }
         }
@@ -338,13 +339,19 @@ public struct ClientCore: Sendable {
         servers[server]?.outstandingBytes -= Int(piece.range.length)
     }
 
+    /// The server at the other end of a connection: no two have the same.
+    private func server(on link: LinkID) -> SdsID? {
+        for (id, server) in servers where server.link == link { return id }
+        return nil
+    }
+
     private mutating func answered(
         _ header: DataHeader, _ payload: PayloadID?, on link: LinkID, _ now: Instant,
         _ actions: inout [ClientAction]
     ) {
         var payload = payload
         defer { if let payload { actions.append(.release(payload)) } }
-        guard let server = servers.keys.sorted().first(where: { servers[$0]?.link == link }), header.isReply,
+        guard let server = server(on: link), header.isReply,
             header.session == servers[server]?.session
         else { return }
         if header.opcode == .hello {
@@ -434,7 +441,7 @@ public struct ClientCore: Sendable {
 
     private mutating func disconnected(_ id: SdsID, _ now: Instant) {
         guard let outstanding = servers[id]?.outstanding else { return }
-        servers[id]?.outstanding = [:]
+        servers[id]?.outstanding = IDTable()
         servers[id]?.outstandingBytes = 0
         servers[id]?.isThrottled = false
         servers[id]?.state = .closed(retryAt: now + .milliseconds(50))
@@ -480,10 +487,19 @@ public struct ClientCore: Sendable {
                 reconnect(server, now, &actions)
             }
         }
-        for io in ios.keys.sorted(by: { $0.rawValue < $1.rawValue }) {
-            if let deadline = ios[io]?.deadline, now >= deadline { complete(io, .timedOut, &actions) }
+        for io in ios.keys.sorted() {
+            if let deadline = ios[io]?.deadline, now >= deadline {
+                complete(ClientIO(rawValue: io), .timedOut, &actions)
+            }
         }
         sendWaiting(now, &actions)
         releaseAll(now, &actions)
+    }
+}
+
+extension IDTable<ClientCore.IO> {
+    subscript(io: ClientIO) -> ClientCore.IO? {
+        get { self[io.rawValue] }
+        _modify { yield &self[io.rawValue] }
     }
 }

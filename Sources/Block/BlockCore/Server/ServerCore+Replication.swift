@@ -21,7 +21,7 @@ extension ServerCore {
         var state: State
         var session: UInt64 = 0
         var nextRequest: UInt64 = 1
-        var outstanding: [UInt64: Outstanding] = [:]
+        var outstanding = IDTable<Outstanding>()
 
         var link: LinkID? {
             switch state {
@@ -66,7 +66,7 @@ extension ServerCore {
     /// The connection is gone: what was sent over it has to be sent again over another.
     mutating func disconnected(_ peer: SdsID, _ now: Instant) {
         guard let outstanding = peers[peer]?.outstanding else { return }
-        peers[peer]?.outstanding = [:]
+        peers[peer]?.outstanding = IDTable()
         peers[peer]?.state = .closed(retryAt: now + .milliseconds(50))
         for request in outstanding.keys.sorted() {
             switch outstanding[request]?.question {
@@ -114,10 +114,16 @@ extension ServerCore {
         return header.request
     }
 
+    /// The server at the other end of one of our own connections: no two have the same.
+    private func peer(on link: LinkID) -> SdsID? {
+        for (id, peer) in peers where peer.link == link { return id }
+        return nil
+    }
+
     mutating func answered(
         _ header: DataHeader, on link: LinkID, _ now: Instant, _ actions: inout [ServerAction]
     ) {
-        guard let peer = peers.keys.sorted().first(where: { peers[$0]?.link == link }), header.isReply else { return }
+        guard let peer = peer(on: link), header.isReply else { return }
         if header.opcode == .hello {
             guard case .greeting = peers[peer]?.state, header.session == peers[peer]?.session else { return }
             if header.status == .ok {

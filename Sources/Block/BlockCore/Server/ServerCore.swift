@@ -29,7 +29,7 @@ public struct ServerCore: Sendable {
     var inbound: [LinkID: Inbound] = [:]
     var sessions: [PeerKey: UInt64] = [:]
     var peers: [SdsID: Peer] = [:]
-    var operations: [UInt64: Operation] = [:]
+    var operations = IDTable<Operation>()
     var nextOperation: UInt64 = 1
     /// Per unit, operations in the order of arrival: the range locks.
     var queues: [UnitKey: [UInt64]] = [:]

@@ -40,7 +40,7 @@ public struct UnitStore: Sendable {
     var logSequence: UInt64
     var logUsed: UInt32
 
-    var pending: [UInt64: Pending] = [:]
+    var pending = IDTable<Pending>()
     var nextOperation: UInt64 = 1
     var step = CommitStep.idle
     /// Done with their data, waiting for the next flush.
@@ -289,7 +289,7 @@ public struct UnitStore: Sendable {
         stopReason = reason
         committing = []
         waiting = []
-        pending = [:]
+        pending = IDTable()
         return ended.map { Completion(operation: $0, outcome: .failed(reason: reason)) }
     }
 
