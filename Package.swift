@@ -45,6 +45,7 @@ let ground: [Target] = [
     .target(name: "CLinux", path: "Sources/Ground/CLinux"),
     .target(
         name: "CZooKeeper", path: "Sources/Ground/CZooKeeper", linkerSettings: [.linkedLibrary("zookeeper_mt")]),
+    .target(name: "CURing", path: "Sources/Ground/CURing", linkerSettings: [.linkedLibrary("uring")]),
     room("Base", in: "Ground", [orderedCollections], optimised: true),
     room("Telemetry", in: "Ground", ["Base", logging, metrics, coreMetrics]),
     room(
@@ -116,7 +117,7 @@ let volumes: [Target] = [
 let block: [Target] = [
     room("BlockCore", in: "Block", ["Base"], optimised: true),
     .target(name: "CBlockIO", path: "Sources/Block/CBlockIO"),
-    room("BlockIO", in: "Block", ["BlockCore", "Base", "CBlockIO", logging], optimised: true),
+    room("BlockIO", in: "Block", ["BlockCore", "Base", "CBlockIO", "CURing", logging], optimised: true),
     room(
         "BlockManager", in: "Block",
         ["BlockCore", "BlockIO", "Base", "Coordination", lifecycle, logging]),
@@ -261,7 +262,7 @@ let package = Package(
     swiftLanguageModes: [.v6]
 )
 
-let clangTargets = ["CLinux", "CZooKeeper", "CBlockIO", "holdfast-task"]
+let clangTargets = ["CLinux", "CURing", "CZooKeeper", "CBlockIO", "holdfast-task"]
 for target in package.targets where target.type != .system && !clangTargets.contains(target.name) {
     target.swiftSettings =
         (target.swiftSettings ?? []) + [

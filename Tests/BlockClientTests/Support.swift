@@ -23,16 +23,17 @@ final class MemoryDevice: BlockDeviceBackend, @unchecked Sendable {
 
     deinit { memory.deallocate() }
 
-    func submit(_ operation: BlockOperation, at offset: UInt64, completion: @escaping (Int32) -> Void) {
-        guard failure == 0 else { return completion(failure) }
+    func submit(_ operation: BlockOperation, at offset: UInt64, tag: UInt64, for owner: any BlockRequestOwner) {
+        guard failure == 0 else { return owner.ended(tag, error: failure, bytes: nil) }
+        var bytes: IOSlice?
         let place = memory + Int(offset)
         switch operation {
-        case .read(let slice): slice.base.copyMemory(from: place, byteCount: slice.count)
+        case .read(let count): bytes = IOSlice(IOBuffer(copying: UnsafeRawBufferPointer(start: place, count: count)))
         case .write(let slice): place.copyMemory(from: slice.base, byteCount: slice.count)
         case .flush: break
         case .trim(let count), .zeroes(let count): memset(place, 0, Int(count))
         }
-        completion(0)
+        owner.ended(tag, error: 0, bytes: bytes)
     }
 }
 

@@ -18,9 +18,9 @@ public struct IOSlice {
 
 /// What can be asked of a block device.
 public enum BlockOperation {
-    /// Fills the slice with the bytes from the offset on.
-    case read(IOSlice)
-    /// Stores the slice. The slice must not change until completion.
+    /// Answered with so many bytes from the offset on.
+    case read(count: Int)
+    /// Stores the slice, which must not change until completion.
     case write(IOSlice)
     /// An ordering point: whatever completed before is stable when it completes.
     case flush
@@ -28,6 +28,12 @@ public enum BlockOperation {
     case trim(count: UInt64)
     /// The bytes read back as zeros.
     case zeroes(count: UInt64)
+}
+
+/// Hears how its requests to a block device ended, on the reactor's thread.
+public protocol BlockRequestOwner: AnyObject {
+    /// `error` is 0 or an `errno`; `bytes` is what a read without error gave.
+    func ended(_ tag: UInt64, error: Int32, bytes: IOSlice?)
 }
 
 /// A block device as the front ends (NBD, FUSE) see it. Called and answering on one reactor's thread.
@@ -40,7 +46,7 @@ public protocol BlockDeviceBackend: AnyObject {
     /// Whether an acknowledged write is on stable media, so that `flush` has nothing left to do.
     var acknowledgesDurably: Bool { get }
 
-    /// Starts an operation; `completion` gets 0 or an `errno`, exactly once, possibly before this returns.
+    /// Starts an operation; `owner` hears of its end by `tag`, exactly once, possibly before this returns.
     /// Offsets and lengths lie inside the device: the front ends have checked them.
-    func submit(_ operation: BlockOperation, at offset: UInt64, completion: @escaping (Int32) -> Void)
+    func submit(_ operation: BlockOperation, at offset: UInt64, tag: UInt64, for owner: any BlockRequestOwner)
 }

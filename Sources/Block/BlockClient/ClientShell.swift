@@ -40,29 +40,49 @@ final class VolumeDevice: BlockDeviceBackend {
     func update(_ volume: AttachedVolume) { self.volume = volume }
     func withdraw() { isGone = true }
 
-    func submit(_ operation: BlockOperation, at offset: UInt64, completion: @escaping (Int32) -> Void) {
-        guard !isGone, let shell else { return completion(EIO) }
+    func submit(_ operation: BlockOperation, at offset: UInt64, tag: UInt64, for owner: any BlockRequestOwner) {
+        guard !isGone, let shell else { return owner.ended(tag, error: EIO, bytes: nil) }
         switch operation {
-        case .read(let slice): shell.submit(attachment, .read, slice, at: offset, completion)
-        case .write(let slice): shell.submit(attachment, .write, slice, at: offset, completion)
-        case .flush: shell.submit(attachment, .flush, nil, at: 0, completion)
-        case .zeroes(let count): zero(offset, offset + count, completion)
+        case .read(let count): shell.read(attachment, at: offset, count: count, tag, owner)
+        case .write(let slice): shell.write(attachment, slice, at: offset, tag, owner)
+        case .flush: shell.flush(attachment, tag, owner)
+        case .zeroes(let count): zero(offset, offset + count, tag, owner)
         case .trim(let count):
             // Only whole units give space back; the rest keeps its bytes, as a trim may.
             let unit = UInt64(Geometry.unitBytes)
             let start = (offset + unit - 1) / unit * unit
             let end = (offset + count) / unit * unit
-            if start < end { zero(start, end, completion) } else { completion(0) }
+            if start < end { zero(start, end, tag, owner) } else { owner.ended(tag, error: 0, bytes: nil) }
         }
     }
 
-    /// Zeroes piece after piece; the first failure ends it.
-    private func zero(_ start: UInt64, _ end: UInt64, _ completion: @escaping (Int32) -> Void) {
-        guard !isGone, let shell else { return completion(EIO) }
+    private func zero(_ start: UInt64, _ end: UInt64, _ tag: UInt64, _ owner: any BlockRequestOwner) {
+        guard !isGone, let shell else { return owner.ended(tag, error: EIO, bytes: nil) }
         let count = min(end - start, VolumeDevice.pieceMax)
-        shell.submitZeroes(attachment, at: start, count: UInt32(count)) { [self] error in
-            guard error == 0, start + count < end else { return completion(error) }
-            zero(start + count, end, completion)
+        guard start + count < end else { return shell.writeZeroes(attachment, at: start, count: count, tag, owner) }
+        let rest = LongZeroing(device: self, start: start + count, end: end, tag: tag, owner: owner)
+        shell.writeZeroes(attachment, at: start, count: count, 0, rest)
+    }
+
+    /// Zeroes piece after piece; the first failure ends it.
+    private final class LongZeroing: BlockRequestOwner {
+        let device: VolumeDevice
+        let start: UInt64
+        let end: UInt64
+        let tag: UInt64
+        let owner: any BlockRequestOwner
+
+        init(device: VolumeDevice, start: UInt64, end: UInt64, tag: UInt64, owner: any BlockRequestOwner) {
+            self.device = device
+            self.start = start
+            self.end = end
+            self.tag = tag
+            self.owner = owner
+        }
+
+        func ended(_ piece: UInt64, error: Int32, bytes: IOSlice?) {
+            if error != 0 { return owner.ended(tag, error: error, bytes: nil) }
+            device.zero(start, end, tag, owner)
         }
     }
 }
@@ -73,11 +93,13 @@ final class VolumeDevice: BlockDeviceBackend {
 /// queue, so that the core is never entered twice.
 final class ClientShell: DataLinkOwner, @unchecked Sendable {
     // SAFETY: made before the reactor starts; used on its thread only from then on.
-    enum Transfer { case read, write, flush }
-
     private struct Pending {
+        var tag: UInt64
+        var owner: any BlockRequestOwner
+        /// The bytes of a write, or those that a read has collected.
         var slice: IOSlice?
-        var completion: (Int32) -> Void
+        /// Bytes that a read asks for.
+        var wanted = 0
     }
 
     private let reactor: Reactor
@@ -144,27 +166,35 @@ final class ClientShell: DataLinkOwner, @unchecked Sendable {
 
     // MARK: I/O
 
-    func submit(
-        _ attachment: Attachment, _ transfer: Transfer, _ slice: IOSlice?, at offset: UInt64,
-        _ completion: @escaping (Int32) -> Void
+    func read(
+        _ attachment: Attachment, at offset: UInt64, count: Int, _ tag: UInt64, _ owner: any BlockRequestOwner
     ) {
-        let io = ClientIO(rawValue: pending.insert(Pending(slice: slice, completion: completion)))
-        let length = UInt32(slice?.count ?? 0)
-        switch transfer {
-        case .read: handle(.submit(io, attachment, .read, offset: offset, length: length))
-        case .write:
-            guard let slice else { preconditionFailure("a write without bytes") }
-            let payload = payloads.insert(slice.buffer, start: slice.start)
-            handle(.submit(io, attachment, .write(payload), offset: offset, length: length))
-        case .flush: handle(.submit(io, attachment, .flush, offset: 0, length: 0))
-        }
+        let io = pending.insert(Pending(tag: tag, owner: owner, wanted: count))
+        submit(io, attachment, .read, offset, UInt32(count))
     }
 
-    func submitZeroes(
-        _ attachment: Attachment, at offset: UInt64, count: UInt32, _ completion: @escaping (Int32) -> Void
+    func write(
+        _ attachment: Attachment, _ slice: IOSlice, at offset: UInt64, _ tag: UInt64, _ owner: any BlockRequestOwner
     ) {
-        let io = ClientIO(rawValue: pending.insert(Pending(slice: nil, completion: completion)))
-        handle(.submit(io, attachment, .writeZeroes, offset: offset, length: count))
+        let io = pending.insert(Pending(tag: tag, owner: owner, slice: slice))
+        let payload = payloads.insert(slice.buffer, start: slice.start)
+        submit(io, attachment, .write(payload), offset, UInt32(slice.count))
+    }
+
+    func writeZeroes(
+        _ attachment: Attachment, at offset: UInt64, count: UInt64, _ tag: UInt64, _ owner: any BlockRequestOwner
+    ) {
+        submit(pending.insert(Pending(tag: tag, owner: owner)), attachment, .writeZeroes, offset, UInt32(count))
+    }
+
+    func flush(_ attachment: Attachment, _ tag: UInt64, _ owner: any BlockRequestOwner) {
+        submit(pending.insert(Pending(tag: tag, owner: owner)), attachment, .flush, 0, 0)
+    }
+
+    private func submit(
+        _ io: UInt64, _ attachment: Attachment, _ kind: ClientIOKind, _ offset: UInt64, _ length: UInt32
+    ) {
+        handle(.submit(ClientIO(rawValue: io), attachment, kind, offset: offset, length: length))
     }
 
     // MARK: Events
@@ -229,9 +259,8 @@ final class ClientShell: DataLinkOwner, @unchecked Sendable {
         case .deliver(let io, let offset, let length, let payload):
             deliver(io, Int(offset), Int(length), payload.map { payloads.remove($0) })
         case .complete(let io, let result):
-            guard let done = pending.remove(io.rawValue) else { preconditionFailure("\(io) completed twice") }
-            done.completion(ClientShell.errno(of: result))
-        case .release(let payload): payloads.remove(payload)
+            complete(io, ClientShell.errno(of: result))
+        case .release(let payload): payloads.release(payload, to: reactor.buffers)
         case .wake(let delay): reactor.after(delay) { [weak self] in self?.handle(.wake) }
         case .welcomed(let system, let sdc):
             logger.notice("client admitted", metadata: ["system.id": "\(system)", "sdc.id": "\(sdc)"])
@@ -254,15 +283,33 @@ final class ClientShell: DataLinkOwner, @unchecked Sendable {
         }
     }
 
-    private func deliver(_ io: ClientIO, _ offset: Int, _ length: Int, _ buffer: IOBuffer?) {
-        guard let slice = pending[io.rawValue]?.slice else { preconditionFailure("\(io) awaits no bytes") }
-        precondition(offset + length <= slice.count, "more bytes than were asked for")
+    private func deliver(_ io: ClientIO, _ offset: Int, _ length: Int, _ delivered: IOBuffer?) {
+        var buffer = delivered
+        guard let read = pending[io.rawValue], offset + length <= read.wanted else {
+            preconditionFailure("\(io) awaits no such bytes")
+        }
+        if let buffer, length == read.wanted {
+            precondition(length <= buffer.count, "fewer bytes than the core believes")
+            pending[io.rawValue]?.slice = IOSlice(buffer, count: length)
+            return
+        }
+        let slice = read.slice ?? IOSlice(reactor.buffers.take(read.wanted))
+        pending[io.rawValue]?.slice = slice
         if let buffer {
             precondition(length <= buffer.count, "fewer bytes than the core believes")
             (slice.base + offset).copyMemory(from: buffer.base, byteCount: length)
         } else {
             slice.buffer.zero(slice.start + offset..<slice.start + offset + length)
         }
+        reactor.buffers.giveBack(&buffer)
+    }
+
+    private func complete(_ io: ClientIO, _ error: Int32) {
+        guard var done = pending.remove(io.rawValue) else { preconditionFailure("\(io) completed twice") }
+        let isRead = done.wanted > 0
+        done.owner.ended(done.tag, error: error, bytes: isRead && error == 0 ? done.slice : nil)
+        var buffer = done.slice.take()?.buffer
+        reactor.buffers.giveBack(&buffer)
     }
 
     private func connect(_ server: SdsID, _ text: String) {

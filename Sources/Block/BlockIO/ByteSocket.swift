@@ -23,13 +23,16 @@ extension ByteSocketHandler {
 ///
 /// Bounds: input is read only as fast as the handler consumes it (`pauseReading`); output above `outputLimit` bytes
 /// closes the connection (a peer that does not read is not allowed to grow our memory).
-public final class ByteSocket: ReadyHandler {
+public final class ByteSocket: ReadyHandler, RoundHandler {
     private enum State { case connecting, open, closed }
     private struct Output {
-        var buffer: IOBuffer
+        /// Nil once it is sent.
+        var buffer: IOBuffer?
         var start: Int
         var end: Int
     }
+    /// Parts that one system call sends.
+    private static let partsMax = 64
 
     public let reactor: Reactor
     public private(set) var descriptor: Int32
@@ -51,7 +54,9 @@ public final class ByteSocket: ReadyHandler {
     private var output: [Output] = []
     private var outputHead = 0
     public private(set) var outputBytes = 0
+    /// Collects small pieces; all that it holds is part of `output`.
     private var scratch: IOBuffer?
+    private let parts = UnsafeMutablePointer<iovec>.allocate(capacity: ByteSocket.partsMax)
     private var isFlushScheduled = false
     private var watched: UInt32 = 0
 
@@ -66,6 +71,7 @@ public final class ByteSocket: ReadyHandler {
 
     deinit {
         input.deallocate()
+        parts.deallocate()
         if state != .closed { Glibc.close(descriptor) }
     }
 
@@ -158,23 +164,22 @@ public final class ByteSocket: ReadyHandler {
 
     private func readInput() {
         while state == .open && !isPaused {
+            makeRoom()
+            var wanted = inputCapacity - inputEnd
+            guard wanted > 0 || filling != nil else { return close(reason: "a unit larger than the input buffer") }
             let received: Int
-            let wanted: Int
             if let buffer = filling {
-                wanted = buffer.count - filledCount
-                received = recv(descriptor, buffer.base + filledCount, wanted, 0)
-                if received > 0 { filledCount += received }
-            } else {
-                if inputStart == inputEnd {
-                    inputStart = 0
-                    inputEnd = 0
-                } else if inputStart > 0 {
-                    memmove(input, input + inputStart, inputEnd - inputStart)
-                    inputEnd -= inputStart
-                    inputStart = 0
+                // What follows the buffer's bytes comes along.
+                let missing = buffer.count - filledCount
+                parts[0] = iovec(iov_base: buffer.base + filledCount, iov_len: missing)
+                parts[1] = iovec(iov_base: input + inputEnd, iov_len: wanted)
+                wanted += missing
+                received = readv(descriptor, parts, 2)
+                if received > 0 {
+                    filledCount += min(missing, received)
+                    inputEnd += max(0, received - missing)
                 }
-                wanted = inputCapacity - inputEnd
-                guard wanted > 0 else { return close(reason: "a unit larger than the input buffer") }
+            } else {
                 received = recv(descriptor, input + inputEnd, wanted, 0)
                 if received > 0 { inputEnd += received }
             }
@@ -190,6 +195,18 @@ public final class ByteSocket: ReadyHandler {
             } else {
                 return close(reason: String(cString: strerror(errno)))
             }
+        }
+    }
+
+    /// Moves what is not consumed to the beginning of the input buffer.
+    private func makeRoom() {
+        if inputStart == inputEnd {
+            inputStart = 0
+            inputEnd = 0
+        } else if inputStart > 0 {
+            memmove(input, input + inputStart, inputEnd - inputStart)
+            inputEnd -= inputStart
+            inputStart = 0
         }
     }
 
@@ -211,7 +228,7 @@ public final class ByteSocket: ReadyHandler {
                 output.append(Output(buffer: current, start: start, end: current.count))
             }
         } else {
-            let fresh = IOBuffer(count: max(4096, bytes.count))
+            let fresh = reactor.buffers.take(max(16 << 10, bytes.count))
             fresh.base.copyMemory(from: source, byteCount: bytes.count)
             fresh.count = bytes.count
             output.append(Output(buffer: fresh, start: 0, end: bytes.count))
@@ -235,39 +252,29 @@ public final class ByteSocket: ReadyHandler {
         if outputBytes > outputLimit { return close(reason: "the other side does not read") }
         guard !isFlushScheduled, state == .open else { return }
         isFlushScheduled = true
-        reactor.afterThisRound { [self] in
-            isFlushScheduled = false
-            flush()
-        }
+        reactor.atEndOfRound(self)
+    }
+
+    public func roundEnds() {
+        isFlushScheduled = false
+        flush()
     }
 
     /// Sends what the kernel takes; the rest when it can.
     private func flush() {
         while state == .open && outputHead < output.count {
-            var parts:
-                (
-                    iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec, iovec,
-                    iovec,
-                    iovec
-                ) = (
-                    iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(), iovec(),
-                    iovec(),
-                    iovec(), iovec(), iovec(), iovec()
-                )
-            let count = min(16, output.count - outputHead)
+            let count = min(ByteSocket.partsMax, output.count - outputHead)
             var total = 0
-            let sent = withUnsafeMutableBytes(of: &parts) { raw -> Int in
-                let vector = raw.assumingMemoryBound(to: iovec.self)
-                for index in 0..<count {
-                    let part = output[outputHead + index]
-                    vector[index] = iovec(iov_base: part.buffer.base + part.start, iov_len: part.end - part.start)
-                    total += part.end - part.start
-                }
-                var message = msghdr()
-                message.msg_iov = vector.baseAddress
-                message.msg_iovlen = count
-                return sendmsg(descriptor, &message, Int32(MSG_NOSIGNAL))
+            for index in 0..<count {
+                let part = output[outputHead + index]
+                guard let buffer = part.buffer else { preconditionFailure("a part sent twice") }
+                parts[index] = iovec(iov_base: buffer.base + part.start, iov_len: part.end - part.start)
+                total += part.end - part.start
             }
+            var message = msghdr()
+            message.msg_iov = parts
+            message.msg_iovlen = count
+            let sent = sendmsg(descriptor, &message, Int32(MSG_NOSIGNAL))
             if sent < 0 {
                 if errno == EINTR { continue }
                 if errno == EAGAIN { break }
@@ -279,7 +286,7 @@ public final class ByteSocket: ReadyHandler {
         if outputHead == output.count {
             output.removeAll(keepingCapacity: true)
             outputHead = 0
-            scratch = nil
+            if let scratch, scratch.capacity <= 64 << 10 { scratch.count = 0 } else { scratch = nil }
         } else if outputHead > 256 {
             output.removeFirst(outputHead)
             outputHead = 0
@@ -297,6 +304,7 @@ public final class ByteSocket: ReadyHandler {
                 return
             }
             left -= size
+            reactor.buffers.giveBack(&output[outputHead].buffer)
             outputHead += 1
         }
     }
@@ -348,6 +356,7 @@ public final class ByteSocket: ReadyHandler {
         output = []
         outputHead = 0
         outputBytes = 0
+        scratch = nil
         filling = nil
         handler?.closed(self, reason: reason)
     }

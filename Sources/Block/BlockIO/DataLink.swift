@@ -75,7 +75,7 @@ public final class DataLink: ByteSocketHandler {
             socket.consume(DataHeader.encodedSize)
             if decoded.payloadLength > 0 {
                 header = decoded
-                socket.fill(IOBuffer(count: decoded.payloadLength))
+                socket.fill(socket.reactor.buffers.take(decoded.payloadLength))
             } else {
                 owner?.arrived(decoded, payload: nil, on: self)
             }

@@ -1,22 +1,21 @@
 import Glibc
-import Synchronization
 
-/// A block of memory aligned to 4096 bytes, as direct I/O wants it. Its memory goes back to the process's pool with the
-/// last reference.
+/// A block of memory aligned to 4096 bytes, as direct I/O wants it. `BufferPool` has ready ones.
 ///
 /// One owner at a time writes into it; it may move between threads with the request that it belongs to.
 public final class IOBuffer: @unchecked Sendable {
     // SAFETY: a buffer belongs to exactly one request, which one thread at a time works on; hand-over goes through
     // locks.
     public let base: UnsafeMutableRawPointer
-    /// Bytes that may be stored.
+    /// Bytes that may be stored: a power of two.
     public let capacity: Int
     /// Bytes in use, from `base`.
     public var count: Int
 
     /// A buffer for at least `count` bytes. The content is whatever the memory held before.
     public init(count: Int) {
-        (base, capacity) = BufferPool.take(atLeast: count)
+        capacity = BufferPool.capacity(for: count)
+        base = .allocate(byteCount: capacity, alignment: 4096)
         self.count = count
     }
 
@@ -32,7 +31,7 @@ public final class IOBuffer: @unchecked Sendable {
         memset(base, 0, count)
     }
 
-    deinit { BufferPool.giveBack(base, capacity: capacity) }
+    deinit { base.deallocate() }
 
     /// Fills part of the buffer with zeros.
     public func zero(_ range: Range<Int>) {
@@ -43,39 +42,61 @@ public final class IOBuffer: @unchecked Sendable {
     public var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: base, count: count) }
 }
 
-/// Freed buffers by size class. Keeps a bounded number per class; what is above goes back to the system.
-private enum BufferPool {
-    static let smallest = 4096
-    static let kept: [Int] = [1024, 256, 256, 128, 128, 64, 64, 64, 48, 16]
+/// Buffers of one thread to be used again, by size: in the steady state no request allocates memory.
+///
+/// What was not needed since the last `trim` goes back to the system with the next one.
+public final class BufferPool {
+    private static let smallest = 4096
+    /// The largest kept size is 2 MiB.
+    private static let classes = 10
 
-    struct Shelf: @unchecked Sendable {
-        // SAFETY: the pointers are unowned memory, reached only under the mutex.
-        var free: [[UnsafeMutableRawPointer]] = Array(repeating: [], count: kept.count)
-    }
-    static let shelf = Mutex(Shelf())
-
-    static func sizeClass(_ count: Int) -> Int {
-        var index = 0
-        while smallest << index < count { index += 1 }
-        return index
+    private struct Shelf {
+        var free: [IOBuffer] = []
+        /// The fewest that lay here since the last `trim`.
+        var leastFree = 0
     }
 
-    static func take(atLeast count: Int) -> (UnsafeMutableRawPointer, Int) {
-        let index = sizeClass(count)
-        let size = smallest << index
-        if index < kept.count, let reused = shelf.withLock({ $0.free[index].popLast() }) { return (reused, size) }
-        return (UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 4096), size)
+    private var shelves = [Shelf](repeating: Shelf(), count: BufferPool.classes)
+
+    public init() {}
+
+    private static func sizeClass(_ count: Int) -> Int {
+        count <= smallest ? 0 : Int.bitWidth - ((count - 1) / smallest).leadingZeroBitCount
     }
 
-    static func giveBack(_ base: UnsafeMutableRawPointer, capacity: Int) {
-        let index = sizeClass(capacity)
-        let isKept =
-            index < kept.count
-            && shelf.withLock { shelf in
-                guard shelf.free[index].count < kept[index] else { return false }
-                shelf.free[index].append(base)
-                return true
-            }
-        if !isKept { base.deallocate() }
+    /// The bytes of a buffer for `count`.
+    static func capacity(for count: Int) -> Int { smallest << sizeClass(count) }
+
+    /// A buffer for `count` bytes, with whatever content.
+    public func take(_ count: Int) -> IOBuffer {
+        let index = BufferPool.sizeClass(count)
+        guard index < shelves.count, let buffer = shelves[index].free.popLast() else { return IOBuffer(count: count) }
+        shelves[index].leastFree = min(shelves[index].leastFree, shelves[index].free.count)
+        buffer.count = count
+        return buffer
+    }
+
+    /// A buffer that holds a copy of `bytes`.
+    public func take(copying bytes: UnsafeRawBufferPointer) -> IOBuffer {
+        let buffer = take(bytes.count)
+        if let source = bytes.baseAddress { buffer.base.copyMemory(from: source, byteCount: bytes.count) }
+        return buffer
+    }
+
+    /// Takes the reference, and keeps the buffer for others unless somebody else holds it too: then its last holder
+    /// gives it back.
+    public func giveBack(_ buffer: inout IOBuffer?) {
+        let isLast = isKnownUniquelyReferenced(&buffer)
+        guard let given = buffer.take(), isLast else { return }
+        let index = BufferPool.sizeClass(given.capacity)
+        if index < shelves.count { shelves[index].free.append(given) }
+    }
+
+    /// Returns to the system what nobody has needed since the last call.
+    public func trim() {
+        for index in shelves.indices {
+            shelves[index].free.removeFirst(min(shelves[index].leastFree, shelves[index].free.count))
+            shelves[index].leastFree = shelves[index].free.count
+        }
     }
 }

@@ -25,12 +25,16 @@ public struct SlotTable<Value> {
 
     public subscript(name: UInt64) -> Value? {
         get { slot(of: name).flatMap { slots[$0] } }
+        set {
+            guard let slot = slot(of: name) else { preconditionFailure("nothing has the name \(name)") }
+            precondition(newValue != nil, "values are taken away by `remove`")
+            slots[slot] = newValue
+        }
     }
 
     /// Nil when nothing has this name any more.
     public mutating func remove(_ name: UInt64) -> Value? {
-        guard let slot = slot(of: name), let value = slots[slot] else { return nil }
-        slots[slot] = nil
+        guard let slot = slot(of: name), let value = slots[slot].take() else { return nil }
         generations[slot] &+= 1
         free.append(slot)
         return value
@@ -73,10 +77,15 @@ public struct PayloadTable {
     }
 
     /// Forgets the name and answers the buffer.
-    @discardableResult
     public mutating func remove(_ id: PayloadID) -> IOBuffer {
         guard let (buffer, _) = buffers.remove(id.rawValue) else { preconditionFailure("payload \(id) released twice") }
         bytes -= buffer.count
         return buffer
+    }
+
+    /// Forgets the name; the buffer is for others if nobody else holds it.
+    public mutating func release(_ id: PayloadID, to pool: BufferPool) {
+        var buffer: IOBuffer? = remove(id)
+        pool.giveBack(&buffer)
     }
 }

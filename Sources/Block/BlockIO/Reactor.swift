@@ -9,6 +9,12 @@ public protocol ReadyHandler: AnyObject {
     func ready(_ events: UInt32)
 }
 
+/// What has something left to do at the end of a round: to send what was queued meanwhile.
+public protocol RoundHandler: AnyObject {
+    /// Called once on the reactor's thread for each `Reactor.atEndOfRound`.
+    func roundEnds()
+}
+
 /// One thread with an epoll loop: the only place where the connections and cores of a block role live.
 ///
 /// Everything that belongs to it is called on its thread and needs no lock. Other threads hand work over with
@@ -41,8 +47,16 @@ public final class Reactor: @unchecked Sendable {
     private var alarms: [Alarm] = []
     private var alarmBodies: [UInt64: () -> Void] = [:]
     private var nextAlarm: UInt64 = 1
-    private var afterBatch: [() -> Void] = []
+    /// To be called at the end of this round; the second one is spare storage.
+    private var roundHandlers: [any RoundHandler] = []
+    private var endingHandlers: [any RoundHandler] = []
+    /// Handlers unwatched in this round: one of them may be running.
+    private var released: [Unmanaged<AnyObject>] = []
     private var thread = pthread_t()
+    /// Memory for what this reactor's connections and devices transfer.
+    public let buffers = BufferPool()
+    /// The reactor's io_uring, when it has one (`openDiskRing`).
+    public private(set) var diskRing: DiskRing?
 
     /// A reactor that is not running yet: call `start`.
     public init(name: String) throws(BlockIOError) {
@@ -60,6 +74,14 @@ public final class Reactor: @unchecked Sendable {
     deinit {
         close(doorbell)
         close(epoll)
+    }
+
+    /// Gives the reactor an io_uring; to be called before `start`.
+    /// - Returns: false when this kernel, or the sandbox of this process, has none.
+    public func openDiskRing() -> Bool {
+        precondition(mailbox.withLock { !$0.isStarted }, "a ring is opened before the reactor starts")
+        diskRing = DiskRing(buffers)
+        return diskRing != nil
     }
 
     /// Starts the thread. It keeps the reactor alive until `stop`.
@@ -139,12 +161,11 @@ public final class Reactor: @unchecked Sendable {
         _ = epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, nil)
         watches[Int(descriptor)] = nil
         // The handler may be running just now: let go of it after this round.
-        let keep = watch.keep
-        afterBatch.append { keep.release() }
+        released.append(watch.keep)
     }
 
-    /// Runs `body` once the current round of events is handled: the place to send what was queued meanwhile.
-    public func afterThisRound(_ body: @escaping () -> Void) { afterBatch.append(body) }
+    /// Calls `handler` once the current round of events is handled.
+    public func atEndOfRound(_ handler: any RoundHandler) { roundHandlers.append(handler) }
 
     /// Runs `body` after `delay`; answers an id for `cancel`.
     @discardableResult
@@ -175,6 +196,16 @@ public final class Reactor: @unchecked Sendable {
 
     private func run() {
         thread = pthread_self()
+        if let diskRing {
+            do throws(BlockIOError) {
+                guard diskRing.enable() else { throw .system(errno, "enable io_uring") }
+                try watch(diskRing.descriptor, EPOLLIN.rawValue, diskRing)
+            } catch { preconditionFailure("\(error)") }
+        }
+        every(.seconds(5)) { [buffers] in
+            buffers.trim()
+            return true
+        }
         var events = [epoll_event](repeating: epoll_event(), count: 128)
         var isRunning = true
         while isRunning {
@@ -193,23 +224,43 @@ public final class Reactor: @unchecked Sendable {
                 else { continue }
                 watch.handler.ready(events[index].events)
             }
-            let (jobs, stopped) = mailbox.withLock { mailbox in
+            // Completions interrupt the wait without an event of their own.
+            diskRing?.reap()
+            let (jobs, stopped) = mailbox.withLock { mailbox -> ([@Sendable () -> Void], Bool) in
+                guard !mailbox.jobs.isEmpty else { return ([], mailbox.isStopped) }
                 let jobs = mailbox.jobs
                 mailbox.jobs = []
                 return (jobs, mailbox.isStopped)
             }
             for job in jobs { job() }
             fireAlarms()
-            while !afterBatch.isEmpty {
-                let bodies = afterBatch
-                afterBatch = []
-                for body in bodies { body() }
-            }
+            endRound()
             isRunning = !stopped
         }
+        finish()
+    }
+
+    /// Sends first, since the other side of a replicated write has the longer way, then starts what the disk has to do.
+    private func endRound() {
+        while !roundHandlers.isEmpty {
+            swap(&roundHandlers, &endingHandlers)
+            for handler in endingHandlers { handler.roundEnds() }
+            endingHandlers.removeAll(keepingCapacity: true)
+        }
+        if let diskRing, !diskRing.submit() { after(.milliseconds(1)) {} }
+        if !released.isEmpty {
+            for keep in released { keep.release() }
+            released.removeAll(keepingCapacity: true)
+        }
+    }
+
+    private func finish() {
+        // The memory of unfinished reads must stay for as long as the kernel may write to it.
+        if let diskRing, !diskRing.drain() { _ = Unmanaged.passRetained(diskRing) }
         for watch in watches { watch?.keep.release() }
         watches = []
         alarmBodies = [:]
+        diskRing = nil
         mailbox.withLock { $0.isDone = true }
     }
 

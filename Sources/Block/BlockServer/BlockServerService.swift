@@ -19,6 +19,7 @@ public final class BlockServerService: Service {
         public var storagePool: String
         /// Files or raw disks.
         public var devices: [String]
+        public var engine = DeviceEngine.automatic
         /// The size in bytes of a device file that does not exist; nil: that is an error.
         public var deviceSize: UInt64?
 
@@ -79,6 +80,10 @@ private final class RunningServer: Sendable {
         let devices = try opener.open(configuration.devices, sizeWhenAbsent: configuration.deviceSize)
         (descriptor, address) = try configuration.listen.listen()
         reactor = try Reactor(name: "sds")
+        let hasRing = configuration.engine != .threads && reactor.openDiskRing()
+        if configuration.engine == .uring && !hasRing {
+            throw BlockIOError(.invalid, "io_uring is not to be had here")
+        }
         var core = ServerConfiguration(
             name: configuration.name, domainName: configuration.protectionDomain,
             address: configuration.advertise ?? address.description,
@@ -106,7 +111,8 @@ private final class RunningServer: Sendable {
                     "used.mebibytes": "\(device.store.usedUnits)",
                 ])
         }
-        logger.notice("server listens", metadata: ["address": "\(address)"])
+        logger.notice(
+            "server listens", metadata: ["address": "\(address)", "engine": hasRing ? "io_uring" : "threads"])
     }
 
     func start(refused: @escaping @Sendable (String) -> Void) {

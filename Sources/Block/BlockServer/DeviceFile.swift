@@ -13,27 +13,17 @@ enum DeviceOperation: Sendable {
     case punch(at: UInt64, length: UInt64)
 }
 
-/// A file or a raw disk used with direct I/O: worker threads for reads and writes, one thread that flushes.
+/// A file or a raw disk used with direct I/O, and its calls that block. `DeviceQueue` has those that do not.
 ///
-/// Flushes are grouped: one fdatasync answers every flush that waited when it began. After a failed write or flush
-/// nothing succeeds any more: what the kernel did with the pages of a failed flush is unknown (fail-stop).
+/// After a failed write or flush nothing succeeds any more: what the kernel did with the pages of a failed flush is
+/// unknown (fail-stop).
 final class DeviceFile: Sendable {
-    typealias Completion = @Sendable (BlockIOError?) -> Void
-
-    private struct FlushQueue {
-        var waiting: [Completion] = []
-        var isRunning = false
-    }
-
     let path: String
     /// Bytes.
     let size: UInt64
-    private let descriptor: Int32
+    let descriptor: Int32
     private let isRegularFile: Bool
-    private let workers: WorkerPool
-    private let flusher: WorkerPool
-    private let flushes = Mutex(FlushQueue())
-    private let failure = Mutex<BlockIOError?>(nil)
+    private let stopped = Mutex<BlockIOError?>(nil)
 
     /// Opens `path` for exclusive use. When it does not exist and `sizeWhenAbsent` is given, a sparse file of that size
     /// is made.
@@ -64,66 +54,32 @@ final class DeviceFile: Sendable {
         }
         size = bytes
         self.descriptor = descriptor
-        workers = WorkerPool(name: "sds-disk", threads: 3)
-        flusher = WorkerPool(name: "sds-flush", threads: 1)
     }
 
     deinit { close(descriptor) }
 
-    /// Ends the threads after the operations under way.
-    func stop() {
-        workers.stop()
-        flusher.stop()
-    }
+    /// Why the device takes nothing any more.
+    var failure: BlockIOError? { stopped.withLock { $0 } }
 
-    /// Starts an operation; `completion` comes on a thread of the device.
-    func submit(_ operation: DeviceOperation, completion: @escaping Completion) {
-        if case .flush = operation { return joinFlush(completion) }
-        workers.submit { [self] in completion(perform(operation)) }
-    }
-
-    private func joinFlush(_ completion: @escaping Completion) {
-        let mustStart = flushes.withLock { queue in
-            queue.waiting.append(completion)
-            defer { queue.isRunning = true }
-            return !queue.isRunning
-        }
-        if mustStart { flusher.submit { self.flushUntilNobodyWaits() } }
-    }
-
-    private func flushUntilNobodyWaits() {
-        while true {
-            let group = flushes.withLock { queue in
-                let group = queue.waiting
-                queue.waiting = []
-                if group.isEmpty { queue.isRunning = false }
-                return group
-            }
-            if group.isEmpty { return }
-            var result = failure.withLock { $0 }
-            if result == nil && fdatasync(descriptor) != 0 { result = stopWith(.system(errno, "flush \(path)")) }
-            for completion in group { completion(result) }
-        }
-    }
-
-    private func stopWith(_ error: BlockIOError) -> BlockIOError {
-        failure.withLock { failure in
-            if failure == nil { failure = error }
+    /// Stops the device for good; answers the error for the operation that failed.
+    func stop(_ number: Int32, _ doing: String) -> BlockIOError {
+        let error = BlockIOError.system(number, "\(doing) \(path)")
+        stopped.withLock { stopped in
+            if stopped == nil { stopped = error }
         }
         return error
     }
 
-    /// Does a read or a write on the calling thread. For the time before the device serves (label, recovery) also from
-    /// outside.
+    /// Does an operation on the calling thread, which waits.
     func perform(_ operation: DeviceOperation) -> BlockIOError? {
-        if let failure = failure.withLock({ $0 }) { return failure }
+        if let failure { return failure }
         switch operation {
         case .write(let offset, let buffer, let range):
             return write(buffer.base + range.lowerBound, range.count, at: offset)
         case .writeZeros(let offset, let length): return writeZeros(at: offset, length: length)
         case .read(let offset, let buffer): return read(into: buffer, at: offset)
         case .punch(let offset, let length): return punch(at: offset, length: length)
-        case .flush: return fdatasync(descriptor) == 0 ? nil : stopWith(.system(errno, "flush \(path)"))
+        case .flush: return fdatasync(descriptor) == 0 ? nil : stop(errno, "flush")
         }
     }
 
@@ -133,9 +89,7 @@ final class DeviceFile: Sendable {
             let written = pwrite(descriptor, base + done, count - done, off_t(offset) + off_t(done))
             if written < 0 && errno == EINTR { continue }
             // A short write of direct I/O means that the device is full or failing; the rest tells which.
-            guard written > 0 else {
-                return stopWith(.system(written < 0 ? errno : ENOSPC, "write \(path) at \(offset)"))
-            }
+            guard written > 0 else { return stop(written < 0 ? errno : ENOSPC, "write at \(offset) to") }
             done += written
         }
         return nil
@@ -158,7 +112,7 @@ final class DeviceFile: Sendable {
         while done < buffer.count {
             let count = pread(descriptor, buffer.base + done, buffer.count - done, off_t(offset) + off_t(done))
             if count < 0 && errno == EINTR { continue }
-            if count < 0 { return .system(errno, "read \(path) at \(offset)") }
+            if count < 0 { return .system(errno, "read at \(offset) from \(path)") }
             if count == 0 { return BlockIOError(.invalid, "read \(path) at \(offset): beyond its end") }
             done += count
         }
@@ -168,7 +122,7 @@ final class DeviceFile: Sendable {
     private func punch(at offset: UInt64, length: UInt64) -> BlockIOError? {
         if isRegularFile {
             if cbio_punch(descriptor, Int64(offset), Int64(length)) == 0 { return nil }
-            guard errno == EOPNOTSUPP else { return stopWith(.system(errno, "punch \(path) at \(offset)")) }
+            guard errno == EOPNOTSUPP else { return stop(errno, "punch at \(offset) in") }
         }
         return writeZeros(at: offset, length: Int(length))
     }

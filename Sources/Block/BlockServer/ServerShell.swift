@@ -7,18 +7,29 @@ import Logging
 ///
 /// Everything here runs on the reactor's thread. Events that arise while the core's actions are performed wait in a
 /// queue, so that the core is never entered twice.
-final class ServerShell: DataLinkOwner, @unchecked Sendable {
+final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
     // SAFETY: made before the reactor starts; used on its thread only from then on.
 
     /// Beyond this many payload bytes in work, clients' connections are read no further until half of it is done. Other
     /// servers' are: their clients are held back there, and waiting for each other would hold up both.
     private static let payloadBytesMax = 64 << 20
 
+    private struct DiskWork {
+        var device: DeviceID
+        var operation: DiskOperationID
+        /// Of a read: what is being filled, and the parts of it that are zeros.
+        var buffer: IOBuffer?
+        var holes: [Range<UInt32>] = []
+    }
+
     private let reactor: Reactor
     private let logger: Logger
     private var core: ServerCore
     private var actions: [ServerAction] = []
-    private let devices: [DeviceID: DeviceFile]
+    private let files: [DeviceID: DeviceFile]
+    private var devices: [DeviceID: DeviceQueue] = [:]
+    /// What the core asked of the devices, by the tag that they know.
+    private var diskWork = SlotTable<DiskWork>()
     private let managerLink: ManagerLink
     private var listener: Listener?
     private var links: [LinkID: DataLink] = [:]
@@ -38,7 +49,7 @@ final class ServerShell: DataLinkOwner, @unchecked Sendable {
         core: ServerCore, devices: [DeviceID: DeviceFile], managerLink: ManagerLink, on reactor: Reactor, logger: Logger
     ) {
         self.core = core
-        self.devices = devices
+        files = devices
         self.managerLink = managerLink
         self.reactor = reactor
         self.logger = logger
@@ -49,6 +60,7 @@ final class ServerShell: DataLinkOwner, @unchecked Sendable {
         listener = try Listener(descriptor, address: address, on: reactor) { [weak self] connection, peer in
             self?.accept(connection, peer: peer)
         }
+        for (id, file) in files { devices[id] = DeviceQueue(file, on: reactor, owner: self) }
         core.begin(into: &actions)
         performActions()
         managerLink.opened = { [weak self] in self?.handle(.managerConnected) }
@@ -139,7 +151,7 @@ final class ServerShell: DataLinkOwner, @unchecked Sendable {
             }
         } else {
             // Answers of servers carry no payload; one that does is dropped with its bytes.
-            if let payload { payloads.remove(payload) }
+            if let payload { payloads.release(payload, to: reactor.buffers) }
             handle(.answer(link.id, header))
         }
     }
@@ -172,7 +184,7 @@ final class ServerShell: DataLinkOwner, @unchecked Sendable {
         case .close(let id): links[id]?.close(reason: "closed by the protocol")
         case .connectPeer(let sds, let address): connect(sds, address)
         case .disk(let device, let operation, let request): start(request, device, operation)
-        case .release(let payload): payloads.remove(payload)
+        case .release(let payload): payloads.release(payload, to: reactor.buffers)
         case .notice(let notice): tell(notice)
         }
     }
@@ -194,9 +206,8 @@ final class ServerShell: DataLinkOwner, @unchecked Sendable {
     }
 
     private func start(_ request: DiskRequest, _ device: DeviceID, _ operation: DiskOperationID) {
-        guard let file = devices[device] else { preconditionFailure("operation on unknown device \(device)") }
-        var readBuffer: IOBuffer?
-        var holes: [Range<UInt32>] = []
+        guard let queue = devices[device] else { preconditionFailure("operation on unknown device \(device)") }
+        var asked = DiskWork(device: device, operation: operation)
         let work: DeviceOperation
         switch request {
         case .write(let offset, let slice):
@@ -204,32 +215,26 @@ final class ServerShell: DataLinkOwner, @unchecked Sendable {
             work = .write(at: offset, buffer, range)
         case .writeZeros(let offset, let length): work = .writeZeros(at: offset, length: Int(length))
         case .writeBytes(let offset, let bytes):
-            let buffer = bytes.withUnsafeBytes { IOBuffer(copying: $0) }
-            work = .write(at: offset, buffer, 0..<buffer.count)
-        case .read(let offset, let length, let zeroed):
-            let buffer = IOBuffer(count: Int(length))
-            readBuffer = buffer
-            holes = zeroed
+            let buffer = bytes.withUnsafeBytes { reactor.buffers.take(copying: $0) }
+            work = .write(at: offset, buffer, 0..<bytes.count)
+        case .read(let offset, let length, let holes):
+            let buffer = reactor.buffers.take(Int(length))
+            asked.buffer = buffer
+            asked.holes = holes
             work = .read(at: offset, buffer)
         case .flush: work = .flush
         case .punch(let offset, let length): work = .punch(at: offset, length: UInt64(length))
         }
-        let result = readBuffer
-        let zeroed = holes
-        file.submit(work) { [self] error in
-            reactor.perform { self.finished(device, operation, result, zeroed, error) }
-        }
+        queue.submit(work, tag: diskWork.insert(asked))
     }
 
-    private func finished(
-        _ device: DeviceID, _ operation: DiskOperationID, _ buffer: IOBuffer?, _ holes: [Range<UInt32>],
-        _ error: BlockIOError?
-    ) {
+    func ended(_ tag: UInt64, _ error: BlockIOError?) {
+        guard let work = diskWork.remove(tag) else { preconditionFailure("a device operation ended twice") }
         guard !isStopped else { return }
-        if let error { return handle(.disk(device, operation, .failed(reason: error.description))) }
-        guard let buffer else { return handle(.disk(device, operation, .done)) }
-        for hole in holes { buffer.zero(Int(hole.lowerBound)..<Int(hole.upperBound)) }
-        handle(.disk(device, operation, .read(payloads.insert(buffer))))
+        if let error { return handle(.disk(work.device, work.operation, .failed(reason: error.description))) }
+        guard let buffer = work.buffer else { return handle(.disk(work.device, work.operation, .done)) }
+        for hole in work.holes { buffer.zero(Int(hole.lowerBound)..<Int(hole.upperBound)) }
+        handle(.disk(work.device, work.operation, .read(payloads.insert(buffer))))
     }
 
     private func tell(_ notice: ServerNotice) {

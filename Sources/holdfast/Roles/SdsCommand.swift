@@ -9,6 +9,18 @@ import ServiceLifecycle
 struct SdsCommand: Role {
     static let configuration = CommandConfiguration(commandName: "sds", abstract: "Runs a block store server.")
 
+    enum Engine: String, ExpressibleByArgument, CaseIterable {
+        case auto, uring, threads
+
+        var engine: DeviceEngine {
+            switch self {
+            case .auto: .automatic
+            case .uring: .uring
+            case .threads: .threads
+            }
+        }
+    }
+
     @OptionGroup var managers: ManagerAddresses
 
     @Option(help: "Where clients and other servers connect.")
@@ -34,6 +46,9 @@ struct SdsCommand: Role {
         help: "Size of device files that do not exist yet, like 10g: they are made sparse.")
     var deviceSize: String?
 
+    @Option(help: "How devices are driven: auto (io_uring where there is one), uring or threads.")
+    var engine = Engine.auto
+
     func validate() throws {
         if devices.isEmpty { throw ValidationError("--device is required") }
         if let deviceSize, byteCount(deviceSize) == nil {
@@ -52,6 +67,7 @@ struct SdsCommand: Role {
             managers: try managers.addresses(), listen: address, name: name ?? hostName(),
             protectionDomain: protectionDomain, storagePool: storagePool, devices: devices)
         configuration.deviceSize = deviceSize.flatMap(byteCount)
+        configuration.engine = engine.engine
         if let advertise {
             guard let address = SocketAddress(advertise, defaultPort: 7072) else {
                 throw ValidationError("--advertise \(advertise) is no address")

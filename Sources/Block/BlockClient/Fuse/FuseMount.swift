@@ -7,7 +7,7 @@ public import Logging
 ///
 /// It exists for loop devices on top of its files: direct I/O, parallel writes on one file, 1 MiB requests. The
 /// protocol is that of linux/fuse.h (7.38); whatever a block device does not need answers ENOSYS.
-public final class FuseMount: ReadyHandler {
+public final class FuseMount: ReadyHandler, BlockRequestOwner {
     /// Requests in the kernel's background queue; its default of 12 would throttle a loop device.
     static let backgroundMax: UInt16 = 128
     static let transferMax = 1 << 20
@@ -38,6 +38,8 @@ public final class FuseMount: ReadyHandler {
     private var nodeByName: [String: UInt64] = [:]
     private var nextNode: UInt64 = 2
     private var input: IOBuffer
+    /// What the devices have under way: the header, and the bytes of a write.
+    private var requests = SlotTable<(header: fuse_in_header, written: UInt32)>()
     private var isOver = false
     /// Called on the reactor's thread when the kernel has ended the connection.
     public var ended: (() -> Void)?
@@ -284,10 +286,28 @@ public final class FuseMount: ReadyHandler {
             return fail(header, EINVAL)
         }
         guard count > 0 else { return answer(header) }
-        let slice = IOSlice(IOBuffer(count: count))
-        device.submit(.read(slice), at: argument.offset) { [self] error in
-            if error != 0 { return fail(header, error) }
-            answer(header, body: slice.bytes)
+        submit(.read(count: count), to: device, at: argument.offset, header)
+    }
+
+    private func submit(
+        _ operation: BlockOperation, to device: any BlockDeviceBackend, at offset: UInt64, _ header: fuse_in_header,
+        written: UInt32 = 0
+    ) {
+        device.submit(operation, at: offset, tag: requests.insert((header, written)), for: self)
+    }
+
+    public func ended(_ tag: UInt64, error: Int32, bytes: IOSlice?) {
+        guard let (header, written) = requests.remove(tag) else { preconditionFailure("a request ended twice") }
+        if error != 0 {
+            fail(header, error)
+        } else if let bytes {
+            answer(header, body: bytes.bytes)
+        } else if written > 0 {
+            var out = fuse_write_out()
+            out.size = written
+            answer(header, out)
+        } else {
+            answer(header)
         }
     }
 
@@ -306,16 +326,12 @@ public final class FuseMount: ReadyHandler {
         if count >= 64 << 10 {
             // Large: pass the buffer on and read the next request into another.
             slice = IOSlice(input, start: start, count: count)
-            input = IOBuffer(count: FuseMount.transferMax + 4096)
+            input = reactor.buffers.take(FuseMount.transferMax + 4096)
         } else {
-            slice = IOSlice(IOBuffer(copying: UnsafeRawBufferPointer(rebasing: input.bytes[start..<start + count])))
+            let bytes = UnsafeRawBufferPointer(rebasing: input.bytes[start..<start + count])
+            slice = IOSlice(reactor.buffers.take(copying: bytes))
         }
-        device.submit(.write(slice), at: argument.offset) { [self] error in
-            if error != 0 { return fail(header, error) }
-            var out = fuse_write_out()
-            out.size = argument.size
-            answer(header, out)
-        }
+        submit(.write(slice), to: device, at: argument.offset, header, written: argument.size)
     }
 
     private func allocate(_ header: fuse_in_header, _ node: Node?) {
@@ -336,9 +352,7 @@ public final class FuseMount: ReadyHandler {
 
     private func submit(_ header: fuse_in_header, _ node: Node?, _ operation: BlockOperation, at offset: UInt64) {
         guard let device = node?.device else { return fail(header, EIO) }
-        device.submit(operation, at: offset) { [self] error in
-            if error == 0 { answer(header) } else { fail(header, error) }
-        }
+        submit(operation, to: device, at: offset, header)
     }
 
     private func isAligned(_ offset: UInt64, _ count: UInt64, _ device: any BlockDeviceBackend) -> Bool {

@@ -2,7 +2,7 @@ import BlockIO
 import Logging
 
 /// One NBD client: negotiation, then requests, answered in the order in which they complete.
-final class NBDConnection: ByteSocketHandler {
+final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
     /// Requests and payload bytes that one connection may have under way; beyond them we stop reading from it.
     static let inFlightMax = 128
     static let inFlightBytesMax = 64 << 20
@@ -21,6 +21,8 @@ final class NBDConnection: ByteSocketHandler {
     private var inFlight = 0
     private var inFlightBytes = 0
     private var pendingWrite: NBD.Request?
+    /// Under way, with the bytes that each counts for.
+    private var requests = SlotTable<(request: NBD.Request, bytes: Int)>()
 
     init(_ server: NBDServer) { self.server = server }
 
@@ -179,7 +181,7 @@ final class NBDConnection: ByteSocketHandler {
             guard request.length <= NBD.transferMax else { return violation("a write of \(request.length) bytes") }
             guard request.length > 0 else { return finish(request, failure: .invalid) }
             pendingWrite = request
-            return socket.fill(IOBuffer(count: Int(request.length)))
+            return socket.fill(socket.reactor.buffers.take(Int(request.length)))
         }
         begin(command, request)
     }
@@ -196,8 +198,7 @@ final class NBDConnection: ByteSocketHandler {
         case .read:
             guard request.length <= NBD.transferMax else { return finish(request, failure: .overflow) }
             if let failure = refusal(request, isChange: false) { return finish(request, failure: failure) }
-            let slice = IOSlice(IOBuffer(count: Int(request.length)))
-            start(request, .read(slice), bytes: slice.count, reading: slice)
+            start(request, .read(count: Int(request.length)), bytes: Int(request.length))
         case .flush:
             // What it carries as its offset means nothing, and devices are promised offsets that they have.
             var request = request
@@ -224,25 +225,28 @@ final class NBDConnection: ByteSocketHandler {
         return nil
     }
 
-    private func start(_ request: NBD.Request, _ operation: BlockOperation, bytes: Int, reading: IOSlice? = nil) {
+    private func start(_ request: NBD.Request, _ operation: BlockOperation, bytes: Int) {
         inFlight += 1
         inFlightBytes += bytes
         if inFlight >= NBDConnection.inFlightMax || inFlightBytes >= NBDConnection.inFlightBytesMax {
             socket?.pauseReading()
         }
-        server.device.submit(operation, at: request.offset) { [self] error in
-            inFlight -= 1
-            inFlightBytes -= bytes
-            if error != 0 {
-                finish(request, failure: NBD.failure(errno: error))
-            } else if let reading {
-                finishRead(request, reading)
-            } else {
-                simpleReply(request.cookie, 0)
-            }
-            if inFlight < NBDConnection.inFlightMax / 2 && inFlightBytes < NBDConnection.inFlightBytesMax / 2 {
-                socket?.resumeReading()
-            }
+        server.device.submit(operation, at: request.offset, tag: requests.insert((request, bytes)), for: self)
+    }
+
+    func ended(_ tag: UInt64, error: Int32, bytes: IOSlice?) {
+        guard let (request, count) = requests.remove(tag) else { preconditionFailure("a request ended twice") }
+        inFlight -= 1
+        inFlightBytes -= count
+        if error != 0 {
+            finish(request, failure: NBD.failure(errno: error))
+        } else if let bytes {
+            finishRead(request, bytes)
+        } else {
+            simpleReply(request.cookie, 0)
+        }
+        if inFlight < NBDConnection.inFlightMax / 2 && inFlightBytes < NBDConnection.inFlightBytesMax / 2 {
+            socket?.resumeReading()
         }
     }
 
