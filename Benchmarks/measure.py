@@ -1,0 +1,251 @@
+#!/usr/bin/env python3
+"""Measures a block store and the disk below it with the same loads, one after the other.
+
+  measure.py load  --name NAME --to RESULTS --servers PIDS --client PIDS [--cases CASES] -- FIO ARGUMENTS
+  measure.py idle  --name NAME --to RESULTS --servers PIDS
+  measure.py pause --name NAME --to RESULTS --case CASE --signal NAME:PID (--nbd SOCKET | --rbd POOL/IMAGE)
+  measure.py table RESULTS STORE RAW
+
+`load` runs fio once per case. CPU is what /proc/PID/stat shows of the servers, of the client's process and of fio itself between
+the end of the ramp and the end of the run, divided by the I/Os of that time. `pause` writes 4 KiB at random places one after
+the other, sends the signal, and takes the longest time that one write needed. `table` prints STORE's results as ratios of RAW's.
+"""
+import argparse
+import glob
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+CASES = {
+    "randwrite-qd1": ("randwrite", "4k", 1, "4 KiB random write, depth 1"),
+    "randwrite-qd32": ("randwrite", "4k", 32, "4 KiB random write, depth 32"),
+    "randread-qd1": ("randread", "4k", 1, "4 KiB random read, depth 1"),
+    "randread-qd32": ("randread", "4k", 32, "4 KiB random read, depth 32"),
+    "write-qd8": ("write", "1m", 8, "1 MiB sequential write, depth 8"),
+    "read-qd8": ("read", "1m", 8, "1 MiB sequential read, depth 8"),
+}
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def descendants(roots):
+    """The processes and all that they have started."""
+    children = {}
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            with open(path) as stat:
+                parent = int(stat.read().rsplit(")", 1)[1].split()[1])
+            children.setdefault(parent, []).append(int(path.split("/")[2]))
+        except OSError:
+            continue
+    found, left = set(), list(roots)
+    while left:
+        process = left.pop()
+        if process not in found:
+            found.add(process)
+            left += children.get(process, [])
+    return found
+
+
+def cpu_seconds(processes):
+    total = 0
+    for process in processes:
+        try:
+            with open(f"/proc/{process}/stat") as stat:
+                fields = stat.read().rsplit(")", 1)[1].split()
+            total += int(fields[11]) + int(fields[12])
+        except OSError:
+            continue
+    return total / TICKS
+
+
+def resident_mib(processes):
+    """The sum over the processes, and the largest of them."""
+    sizes = []
+    for process in processes:
+        try:
+            with open(f"/proc/{process}/status") as status:
+                sizes += [int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS:")]
+        except OSError:
+            continue
+    return sum(sizes), max(sizes, default=0)
+
+
+def numbers(text):
+    return [int(part) for part in text.replace(",", " ").split()]
+
+
+def record(path, entry):
+    with open(path, "a") as results:
+        results.write(json.dumps(entry) + "\n")
+
+
+def load(options):
+    servers, client = descendants(numbers(options.servers)), numbers(options.client)
+    for case in options.cases.split(","):
+        kind, size, depth, _ = CASES[case]
+        command = [
+            "fio", "--name=load", "--thread", "--direct=1", f"--rw={kind}", f"--bs={size}", f"--iodepth={depth}",
+            f"--size={options.size}", "--time_based", f"--runtime={options.seconds}", "--ramp_time=1",
+            "--norandommap", "--randrepeat=0", "--output-format=json"] + options.fio
+        if options.sync and "write" in kind:
+            command.append("--sync=dsync")
+        fio = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(2)
+        began, cpu = time.monotonic(), [cpu_seconds(part) for part in (servers, client, [fio.pid])]
+        time.sleep(max(1, options.seconds - 2))
+        ended, after = time.monotonic(), [cpu_seconds(part) for part in (servers, client, [fio.pid])]
+        memory = resident_mib(servers)
+        output, errors = fio.communicate()
+        if fio.returncode != 0:
+            sys.exit(f"fio failed: {errors.strip()[-500:]}")
+        job = json.loads(output[output.index("{"):])["jobs"][0]
+        if job["error"] != 0:
+            sys.exit(f"{case}: fio ended with error {job['error']}")
+        direction = job["read" if "read" in kind else "write"]
+        per_io = [(late - early) / (ended - began) / direction["iops"] * 1e6 for early, late in zip(cpu, after)]
+        record(options.to, {
+            "name": options.name, "case": case, "iops": direction["iops"], "mb_s": direction["bw_bytes"] / 1e6,
+            "mean_us": direction["lat_ns"]["mean"] / 1e3,
+            "p99_us": direction["clat_ns"].get("percentile", {}).get("99.000000", 0) / 1e3,
+            "cpu_us": {"servers": per_io[0], "client": per_io[1], "fio": per_io[2]},
+            "resident_mib": memory[1]})
+
+
+def idle(options):
+    total, largest = resident_mib(descendants(numbers(options.servers)))
+    record(options.to, {"name": options.name, "case": options.case, "total_mib": total, "largest_mib": largest})
+
+
+class NBD:
+    """Just enough of a client to write one request after the other."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(90)
+        self.socket.connect(path)
+        self.take(16)
+        flags, = struct.unpack(">H", self.take(2))
+        self.socket.sendall(struct.pack(">I", flags & 3))
+        # EXPORT_NAME with the default export.
+        self.socket.sendall(struct.pack(">QII", 0x49484156454F5054, 1, 0))
+        self.size, _ = struct.unpack(">QH", self.take(10))
+        if not flags & 2:
+            self.take(124)
+
+    def take(self, count):
+        data = b""
+        while len(data) < count:
+            piece = self.socket.recv(count - len(data))
+            if not piece:
+                sys.exit("the NBD server hung up")
+            data += piece
+        return data
+
+    def write(self, offset, data):
+        self.socket.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 1, offset, offset, len(data)) + data)
+        _, error, _ = struct.unpack(">IIQ", self.take(16))
+        if error:
+            sys.exit(f"a write failed with error {error}")
+
+
+class RBD:
+    def __init__(self, name):
+        import rados
+        import rbd
+        pool, image = name.split("/")
+        self.cluster = rados.Rados(conffile=os.environ["CEPH_CONF"])
+        self.cluster.connect()
+        self.image = rbd.Image(self.cluster.open_ioctx(pool), image)
+        self.size = self.image.size()
+
+    def write(self, offset, data):
+        self.image.write(data, offset)
+
+
+def pause(options):
+    target = NBD(options.nbd) if options.nbd else RBD(options.rbd)
+    name, process = options.signal.split(":")
+    blocks, data = min(target.size, 1 << 30) // 4096, os.urandom(4096)
+    began = last = time.monotonic()
+    struck, longest, usual = None, 0, 0
+    while struck is None or last - struck < options.seconds:
+        if struck is None and last - began > 2:
+            os.kill(int(process), getattr(signal, "SIG" + name))
+            struck = time.monotonic()
+        target.write(random.randrange(blocks) * 4096, data)
+        now = time.monotonic()
+        if struck is None:
+            usual = max(usual, now - last)
+        else:
+            longest = max(longest, now - last)
+        last = now
+    record(options.to, {"name": options.name, "case": options.case, "pause_s": longest, "usual_s": usual})
+
+
+def table(options):
+    with open(options.results) as lines:
+        results = [json.loads(line) for line in lines]
+
+    def mean(name, case, *keys):
+        found = []
+        for entry in results:
+            if entry["name"] == name and entry["case"] == case:
+                for key in keys:
+                    entry = entry[key]
+                found.append(entry)
+        return sum(found) / len(found) if found else None
+
+    store, raw = options.store, options.raw
+    print(f"{'':34}{store + ' IOPS':>16}{raw + ' IOPS':>12}{'ratio':>7}{'mean us':>9}{'p99 us':>9}"
+          f"{'raw mean':>10}{'raw p99':>9}{'servers':>9}{'client':>8}{'fio':>7}  CPU us per I/O")
+    for case, (_, size, _, title) in CASES.items():
+        ours, theirs = mean(store, case, "iops"), mean(raw, case, "iops")
+        if ours is None or theirs is None:
+            continue
+        cpu = [mean(store, case, "cpu_us", part) for part in ("servers", "client", "fio")]
+        print(f"{title:34}{ours:16,.0f}{theirs:12,.0f}{ours / theirs:7.2f}{mean(store, case, 'mean_us'):9,.0f}"
+              f"{mean(store, case, 'p99_us'):9,.0f}{mean(raw, case, 'mean_us'):10,.0f}{mean(raw, case, 'p99_us'):9,.0f}"
+              f"{cpu[0]:9,.0f}{cpu[1]:8,.0f}{cpu[2]:7,.0f}")
+    for entry in results:
+        if entry["name"] != store:
+            continue
+        if "largest_mib" in entry:
+            print(f"memory of the largest server process, {entry['case']}: {entry['largest_mib']:.0f} MiB resident")
+        if "pause_s" in entry:
+            print(f"longest write, {entry['case']}: {entry['pause_s']:.2f} s (before: {entry['usual_s']:.2f} s)")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+
+    def command(function, **arguments):
+        made = commands.add_parser(function.__name__)
+        made.set_defaults(function=function)
+        for flag, settings in arguments.items():
+            made.add_argument("--" + flag, **settings)
+        return made
+
+    shared = {"name": {"required": True}, "to": {"required": True}}
+    made = command(
+        load, **shared, servers={"default": ""}, client={"default": ""}, cases={"default": ",".join(CASES)},
+        seconds={"type": int, "default": 10}, size={"default": "1g"}, sync={"action": "store_true"})
+    made.add_argument("fio", nargs="*")
+    command(idle, **shared, servers={"required": True}, case={"default": "idle"})
+    command(
+        pause, **shared, case={"required": True}, signal={"required": True}, nbd={}, rbd={},
+        seconds={"type": float, "default": 8})
+    made = command(table)
+    for name in ("results", "store", "raw"):
+        made.add_argument(name)
+    options = parser.parse_args()
+    options.function(options)
+
+
+main()
