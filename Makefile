@@ -7,7 +7,7 @@ NODES := 4
 HOLDFAST := .build/debug/holdfast
 IMAGE := .build/redis.tar
 
-.PHONY: setup build test format lint protos demo demo-down bench release
+.PHONY: setup build test format lint protos demo demo-down torture bench release
 
 setup:
 	@scripts/setup
@@ -51,6 +51,10 @@ demo: build
 demo-down:
 	@if [ -e $(LAB)/lab.json ]; then $(HOLDFAST) lab down --dir $(LAB); fi
 	rm -rf --one-file-system $(LAB)
+
+torture: build
+	@$(MAKE) --no-print-directory $(IMAGE)
+	scripts/torture $(HOLDFAST) $(LAB)-torture $(IMAGE)
 
 bench: release
 	@$(MAKE) --no-print-directory $(IMAGE)

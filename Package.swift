@@ -139,7 +139,9 @@ let block: [Target] = [
 ]
 
 let top: [Target] = [
-    room("Lab", in: "", ["Base", "LinuxOS", "CLinux", "HTTPKit", nioHTTP1, logging, yams]),
+    room(
+        "Lab", in: "",
+        ["Base", "LinuxOS", "CLinux", "HTTPKit", "CBlockIO", "BlockIO", "BlockClient", nioHTTP1, logging, yams]),
     .executableTarget(
         name: "holdfast",
         dependencies: [

@@ -19,6 +19,8 @@ public struct Lab: Sendable {
         /// Runs every role as a process of its own instead of one process for all of a machine.
         public var separatesRoles = false
         public var runsDocker = true
+        /// Disks that lose at a power loss what was not flushed.
+        public var hasVolatileDisks = false
         /// Real ZooKeeper, masters, Marathons and managers on the first three machines (the white paper's Table 2)
         /// instead of one of each with an embedded store.
         public var usesZooKeeper = false
@@ -67,7 +69,7 @@ public struct Lab: Sendable {
                 index: plan.index, executable: plan.executable,
                 runsDocker: plan.runsDocker && isInstalled("dockerd"), images: plan.images,
                 nodeTemplate: plan.nodeTemplate, settings: plan.settings, usesZooKeeper: plan.usesZooKeeper,
-                separatesRoles: plan.separatesRoles,
+                separatesRoles: plan.separatesRoles, hasVolatileDisks: plan.hasVolatileDisks,
                 nodes: (1...plan.nodes).map { .init(number: $0, initProcess: nil) })
             guard !plan.usesZooKeeper || access(ZooKeeperServer.program, X_OK) == 0 else {
                 throw LabError(
@@ -168,7 +170,8 @@ public struct Lab: Sendable {
         try await writeNodeFile(number, lab)
         try await Machine.Description(
             number: number, name: lab.name(of: number), directory: directory, executable: lab.executable,
-            runsDocker: lab.runsDocker, zooKeeper: lab.zooKeeper(of: number, directory: directory),
+            runsDocker: lab.runsDocker, hasVolatileDisk: lab.hasVolatileDisks,
+            zooKeeper: lab.zooKeeper(of: number, directory: directory),
             dockerNetwork: "172.\(20 + number % 200).0.1/24",
             cgroup: cgroup(of: number, in: lab)
         ).write(to: "\(directory)/machine.json")

@@ -25,7 +25,7 @@ public struct LabError: CodedError {
 
 /// What a lab is, as its directory keeps it (`lab.json`) between invocations.
 public struct LabState: Codable, Sendable {
-    public static let version = 1
+    public static let version = 2
 
     public struct Node: Codable, Sendable {
         /// Counted from 1.
@@ -71,6 +71,8 @@ public struct LabState: Codable, Sendable {
     public var usesZooKeeper = false
     /// Every role is a process of its own.
     public var separatesRoles = false
+    /// The storage servers' devices lose at a power loss what was not flushed.
+    public var hasVolatileDisks = false
     public var nodes: [Node]
     public var cuts: [Cut] = []
 }

@@ -14,6 +14,8 @@ public struct Machine: Sendable {
         var directory: String
         var executable: String
         var runsDocker: Bool
+        /// The storage server's device is in `disk/device`, served by a `VolatileDisk`.
+        var hasVolatileDisk: Bool
         var zooKeeper: ZooKeeperServer?
         /// The address of Docker's own bridge.
         var dockerNetwork: String
@@ -51,6 +53,14 @@ public struct Machine: Sendable {
             if let zooKeeper = description.zooKeeper {
                 try await zooKeeper.prepare()
                 group.addTask { try await supervise("zookeeper", zooKeeper.command, log: "zookeeper.log") }
+            }
+            if description.hasVolatileDisk {
+                let disk = "\(description.directory)/disk"
+                let command = [description.executable, "lab-disk", "\(description.directory)/sds.device", disk]
+                group.addTask { try await supervise("lab-disk", command, log: "disk.log") }
+                try await poll("the disk", until: .now + .seconds(20)) {
+                    access("\(disk)/device", F_OK) == 0 ? true : nil
+                }
             }
             group.addTask {
                 try await supervise(

@@ -114,6 +114,8 @@ public enum NodeTemplate {
 
         """
 
+    /// An agent hears of another leading master through ZooKeeper: within the time that masters wait for agents, even when
+    /// its own ZooKeeper server died with the former one.
     private static func every(_ lab: LabState) -> String {
         """
           sds:
@@ -131,6 +133,7 @@ public enum NodeTemplate {
             config: /etc/rexray/config.yml
           agent:
             master: \(lab.usesZooKeeper ? "zk://${ZOOKEEPER}/mesos" : "${FIRST}:5050")
+            zk_session_timeout: 2secs
             ip: ${ADDRESS}
             hostname: ${ADDRESS}
             work_dir: ${DIR}/agent

@@ -12,7 +12,8 @@ struct Holdfast: AsyncParsableCommand {
         subcommands: [
             MasterCommand.self, AgentCommand.self, MarathonCommand.self, VolumesCommand.self,
             MdmCommand.self, SdsCommand.self, SdcCommand.self, NodeCommand.self,
-            DevCommand.self, LabCommand.self, StoreCommand.self, LabInitCommand.self,
+            DevCommand.self, LabCommand.self, StoreCommand.self, LabInitCommand.self, LabDiskCommand.self,
+            LabLoadCommand.self,
             RexrayCommand.self, ScliCommand.self, DrvCfgCommand.self,
         ])
 

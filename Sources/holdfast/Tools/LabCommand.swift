@@ -10,7 +10,7 @@ struct LabCommand: AsyncParsableCommand {
         subcommands: [
             Up.self, Down.self, Status.self, Kill.self, Start.self, Crash.self, Pause.self, Resume.self, Partition.self,
             Heal.self, Exec.self,
-            LabDemoCommand.self,
+            LabDemoCommand.self, LabTortureCommand.self,
         ])
 
     struct Options: ParsableArguments {
@@ -35,6 +35,7 @@ struct LabCommand: AsyncParsableCommand {
         var nodeConfig: String?
         @Option(help: "A flag of a role on every machine, as ROLE.FLAG=VALUE.") var set: [String] = []
         @Flag(help: "Every role is a process of its own.") var separateRoles = false
+        @Flag(help: "Disks that lose at a power loss what was not flushed.") var volatileDisks = false
         @Option(help: "An image for every machine's Docker, as NAME=TARBALL.") var image: [String] = []
         @Option(
             help: ArgumentHelp(
@@ -54,6 +55,7 @@ struct LabCommand: AsyncParsableCommand {
             if let nodeConfig { plan.nodeTemplate = try await offPool { try readText(nodeConfig) } }
             plan.tools = MultiCall.tools.keys.sorted() + ["holdfast"]
             plan.separatesRoles = separateRoles
+            plan.hasVolatileDisks = volatileDisks
             plan.usesZooKeeper = store == .zookeeper
             plan.settings = try set.map { entry in
                 let parts = entry.split(separator: "=", maxSplits: 1).map(String.init)
@@ -204,6 +206,20 @@ func printStep(_ step: String, since start: ContinuousClock.Instant) {
     let text = "\(Double(Int(tenths)) / 10)"
     print("\(String(repeating: " ", count: max(0, 6 - text.count)))\(text) s  \(step)")
     fflush(nil)
+}
+
+/// The disk of a lab's machine; started by its first process only.
+struct LabDiskCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "lab-disk", abstract: "The disk of a lab's machine.", shouldDisplay: false)
+
+    @Argument(help: "The file that holds what was flushed.") var file: String
+    @Argument(help: "Where the disk is shown, as \"device\".") var directory: String
+    @Option(help: "Bytes.") var size: UInt64 = 10 << 30
+
+    func run() async throws {
+        try await VolatileDisk.serve(file, size: size, in: directory, logger: Logger(label: "lab-disk"))
+    }
 }
 
 /// The first process of a lab's machine; started by the lab only.
