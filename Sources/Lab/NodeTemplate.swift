@@ -122,7 +122,7 @@ public enum NodeTemplate {
             name: ${NAME}
             mdm: ${MANAGERS}
             listen: ${ADDRESS}:7072
-            device: ${DIR}/sds.device
+            device: ${DIR}/\(lab.hasVolatileDisks ? "disk/device" : "sds.device")
             device-size: 10g
           sdc:
             name: ${NAME}

@@ -1,0 +1,138 @@
+import Base
+import HTTPKit
+import LinuxOS
+import Synchronization
+
+/// A lab under load while everything in it fails, and a judgement of all that was acknowledged.
+///
+/// Volumes are used raw, with ext4 and with xfs, and by a Redis that Marathon keeps running; one fault follows another,
+/// the same ones for the same seed. At the end all is healed, every load looks at its volume from another machine, and the
+/// filesystems are checked.
+public struct Torture: Sendable {
+    private let lab: Lab
+    private let report: StepReport
+    private let cluster: ClusterView
+    private let nodes: [Int]
+    private let leaders: [Int]
+    private let seed: UInt64
+
+    /// Two copies are back within this time when nothing fails any more.
+    private static let recoveryMax = Duration.seconds(180)
+
+    /// - Parameter lab: one that is up, of at least four machines, with every role a process of its own.
+    public init(_ lab: Lab, seed: UInt64, report: StepReport = StepReport()) throws(LabError) {
+        let state = try lab.state()
+        guard state.nodes.count >= 4, state.separatesRoles else {
+            throw LabError(.state, "The torture needs four machines and --separate-roles.")
+        }
+        self.lab = lab
+        self.seed = seed
+        self.report = report
+        nodes = state.nodes.map(\.number)
+        leaders = state.leaders
+        cluster = ClusterView(
+            controls: state.leaders.map(state.address), password: NodeTemplate.gatewayPassword)
+    }
+
+    /// - Throws: `ScenarioFailure` when anything acknowledged is lost, or the lab does not become whole again.
+    public func run(for duration: Duration) async throws {
+        report.title("Torture for \(duration), seed \(seed)")
+        let loads = [
+            TortureLoad(.registers(count: 512), volume: "raw-one", in: lab, on: nodes[1], seed: seed),
+            TortureLoad(.registers(count: 8192), volume: "raw-two", in: lab, on: nodes[2], seed: seed &+ 1000),
+            TortureLoad(.files(filesystem: "ext4"), volume: "ext4-one", in: lab, on: nodes[0], seed: seed &+ 2000),
+            TortureLoad(.files(filesystem: "xfs"), volume: "xfs-one", in: lab, on: nodes[3], seed: seed &+ 3000),
+        ]
+        let redis = TortureRedis(cluster: cluster)
+        try await report.step("volumes made, Redis deployed") {
+            for load in loads { try await load.create() }
+            try await redis.deploy()
+        }
+        let faults = TortureTally()
+        try await underLoad(loads, redis, faults, until: .now + duration)
+        try await report.step("everything healed, two copies of all") { try await recover() }
+        for load in loads {
+            let place = nodes.first { $0 != load.node } ?? nodes[0]
+            try await report.step("\(load.volume) verified on node\(place)") { try await load.verify(on: place) }
+        }
+        try await report.step("Redis has every acknowledged key") { try await redis.verify() }
+        report.title("Survived")
+        for (kind, count) in faults.counts { report.say("\(count) x \(kind)") }
+        for load in loads { report.say(load.summary) }
+        report.say(redis.summary)
+    }
+
+    private func underLoad(
+        _ loads: [TortureLoad], _ redis: TortureRedis, _ faults: TortureTally, until end: ContinuousClock.Instant
+    ) async throws {
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for load in loads { group.addTask { try await load.run(among: nodes) } }
+            group.addTask { try await redis.run() }
+            group.addTask {
+                var plan = TorturePlan(seed: seed, nodes: nodes, leaders: Set(leaders), spared: [])
+                while ContinuousClock.now < end {
+                    let fault = plan.next()
+                    try await suffer(fault, faults)
+                    try await Task.sleep(for: plan.quiet())
+                }
+            }
+            // The faults end the work; anything else that ends is a failure, and has thrown.
+            try await group.next()
+            group.cancelAll()
+            while let result = await group.nextResult() {
+                if case .failure(let error) = result, !(error is CancellationError) { throw error }
+            }
+        }
+    }
+
+    private func suffer(_ fault: TortureFault, _ faults: TortureTally) async throws {
+        // A second machine must not go before the first one's copies are made anew: that would be one failure too many for
+        // two copies.
+        if fault.takesMachine { try await recover() }
+        try await report.step("\(fault)") {
+            do {
+                try await cause(fault)
+                faults.count(fault.kind)
+            } catch let error as LabError where error.code == .state {
+                // A process that is just being started again cannot be killed.
+                report.say("(\(error.message))")
+            }
+        }
+    }
+
+    private func cause(_ fault: TortureFault) async throws {
+        switch fault {
+        case .crash(let node, let role): try await lab.crash("node\(node)", role: role)
+        case .pause(let node, let role, let time):
+            try await lab.pause("node\(node)", role: role)
+            try await Task.sleep(for: time)
+            try await lab.resume("node\(node)", role: role)
+        case .powerLoss(let node, let time):
+            try await lab.kill("node\(node)")
+            try await Task.sleep(for: time)
+            try await lab.start("node\(node)")
+        case .cut(let one, let other, let oneWay, let time):
+            try await lab.partition("node\(one)", from: "node\(other)", oneWay: oneWay)
+            try await Task.sleep(for: time)
+            try await lab.heal()
+        case .isolation(let node, let time):
+            try await lab.partition("node\(node)", from: "all")
+            try await Task.sleep(for: time)
+            try await lab.heal()
+        }
+    }
+
+    private func recover() async throws {
+        _ = try await until("two copies", deadline: Self.recoveryMax, interval: .milliseconds(500)) { () -> Bool? in
+            guard try await cluster.connectedServers().count == nodes.count else { return nil }
+            return try await cluster.hasTwoCopies() ? true : nil
+        }
+    }
+}
+
+/// How often each kind of fault struck.
+private final class TortureTally: Sendable {
+    private let tally = Mutex<[String: Int]>([:])
+    func count(_ kind: String) { tally.withLock { $0[kind, default: 0] += 1 } }
+    var counts: [(String, Int)] { tally.withLock { $0.sorted { $0.key < $1.key } } }
+}

@@ -1,0 +1,80 @@
+import Testing
+
+@testable import Lab
+
+/// What the torture's judges let pass and what they notice.
+@Suite struct LedgerTests {
+    private func judge(_ lines: [String]) throws -> RegisterLedger {
+        var ledger = RegisterLedger()
+        for line in lines { try ledger.take(Substring(line)) }
+        return ledger
+    }
+
+    @Test func whatWasAcknowledgedMustBeRead() throws {
+        let ledger = try judge(["b", "r 1 0", "w 1 7", "a 1 7", "r 1 7", "w 1 8", "a 1 8", "r 1 8"])
+        #expect(ledger.acknowledged == 2 && ledger.verified == 3 && ledger.failed == 0)
+        for found in [0, 7, 9] {
+            #expect(throws: ScenarioFailure.self) {
+                try judge(["b", "w 1 7", "a 1 7", "w 1 8", "a 1 8", "r 1 \(found)"])
+            }
+        }
+        #expect(throws: ScenarioFailure.self) { try judge(["b", "r 2 5"]) }
+        #expect(throws: ScenarioFailure.self) { try judge(["b", "! block 1 is torn, or another's"]) }
+    }
+
+    @Test func whatWasUnderWayMayHaveHappenedUntilItIsSeen() throws {
+        let dead = ["b", "w 1 7", "a 1 7", "w 1 8", "b"]
+        for found in [7, 8] {
+            _ = try judge(dead + ["r 1 \(found)"])
+            // The other outcome is over with the first look.
+            #expect(throws: ScenarioFailure.self) { try judge(dead + ["r 1 \(found)", "r 1 \(15 - found)"]) }
+        }
+        let failed = try judge(["b", "w 1 7", "e 1 7 5", "r 1 0", "r 1 7"])
+        #expect(failed.failed == 1)
+    }
+
+    @Test func whatWasNotLookedAtIsCounted() throws {
+        let ledger = try judge(["b", "w 1 7", "a 1 7", "w 2 8", "a 2 8", "b", "r 1 7"])
+        #expect(ledger.unverified == 1)
+    }
+
+    private func judgeFiles(_ lines: [String]) throws -> FileLedger {
+        var ledger = FileLedger()
+        for line in lines { try ledger.take(Substring(line)) }
+        return ledger
+    }
+
+    private static let made = ["b", "z", "n a 1 10", "d a 1 10", "s a 1 20"]
+
+    @Test func stableRecordsMustBeFound() throws {
+        for count in [20, 25] {
+            #expect(try judgeFiles(Self.made + ["b", "f a 1 \(count)", "z"]).verified == 1)
+        }
+        for found in [["f a 1 19"], ["f a 2 20"], []] {
+            #expect(throws: ScenarioFailure.self) { try judgeFiles(Self.made + ["b"] + found + ["z"]) }
+        }
+    }
+
+    @Test func aReplacementIsThereOrNot() throws {
+        for found in ["f a 1 20", "f a 2 5"] { _ = try judgeFiles(Self.made + ["n a 2 5", "b", found, "z"]) }
+        #expect(throws: ScenarioFailure.self) { try judgeFiles(Self.made + ["n a 2 5", "b", "f a 2 4", "z"]) }
+        #expect(throws: ScenarioFailure.self) {
+            try judgeFiles(Self.made + ["n a 2 5", "d a 2 5", "b", "f a 1 20", "z"])
+        }
+    }
+
+    @Test func aRemovalIsDoneOrNot() throws {
+        for found in [["f a 1 20"], []] { _ = try judgeFiles(Self.made + ["u a", "b"] + found + ["z"]) }
+        #expect(throws: ScenarioFailure.self) { try judgeFiles(Self.made + ["u a", "x a", "b", "f a 1 20", "z"]) }
+    }
+
+    @Test func theSameSeedChoosesTheSameFaults() {
+        func faults(_ seed: UInt64) -> [TortureFault] {
+            var plan = TorturePlan(seed: seed, nodes: [1, 2, 3, 4], leaders: [1, 2, 3], spared: [4])
+            return (0..<200).map { _ in plan.next() }
+        }
+        #expect(faults(1) == faults(1) && faults(1) != faults(2))
+        #expect(Set(faults(1).map(\.kind)).count >= 12)
+        #expect(faults(1).allSatisfy { if case .powerLoss(4, _) = $0 { false } else { true } })
+    }
+}
