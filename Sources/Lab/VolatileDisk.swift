@@ -43,12 +43,14 @@ public final class VolatileDisk: BlockDeviceBackend {
         withExtendedLifetime(mount) {}
     }
 
-    public func submit(_ operation: BlockOperation, at offset: UInt64, completion: @escaping (Int32) -> Void) {
+    public func submit(_ operation: BlockOperation, at offset: UInt64, tag: UInt64, for owner: any BlockRequestOwner) {
         switch operation {
-        case .read(let slice): completion(read(slice, at: offset))
-        case .write(let slice): completion(write(slice, at: offset))
-        case .flush: completion(writeOn { _ in true })
-        case .trim(let count), .zeroes(let count): completion(zero(offset, count))
+        case .read(let count):
+            let bytes = IOSlice(IOBuffer(count: count))
+            owner.ended(tag, error: read(bytes, at: offset), bytes: bytes)
+        case .write(let slice): owner.ended(tag, error: write(slice, at: offset), bytes: nil)
+        case .flush: owner.ended(tag, error: writeOn { _ in true }, bytes: nil)
+        case .trim(let count), .zeroes(let count): owner.ended(tag, error: zero(offset, count), bytes: nil)
         }
     }
 
