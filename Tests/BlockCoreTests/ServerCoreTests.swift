@@ -78,7 +78,7 @@ private struct ServerBench {
             case .send(let link, let header, _): sent.append((link, header))
             case .disk(_, let id, let request): disk.append((id, request))
             case .release(let payload): released.append(payload)
-            case .notice, .close, .connectPeer: break
+            case .notice, .close, .connectPeer, .sendBytes: break
             }
         }
     }

@@ -7,10 +7,12 @@ struct MemoryDevice {
     var bytes: [UInt8]
     var completions: [UnitStore.Completion] = []
     var flushes = 0
+    let hotUnitsMax: Int
 
     static let device = DeviceID(rawValue: 2)
 
-    init(units: UInt32 = 4, logBlocks: UInt32 = 3) throws {
+    init(units: UInt32 = 4, logBlocks: UInt32 = 3, hotUnitsMax: Int = 100) throws {
+        self.hotUnitsMax = hotUnitsMax
         let label = DeviceLabel(
             sds: SdsID(rawValue: 1), device: MemoryDevice.device, capacityUnits: units, logBlocks: logBlocks)
         bytes = [UInt8](repeating: 0, count: Int(label.layout.end))
@@ -23,7 +25,8 @@ struct MemoryDevice {
 
     mutating func reopen() throws {
         let label = try DeviceLabel(device: Array(bytes[..<(128 << 10)]))
-        let opened = try UnitStore.open(label, metadata: Array(bytes[..<Int(label.layout.data)]))
+        let opened = try UnitStore.open(
+            label, metadata: Array(bytes[..<Int(label.layout.data)]), hotUnitsMax: hotUnitsMax)
         store = opened.store
         for (offset, content) in opened.writes {
             bytes.replaceSubrange(Int(offset)..<Int(offset) + content.count, with: content)
@@ -55,10 +58,12 @@ struct MemoryDevice {
         for position in Int(at)..<Int(at) + Int(length) { bytes[position] = byte }
     }
 
-    mutating func write(_ key: UnitKey, _ range: BlockRange, byte: UInt8) -> UnitStore.Start {
+    mutating func write(
+        _ key: UnitKey, _ range: BlockRange, byte: UInt8, epoch: UInt64 = 1
+    ) -> UnitStore.Start {
         var requests: UnitStore.Requests = []
         let slice = PayloadSlice(payload: PayloadID(rawValue: UInt64(byte)), offset: 0, length: range.length)
-        let start = store.write(UInt64(byte), key, range, slice, combEpoch: 1, &requests)
+        let start = store.write(UInt64(byte), key, range, slice, combEpoch: epoch, &requests)
         carryOut(requests)
         return start
     }

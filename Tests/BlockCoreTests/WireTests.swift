@@ -26,11 +26,11 @@ import Testing
         return header
     }
 
-    /// The bytes of version 1, as docs/formats/volume-wire.md lays them out.
+    /// The bytes of version 2, as docs/formats/volume-wire.md lays them out.
     @Test func dataHeaderLayout() throws {
         let bytes = header().encoded()
         #expect(bytes.count == 80)
-        #expect(Array(bytes[0..<8]) == [0x46, 0x4C, 0x44, 0x48, 1, 3, 8, 0])
+        #expect(Array(bytes[0..<8]) == [0x46, 0x4C, 0x44, 0x48, 2, 3, 8, 0])
         #expect(bytes[8] == 7 && bytes[24] == 0xCD && bytes[32] == 3 && bytes[48] == 11 && bytes[56] == 12)
         let decoded = try bytes.withUnsafeBytes { try DataHeader(decoding: $0) }
         #expect(decoded == header())

@@ -13,6 +13,8 @@ import Testing
         1015, 1019, 1028,  // the same
         1043, 2051,  // I/O on a volume's new units failed at servers that had not heard yet that it grew
         2164,  // a write sent again was applied a second time over a later one
+        1_795_875_672_909,  // a device with as many hot units as may be took no others, and its rebuild never ended
+        1_795_875_672_958,  // a server that introduced itself while a commit was slow was declared down by the next one
         300_430,  // a read between two writes sent again saw what was before the second, which had been seen already
     ]
 
@@ -29,24 +31,34 @@ import Testing
         #expect(first.digest != Simulation(SimulationOptions(seed: 78)).run().digest)
     }
 
-    /// New seeds for as long as HOLDFAST_SIM_SECONDS says (default 5), beginning at HOLDFAST_SIM_SEED or at the clock.
-    @Test func newSeeds() {
+    /// New seeds for as long as HOLDFAST_SIM_SECONDS says (default 5), beginning at HOLDFAST_SIM_SEED or at the clock. The
+    /// history of one that fails goes to the file that HOLDFAST_SIM_TRACE names.
+    @Test func newSeeds() throws {
         let environment = ProcessInfo.processInfo.environment
         let seconds = environment["HOLDFAST_SIM_SECONDS"].flatMap(Double.init) ?? 5
         let now = Date().timeIntervalSince1970
         var seed = environment["HOLDFAST_SIM_SEED"].flatMap(UInt64.init) ?? UInt64(now * 1000)
         let end = now + seconds
-        var runs = 0
+        var (runs, resyncs, copies) = (0, 0, 0)
         while Date().timeIntervalSince1970 < end || runs == 0 {
             let report = Simulation(SimulationOptions(seed: seed)).run()
             if let failure = report.failure {
+                if let path = environment["HOLDFAST_SIM_TRACE"] {
+                    let again = Simulation(SimulationOptions(seed: seed, keepsTrace: true))
+                    _ = again.run()
+                    try again.trace.joined(separator: "\n").write(toFile: path, atomically: true, encoding: .utf8)
+                }
                 Issue.record("seed \(seed): \(failure) (replay with HOLDFAST_SIM_SEED=\(seed) HOLDFAST_SIM_SECONDS=0)")
                 return
             }
             runs += 1
             seed += 1
+            resyncs += report.copies.resyncs
+            copies += report.copies.full
         }
-        print("simulator: \(runs) new seeds, the last one \(seed - 1)")
+        print(
+            "simulator: \(runs) new seeds, the last one \(seed - 1); \(resyncs) copies brought up to date,"
+                + " \(copies) made anew")
     }
 
     struct BrokenRule: CustomTestStringConvertible {
@@ -68,6 +80,11 @@ import Testing
         BrokenRule(name: "9: a stale copy is promoted", rule: .neverPromoteStale, seeds: 40),
         BrokenRule(name: "re-map without proof", rule: .remapWaitsForProof, seeds: 40),
         BrokenRule(name: "acknowledged means flushed", rule: .flushBeforeAcknowledgement, seeds: 40),
+        BrokenRule(name: "a resync ignores the target's intents", rule: .resyncOfTargetsIntents, seeds: 60),
+        BrokenRule(name: "a resync ignores the survivor's intents", rule: .resyncOfSurvivorsIntents, seeds: 60),
+        BrokenRule(name: "settled units keep their epoch", rule: .epochOfSettledUnits, seeds: 60),
+        BrokenRule(name: "copies out of sync call units settled", rule: .settledOnlyInSync, seeds: 200),
+        BrokenRule(name: "units that one copy has stay as they are", rule: .survivorsListIsTruth, seeds: 60),
     ]
 
     /// The checkers are worth something only if they notice what they are for.

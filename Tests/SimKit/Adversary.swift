@@ -3,7 +3,7 @@ import BlockCore
 
 extension Simulation {
     enum FaultKind: CaseIterable {
-        case serverCrash, anyCrash, powerFailure, pause, longPause
+        case serverCrash, anyCrash, powerFailure, everyServer, diesWriting, pause, longPause
         case oneWay, partition, clog
         case lonelyServer, deafPair, deafNode
         case diskError, slowDisk
@@ -24,7 +24,8 @@ extension Simulation {
         let until = now + delay(300, 7000)
         let kind = faultKinds.randomElement(using: &random) ?? .anyCrash
         switch kind {
-        case .serverCrash, .anyCrash, .powerFailure, .pause, .longPause: troubleProcesses(kind, until)
+        case .serverCrash, .anyCrash, .powerFailure, .everyServer, .diesWriting, .pause, .longPause:
+            troubleProcesses(kind, until)
         case .oneWay, .partition, .clog, .lonelyServer, .deafPair, .deafNode: troubleNetwork(kind, until)
         case .diskError, .slowDisk: troubleDisk(kind, until)
         case .managerCrash, .commitFault, .leaderChange, .slowStore: troubleManager(kind, until)
@@ -51,6 +52,20 @@ extension Simulation {
             for victim in serverIDs + clientIDs where Bool.random(using: &random) {
                 crash(victim)
                 heap.add(.start(victim), at: now + delay(20, 450))
+            }
+        case .everyServer:
+            did("every server restarted")
+            let pause = Bool.random(using: &random) ? 300.0 : 4000.0
+            for victim in serverIDs {
+                crash(victim)
+                heap.add(.start(victim), at: now + delay(20, pause))
+            }
+        case .diesWriting:
+            // Mostly with what it could tell nobody.
+            let victim = someServer
+            servers[victim]?.writesToLive = Int.random(in: 1...3, using: &random)
+            if Int.random(in: 0..<4, using: &random) > 0 {
+                for peer in serverIDs where peer != victim { network.block(victim, peer, until: until) }
             }
         case .pause:
             let victim = someone

@@ -20,6 +20,10 @@ extension Simulation {
                 let connection = ConnectionID(rawValue: link.rawValue)
                 let isOpener = network.connections[connection]?.opener.node == id
                 send(connection, fromOpener: isOpener, .data(header, slice.map { values($0, id) }))
+            case .sendBytes(let link, let header, let bytes):
+                let connection = ConnectionID(rawValue: link.rawValue)
+                send(
+                    connection, fromOpener: network.connections[connection]?.opener.node == id, .list(header, bytes))
             case .close(let link):
                 let connection = ConnectionID(rawValue: link.rawValue)
                 close(connection, byOpener: network.connections[connection]?.opener.node == id)
@@ -32,8 +36,21 @@ extension Simulation {
             case .disk(let device, let operation, let request): startDisk(id, device, operation, request)
             case .release(let payload):
                 if servers[id]?.payloads.removeValue(forKey: payload) == nil { fail("\(id) released a buffer twice") }
-            case .notice(let notice): note("\(id): \(notice)")
+            case .notice(let notice):
+                note("\(id): \(notice)")
+                count(notice)
             }
+        }
+    }
+
+    private func count(_ notice: ServerNotice) {
+        guard case .copying(_, _, let since, let units, let all) = notice else { return }
+        if since == nil {
+            copies.full += 1
+        } else {
+            copies.resyncs += 1
+            copies.resyncedUnits += units
+            copies.sparedUnits += max(0, all - units)
         }
     }
 
@@ -52,6 +69,10 @@ extension Simulation {
         var time = delay(0.02, 0.3)
         switch request {
         case .write(let at, let slice):
+            if let left = node.writesToLive {
+                node.writesToLive = left > 1 ? left - 1 : nil
+                if left == 1 { heap.add(.die(id, life: node.life), at: now + delay(0.05, 0.7)) }
+            }
             node.underWay[operation] = values(slice, id).enumerated().map {
                 .set(block: at / 4096 + UInt64($0.offset), .value($0.element))
             }

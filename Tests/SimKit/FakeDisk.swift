@@ -56,6 +56,12 @@ struct FakeDisk {
         unflushed = []
     }
 
+    /// The process that used it dies, and the host lives: what was written is there, flushed or not; of what was under way
+    /// anything.
+    mutating func kill(underWay: [[Change]], _ generator: inout SeededRandom) {
+        write(underWay.joined().filter { _ in Bool.random(using: &generator) })
+    }
+
     func value(_ block: UInt64) -> UInt64 {
         if case .value(let value) = cache[block] { return value }
         return 0

@@ -114,7 +114,12 @@ extension Simulation {
             network.connections[id]?.accepter.lastArrival = arrival
         }
         heap.add(.deliver(id, toOpener: !fromOpener, message), at: arrival)
-        if case .data = message, !isHealed, Int.random(in: 0..<200, using: &random) == 0 {
+        let isControl =
+            switch message {
+            case .data, .list: false
+            case .toManager, .fromManager: true
+            }
+        if !isControl, !isHealed, Int.random(in: 0..<200, using: &random) == 0 {
             heap.add(.deliver(id, toOpener: !fromOpener, message), at: arrival + delay(0, 300))
         }
     }

@@ -47,6 +47,7 @@ extension Simulation {
         var configuration = ManagerConfiguration()
         configuration.rules = options.rules
         configuration.combCount = 8
+        configuration.absenceGrace = absenceGrace
         let records = store.records.keys.sorted().map { (key: $0, value: store.records[$0] ?? []) }
         do {
             let time = clock(of: id)

@@ -18,6 +18,10 @@ struct ServerNode {
     var slowUntil = Instant.zero
     /// Its keeper is about to start it.
     var isRestarting = false
+    /// Writes of data it will begin before it dies.
+    var writesToLive: Int?
+    /// Counts the starts of its host.
+    var hostBoots = 0
 
     init(_ id: NodeID) {
         sds = SdsID(rawValue: 0x5D5 << 32 | UInt64(id.rawValue))
@@ -102,7 +106,8 @@ extension Simulation {
         do {
             let label = try DeviceLabel(device: node.disk.bytes(0..<(128 << 10)))
             let (store, writes) = try UnitStore.open(
-                label, metadata: node.disk.bytes(0..<label.layout.data), rules: options.rules)
+                label, metadata: node.disk.bytes(0..<label.layout.data), hotUnitsMax: hotUnitsMax,
+                rules: options.rules)
             for (offset, bytes) in writes {
                 node.disk.write(FakeDisk.changes(bytes: bytes, at: offset))
                 node.disk.flush(node.disk.flushMark)
@@ -111,6 +116,8 @@ extension Simulation {
                 name: "sds\(id.rawValue)", domainName: "domain", address: "\(id)",
                 incarnation: random.next() | 1)
             configuration.rules = options.rules
+            configuration.intentCooling = intentCooling
+            configuration.hostBoot = "\(id)-\(node.hostBoots)"
             node.core = ServerCore(
                 configuration: configuration, sds: node.sds,
                 system: label.system == 0 ? nil : SystemID(rawValue: label.system), stores: [store])
@@ -119,6 +126,7 @@ extension Simulation {
         }
         node.managerLink = nil
         node.operationsToError = nil
+        node.writesToLive = nil
         node.isRestarting = false
         servers[id] = node
         var actions: [ServerAction] = []
@@ -150,6 +158,18 @@ extension Simulation {
         heap.add(.start(id), at: now + delay(20, 1000))
     }
 
+    func die(_ id: NodeID, _ life: Int) {
+        guard self.life(id) == life, isUp(id), !isHealed else { return }
+        did("server dies writing")
+        crash(id)
+        heap.add(.start(id), at: now + delay(20, 3000))
+        // A client that dies too does not send again what the server alone has.
+        for client in clientIDs where Bool.random(using: &random) {
+            crash(client)
+            heap.add(.start(client), at: now + delay(20, 3000))
+        }
+    }
+
     func crash(_ id: NodeID) {
         guard isUp(id) else { return }
         note("\(id) crashes")
@@ -160,7 +180,13 @@ extension Simulation {
             let underWay = node.underWay.keys.sorted { $0.rawValue < $1.rawValue }.compactMap { node.underWay[$0] }
             did("server crash")
             node.core = nil
-            node.disk.crash(underWay: underWay, &random)
+            // The process dies alone, or its host with it.
+            if Int.random(in: 0..<3, using: &random) == 0 {
+                node.disk.kill(underWay: underWay, &random)
+            } else {
+                node.disk.crash(underWay: underWay, &random)
+                node.hostBoots += 1
+            }
             node.underWay = [:]
             node.reads = [:]
             node.payloads = [:]
@@ -355,9 +381,15 @@ extension Simulation {
                 drive(end.node, ClientEvent.answer(id.link, header, payload))
             } else if toOpener {
                 if let payload { servers[end.node]?.payloads[payload] = nil }
-                drive(end.node, ServerEvent.answer(id.link, header))
+                drive(end.node, ServerEvent.answer(id.link, header, []))
             } else {
                 drive(end.node, ServerEvent.request(id.link, header, payload))
+            }
+        case .list(let header, let bytes):
+            if toOpener, servers[end.node] != nil {
+                drive(end.node, ServerEvent.answer(id.link, header, bytes))
+            } else {
+                fail("\(end.node) is sent a list that it did not ask for")
             }
         }
     }

@@ -35,9 +35,20 @@ public struct SimulationReport: Sendable, Equatable {
     public var simulated: Duration
     /// From the end of the faults until everything was well.
     public var wellAfter: Duration?
+    public var copies: CopyCounts
     public var events: Int
     /// A digest of everything that happened, for comparing replays.
     public var digest: UInt64
+}
+
+/// How combs got their second copies.
+public struct CopyCounts: Sendable, Equatable {
+    /// From nothing.
+    public var full = 0
+    /// From a copy that returned; of its units so many were copied, and so many were not.
+    public var resyncs = 0
+    public var resyncedUnits = 0
+    public var sparedUnits = 0
 }
 
 /// The whole block store in one thread and in virtual time: a manager with its store, servers with disks, clients with
@@ -55,6 +66,8 @@ public final class Simulation {
         case abdicate(NodeID, life: Int)
         case adversary
         case start(NodeID)
+        /// Its process dies, and is started again.
+        case die(NodeID, life: Int)
         case work(NodeID, life: Int)
         case wake(NodeID, life: Int)
         case operate
@@ -69,6 +82,7 @@ public final class Simulation {
         case toManager(MessageToManager)
         case fromManager(MessageFromManager)
         case data(DataHeader, [UInt64]?)
+        case list(DataHeader, [UInt8])
     }
 
     public let options: SimulationOptions
@@ -98,6 +112,11 @@ public final class Simulation {
     var fences = 0
     /// How often each kind of fault struck.
     var faults: [String: Int] = [:]
+    var copies = CopyCounts()
+    /// How the servers and managers of this run are set.
+    let intentCooling: Duration
+    let hotUnitsMax: Int
+    let absenceGrace: Duration
     /// Per mille of the right one.
     var clockRates: [NodeID: UInt64] = [:]
     var events = 0
@@ -117,6 +136,9 @@ public final class Simulation {
         for id in managerIDs { managers[id] = ManagerNode() }
         for id in serverIDs { servers[id] = ServerNode(id) }
         for id in clientIDs { clients[id] = ClientNode(id) }
+        intentCooling = .milliseconds(Int.random(in: 100...3000, using: &random))
+        hotUnitsMax = [1, 2, 3, 16].randomElement(using: &random) ?? 1
+        absenceGrace = .milliseconds(Int.random(in: 200...6000, using: &random))
         chooseFaults()
         for id in managerIDs + serverIDs + clientIDs { clockRates[id] = UInt64.random(in: 950...1050, using: &random) }
     }
@@ -137,6 +159,7 @@ public final class Simulation {
         return SimulationReport(
             seed: options.seed, failure: failure, acknowledgedWrites: history.acknowledgedWrites,
             reads: history.finishedReads, fences: fences, faults: faults, simulated: now - .zero, wellAfter: wellAfter,
+            copies: copies,
             events: events, digest: digest)
     }
 
@@ -187,6 +210,7 @@ public final class Simulation {
         case .abdicate(let node, let life): abdicate(node, life)
         case .adversary: adversary()
         case .start(let node): startNode(node)
+        case .die(let node, let life): die(node, life)
         case .work(let node, let life): work(node, life)
         case .wake(let node, let life): wake(node, life)
         case .operate: operate()

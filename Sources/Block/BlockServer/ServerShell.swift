@@ -142,17 +142,17 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
     }
 
     func arrived(_ header: DataHeader, payload: IOBuffer?, on link: DataLink) {
-        let payload = payload.map { payloads.insert($0) }
         if peerOfLink[link.id] == nil {
+            let payload = payload.map { payloads.insert($0) }
             handle(.request(link.id, header, payload))
             if payloads.bytes > Self.payloadBytesMax, !core.isServer(link.id) {
                 link.pauseReading()
                 pausedLinks.append(link.id)
             }
         } else {
-            // Answers of servers carry no payload; one that does is dropped with its bytes.
-            if let payload { payloads.release(payload, to: reactor.buffers) }
-            handle(.answer(link.id, header))
+            // Of servers' answers only lists carry bytes; others are dropped.
+            let list = header.opcode == .listUnits ? payload?.bytes.prefix(header.payloadLength) : nil
+            handle(.answer(link.id, header, list.map { [UInt8]($0) } ?? []))
         }
     }
 
@@ -181,6 +181,9 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
             } else {
                 link.send(header)
             }
+        case .sendBytes(let id, let header, let bytes):
+            let buffer = bytes.withUnsafeBytes { IOBuffer(copying: $0) }
+            links[id]?.send(header, buffer, 0..<bytes.count)
         case .close(let id): links[id]?.close(reason: "closed by the protocol")
         case .connectPeer(let sds, let address): connect(sds, address)
         case .disk(let device, let operation, let request): start(request, device, operation)
@@ -245,6 +248,13 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
             refused("\(code): \(message)")
         case .deviceStopped(let device, let reason):
             logger.error("device stopped", metadata: ["device.id": "\(device)", "reason": "\(reason)"])
+        case .copying(let comb, let place, let since, let units, let all):
+            logger.info(
+                since == nil ? "rebuild begins" : "resync begins",
+                metadata: [
+                    "comb": "\(comb)", "target": "\(place)", "units.lacking": "\(units)", "units": "\(all)",
+                    "since.epoch": "\(since ?? 0)",
+                ])
         case .peerUnanswering(let sds): logger.warning("server does not answer", metadata: ["sds.id": "\(sds)"])
         case .protocolViolation(let link, let what):
             logger.warning(

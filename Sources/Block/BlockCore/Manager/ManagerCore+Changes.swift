@@ -19,7 +19,9 @@ extension ManagerCore {
         case .serverHello(let link, let hello): admit(hello, link, &batch, &rng)
         case .clientHello(let link, let hello): admit(hello, link, &batch, &rng)
         case .serverDown(let id, let reason):
-            guard var server = batch.draft.state.servers[id], server.status == .up, !isHeard(id, now) else { return }
+            guard var server = batch.draft.state.servers[id], server.status == .up, !isHeard(id, now),
+                !batch.admits(id)
+            else { return }
             server.status = .down
             server.downRevision = batch.draft.revision
             batch.draft.put(server)

@@ -59,6 +59,9 @@ public struct ManagerCore: Sendable {
         var replies: [(Ticket, Result<ManagerReply, ManagerError>)] = []
         var waiters: [(VolumeID, Ticket, Instant)] = []
         var welcomes: [(LinkID, Role, Result<MessageFromManager, ManagerError>)] = []
+
+        /// Whether the server introduced itself while this batch waited: it lives.
+        func admits(_ server: SdsID) -> Bool { welcomes.contains { $0.1 == .server(server) } }
     }
 
     public internal(set) var state: SystemState

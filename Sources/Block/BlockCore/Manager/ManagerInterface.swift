@@ -99,9 +99,23 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let remapWaitsForProof = ProtocolRules(rawValue: 1 << 10)
     /// Acknowledged means flushed.
     public static let flushBeforeAcknowledgement = ProtocolRules(rawValue: 1 << 11)
+    /// Before a unit is written, the device says so on stable media.
+    public static let intentBeforeWrite = ProtocolRules(rawValue: 1 << 12)
+    /// A returning copy gets what it was itself writing when it left.
+    public static let resyncOfTargetsIntents = ProtocolRules(rawValue: 1 << 13)
+    /// It gets what the survivor was writing when it left.
+    public static let resyncOfSurvivorsIntents = ProtocolRules(rawValue: 1 << 14)
+    /// A unit that is no longer being written is recorded with the comb epoch of that moment.
+    public static let epochOfSettledUnits = ProtocolRules(rawValue: 1 << 15)
+    /// Only a copy in sync calls a unit settled.
+    public static let settledOnlyInSync = ProtocolRules(rawValue: 1 << 16)
+    /// Of units that only one of two copies has, the survivor's list is the truth.
+    public static let survivorsListIsTruth = ProtocolRules(rawValue: 1 << 17)
 
     public static let all: ProtocolRules = [
         .removalBeforeLoneAcknowledgement, .combEpochAtSecondary, .rangeLocks, .noDirtyReads, .sessionFencing,
         .restartedCopyIsSuspect, .neverPromoteStale, .remapWaitsForProof, .flushBeforeAcknowledgement,
+        .intentBeforeWrite, .resyncOfTargetsIntents, .resyncOfSurvivorsIntents, .epochOfSettledUnits,
+        .settledOnlyInSync, .survivorsListIsTruth,
     ]
 }

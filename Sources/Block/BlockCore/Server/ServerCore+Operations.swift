@@ -5,7 +5,7 @@ extension ServerCore {
     struct Operation {
         enum Kind {
             case clientRead, clientWrite, clientZeroes
-            case replicaWrite, replicaZeroes
+            case replicaWrite, replicaZeroes, replicaDrop
             /// The source's side of rebuilding one unit.
             case copyUnit
         }
@@ -13,6 +13,9 @@ extension ServerCore {
         /// The second copy's part in a write.
         enum Remote: Equatable {
             case notNeeded
+            /// Not before the own device says that the unit is being written: what the second copy has of a write that this
+            /// one lost is found by it.
+            case afterIntent
             /// To be sent, or sent again, not before this moment.
             case due(Instant)
             case sent(request: UInt64, combEpoch: UInt64)
@@ -36,21 +39,28 @@ extension ServerCore {
         var remoteSince = Instant.zero
         /// Set when the request is lost for its sender; the operation only waits for what it has begun.
         var failure: DataStatus?
-        /// Of a copy: what remains, and whether a run is being read.
-        var runs: [BlockRange] = []
+        /// Of a copy: what remains to be done at the target, the first being under way.
+        var steps: [CopyStep] = []
 
         var excludesReads: Bool {
             switch kind {
             case .clientRead, .copyUnit: false
-            case .clientWrite, .clientZeroes, .replicaWrite, .replicaZeroes: true
+            case .clientWrite, .clientZeroes, .replicaWrite, .replicaZeroes, .replicaDrop: true
             }
         }
         var isClients: Bool {
             switch kind {
             case .clientRead, .clientWrite, .clientZeroes: true
-            case .replicaWrite, .replicaZeroes, .copyUnit: false
+            case .replicaWrite, .replicaZeroes, .replicaDrop, .copyUnit: false
             }
         }
+    }
+
+    /// One thing that makes a target's unit equal to the source's.
+    enum CopyStep: Equatable {
+        case data(BlockRange)
+        case zeros(BlockRange)
+        case drop
     }
 
     // MARK: Range locks
@@ -125,29 +135,15 @@ extension ServerCore {
         switch operation.kind {
         case .clientRead, .clientWrite, .clientZeroes:
             if let status = refusal(of: operation) { return reject(id, status, now, &actions) }
-        case .replicaWrite, .replicaZeroes:
+        case .replicaWrite, .replicaZeroes, .replicaDrop:
             if let status = replicaRefusal(operation.header, operation.comb, from: nil) {
                 return reject(id, status, now, &actions)
             }
         case .copyUnit: return startCopy(id, now, &actions)
         }
-        var requests: UnitStore.Requests = []
-        let started: UnitStore.Start
-        switch operation.kind {
-        case .clientRead:
-            started = stores[operation.store].read(id, operation.unit, operation.range, &requests)
-        case .clientZeroes, .replicaZeroes:
-            started = stores[operation.store].writeZeroes(id, operation.unit, operation.range, &requests)
-        case .clientWrite, .replicaWrite, .copyUnit:
-            guard let payload = operation.payload else { preconditionFailure("a write has its bytes") }
-            let slice = PayloadSlice(payload: payload, offset: 0, length: operation.range.length)
-            let epoch = map.comb(operation.comb)?.epoch ?? 0
-            started = stores[operation.store].write(
-                id, operation.unit, operation.range, slice, combEpoch: epoch, &requests)
-        }
-        issue(requests, operation.store, &actions)
+        let started = startLocally(id, operation, &actions)
         switch started {
-        case .started: operations[id]?.isLocalPending = true
+        case .started, .held: operations[id]?.isLocalPending = true
         case .nothingThere: break
         case .noSpace: return reject(id, .noSpace, now, &actions)
         case .busy: return reject(id, .notReady, now, &actions)
@@ -157,9 +153,8 @@ extension ServerCore {
             let place = forwardPlace(operation.unit, operation.comb)
         {
             operations[id]?.remotePlace = place
-            operations[id]?.remote = .due(now)
-            operations[id]?.remoteSince = now
-            forward(id, now, &actions)
+            operations[id]?.remote = .afterIntent
+            if started != .held { began(id, now, &actions) }
         }
         if started == .nothingThere, operation.kind == .clientRead {
             var answer = operation.header.reply(.ok)
@@ -168,6 +163,42 @@ extension ServerCore {
             return remove(id, now, &actions)
         }
         endIfDone(id, now, &actions)
+    }
+
+    private mutating func startLocally(
+        _ id: UInt64, _ operation: Operation, _ actions: inout [ServerAction]
+    ) -> UnitStore.Start {
+        let store = operation.store
+        let epoch = map.comb(operation.comb)?.epoch ?? 0
+        if operation.excludesReads, stores[store].lacksIntent(operation.unit) {
+            cool(store, underPressure: true, &actions)
+        }
+        var requests: UnitStore.Requests = []
+        let started: UnitStore.Start
+        switch operation.kind {
+        case .clientRead:
+            started = stores[store].read(id, operation.unit, operation.range, &requests)
+        case .clientZeroes, .replicaZeroes:
+            started = stores[store].writeZeroes(
+                id, operation.unit, operation.range, combEpoch: epoch, &requests)
+        case .clientWrite, .replicaWrite:
+            guard let payload = operation.payload else { preconditionFailure("a write has its bytes") }
+            let slice = PayloadSlice(payload: payload, offset: 0, length: operation.range.length)
+            started = stores[store].write(
+                id, operation.unit, operation.range, slice, combEpoch: epoch, &requests)
+        case .replicaDrop: started = stores[store].drop(id, [operation.unit], &requests)
+        case .copyUnit: preconditionFailure("a copy is not begun on the own device")
+        }
+        issue(requests, store, &actions)
+        return started
+    }
+
+    /// The write may go to the second copy as well.
+    mutating func began(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard operations[id]?.remote == .afterIntent else { return }
+        operations[id]?.remote = .due(now)
+        operations[id]?.remoteSince = now
+        forward(id, now, &actions)
     }
 
     /// Why a client's request may not go on; checked when it arrives and again when it starts.
@@ -291,7 +322,7 @@ extension ServerCore {
             }
             guard operation.kind != .clientRead else { return }
             reviseRemote(id, operation, now, &actions)
-        case .replicaWrite, .replicaZeroes:
+        case .replicaWrite, .replicaZeroes, .replicaDrop:
             if !operation.isStarted, let status = replicaRefusal(operation.header, operation.comb, from: nil) {
                 reject(id, status, now, &actions)
             }

@@ -3,18 +3,31 @@ import Base
 extension ServerCore {
     /// A comb that this server copies, as its primary, to a new second place.
     struct Rebuild {
-        enum Phase { case beginning, copying, finishing, aborted }
+        enum Phase { case beginning, listing, copying, finishing, aborted }
 
         var epoch: UInt64
         var target: CopyPlace
+        /// The target was in sync at this comb epoch and needs what changed since; nil: it begins with nothing.
+        var since: UInt64?
         var phase = Phase.beginning
         /// Units to be copied yet: writes to them need not go to the target. Every other unit's do.
         var remaining: Set<UnitKey> = []
         /// The same, last one first.
         var order: [UnitKey] = []
+        /// What a target that keeps its units has, and whether it calls them hot.
+        var listed: [UnitKey: Bool] = [:]
+        var listedEntries: UInt64 = 0
         var isAsking = false
         var nextTry: Instant
         var progressAt: Instant
+
+        init(epoch: UInt64, target: CopyPlace, since: UInt64?, now: Instant) {
+            self.epoch = epoch
+            self.target = target
+            self.since = since
+            nextTry = now
+            progressAt = now
+        }
     }
 
     /// Units being forgotten.
@@ -32,7 +45,7 @@ extension ServerCore {
             endCopies(of: key, now, &actions)
         }
         if comb.primary.sds == sds, let target = comb.target, rebuilds[key] == nil {
-            rebuilds[key] = Rebuild(epoch: comb.epoch, target: target, nextTry: now, progressAt: now)
+            rebuilds[key] = Rebuild(epoch: comb.epoch, target: target, since: comb.targetEpoch, now: now)
             askToBegin(key, now, &actions)
         }
     }
@@ -52,14 +65,14 @@ extension ServerCore {
         header.volume = key.pool.rawValue
         header.unit = key.index
         header.combEpoch = rebuild.epoch
+        header.attachEpoch = rebuild.since ?? 0
         if ask(rebuild.target.sds, .begin(key, epoch: rebuild.epoch), header, nil, now, &actions) != nil {
             rebuilds[key]?.isAsking = true
         }
     }
 
     mutating func beginAnswered(
-        _ key: CombKey, _ epoch: UInt64, _ status: DataStatus, _ peer: SdsID, _ now: Instant,
-        _ actions: inout [ServerAction]
+        _ key: CombKey, _ epoch: UInt64, _ status: DataStatus, _ now: Instant, _ actions: inout [ServerAction]
     ) {
         guard let rebuild = rebuilds[key], rebuild.epoch == epoch, rebuild.phase == .beginning else { return }
         rebuilds[key]?.isAsking = false
@@ -67,18 +80,16 @@ extension ServerCore {
             rebuilds[key]?.nextTry = now + .milliseconds(20)
             return
         }
-        guard let primary = map.comb(key)?.primary, let store = storeIndex(primary.device) else { return }
-        let units = stores[store].units { map.combKey(of: $0) == key }
-        rebuilds[key]?.phase = .copying
         rebuilds[key]?.progressAt = now
-        rebuilds[key]?.remaining = Set(units)
-        rebuilds[key]?.order = units.reversed()
-        copyNext(key, store, now, &actions)
+        if rebuild.since == nil {
+            startCopying(key, now, &actions)
+        } else {
+            rebuilds[key]?.phase = .listing
+            askForList(key, now, &actions)
+        }
     }
 
-    private mutating func copyNext(
-        _ key: CombKey, _ store: Int, _ now: Instant, _ actions: inout [ServerAction]
-    ) {
+    mutating func copyNext(_ key: CombKey, _ store: Int, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let rebuild = rebuilds[key], rebuild.phase == .copying else { return }
         rebuilds[key]?.progressAt = now
         guard let unit = rebuilds[key]?.order.popLast() else {
@@ -105,22 +116,32 @@ extension ServerCore {
             return remove(id, now, &actions)
         }
         rebuilds[operation.comb]?.remaining.remove(operation.unit)
-        operations[id]?.runs = stores[operation.store].map(of: operation.unit).runs()
-        copyRun(id, now, &actions)
+        let map = stores[operation.store].map(of: operation.unit)
+        let isListed = rebuilds[operation.comb]?.listed.removeValue(forKey: operation.unit) != nil
+        if stores[operation.store].location(of: operation.unit) == nil {
+            operations[id]?.steps = isListed ? [.drop] : []
+        } else {
+            let holes = isListed ? map.holes(in: .wholeUnit) : []
+            operations[id]?.steps = holes.map { .zeros($0) } + map.runs().map { .data($0) }
+        }
+        copyStep(id, now, &actions)
     }
 
-    private mutating func copyRun(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+    private mutating func copyStep(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id] else { return }
-        guard let run = operation.runs.first else {
+        switch operation.steps.first {
+        case .data(let run):
+            var requests: UnitStore.Requests = []
+            let started = stores[operation.store].read(id, operation.unit, run, &requests)
+            issue(requests, operation.store, &actions)
+            switch started {
+            case .started: operations[id]?.isLocalPending = true
+            case .held, .nothingThere, .noSpace, .busy, .stopped: abort(operation.comb, now, &actions)
+            }
+        case .zeros, .drop: sendStep(id, now, &actions)
+        case nil:
             remove(id, now, &actions)
-            return copyNext(operation.comb, operation.store, now, &actions)
-        }
-        var requests: UnitStore.Requests = []
-        let started = stores[operation.store].read(id, operation.unit, run, &requests)
-        issue(requests, operation.store, &actions)
-        switch started {
-        case .started: operations[id]?.isLocalPending = true
-        case .nothingThere, .noSpace, .busy, .stopped: abort(operation.comb, now, &actions)
+            copyNext(operation.comb, operation.store, now, &actions)
         }
     }
 
@@ -128,23 +149,26 @@ extension ServerCore {
         _ id: UInt64, _ outcome: DiskOutcome, _ now: Instant, _ actions: inout [ServerAction]
     ) {
         guard let operation = operations[id] else { return }
-        guard case .read(let payload) = outcome, let rebuild = rebuilds[operation.comb] else {
-            return abort(operation.comb, now, &actions)
-        }
+        guard case .read(let payload) = outcome else { return abort(operation.comb, now, &actions) }
         operations[id]?.payload = payload
+        sendStep(id, now, &actions)
+    }
+
+    private mutating func sendStep(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let operation = operations[id], let rebuild = rebuilds[operation.comb] else { return }
         operations[id]?.remotePlace = rebuild.target
         operations[id]?.remote = .due(now)
         operations[id]?.remoteSince = now
         forward(id, now, &actions)
     }
 
-    mutating func runCopied(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+    mutating func stepDone(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id] else { return }
         if let payload = operation.payload { actions.append(.release(payload)) }
         operations[id]?.payload = nil
-        operations[id]?.runs.removeFirst()
+        operations[id]?.steps.removeFirst()
         rebuilds[operation.comb]?.progressAt = now
-        copyRun(id, now, &actions)
+        copyStep(id, now, &actions)
     }
 
     /// Leaves a target that does not count as a copy yet.
@@ -173,11 +197,12 @@ extension ServerCore {
         for key in rebuilds.keys.sorted() {
             guard let rebuild = rebuilds[key] else { continue }
             switch rebuild.phase {
-            case .beginning, .copying:
+            case .beginning, .listing, .copying:
                 if now - rebuild.progressAt > configuration.replicaTimeout * 3 {
                     abort(key, now, &actions)
                 } else {
                     askToBegin(key, now, &actions)
+                    askForList(key, now, &actions)
                 }
             case .finishing: if now >= rebuild.nextTry { tellDone(key, now, &actions) }
             case .aborted: if now >= rebuild.nextTry { tellFailed(key, now, &actions) }
@@ -187,7 +212,8 @@ extension ServerCore {
 
     // MARK: Target
 
-    /// A primary wants to fill this server with a comb: whatever is here of it is old and goes first.
+    /// A primary wants to fill this server with a comb: whatever is here of it is old, and goes first unless only the
+    /// changes since a certain epoch are wanted.
     mutating func beginCopy(
         _ header: DataHeader, from sender: SdsID, on link: LinkID, _ actions: inout [ServerAction]
     ) {
@@ -204,6 +230,11 @@ extension ServerCore {
         let isBusy =
             operations.values.contains { $0.comb == key } || drops.values.contains { $0.answer?.key == key }
         if isBusy { return answer(.notReady) }
+        if header.attachEpoch != 0 {
+            guard comb.targetEpoch == header.attachEpoch else { return answer(.staleComb) }
+            readyTargets[key] = comb.epoch
+            return answer(.ok)
+        }
         let units = stores[store].units { map.combKey(of: $0) == key }
         let id = nextOperation
         nextOperation += 1
@@ -212,7 +243,7 @@ extension ServerCore {
         switch stores[store].drop(id, units, &requests) {
         case .started: drops[id] = drop
         case .nothingThere: dropped(drop, .done, &actions)
-        case .noSpace, .busy, .stopped: answer(.mediaError)
+        case .held, .noSpace, .busy, .stopped: answer(.mediaError)
         }
         issue(requests, store, &actions)
     }

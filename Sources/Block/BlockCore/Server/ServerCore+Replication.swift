@@ -12,6 +12,7 @@ extension ServerCore {
         enum Question {
             case operation(UInt64)
             case begin(CombKey, epoch: UInt64)
+            case list(CombKey, epoch: UInt64)
         }
         struct Outstanding {
             var question: Question
@@ -71,7 +72,7 @@ extension ServerCore {
         for request in outstanding.keys.sorted() {
             switch outstanding[request]?.question {
             case .operation(let id): operations[id]?.remote = .due(now)
-            case .begin(let key, _): rebuilds[key]?.isAsking = false
+            case .begin(let key, _), .list(let key, _): rebuilds[key]?.isAsking = false
             case nil: break
             }
         }
@@ -121,7 +122,7 @@ extension ServerCore {
     }
 
     mutating func answered(
-        _ header: DataHeader, on link: LinkID, _ now: Instant, _ actions: inout [ServerAction]
+        _ header: DataHeader, _ bytes: [UInt8], on link: LinkID, _ now: Instant, _ actions: inout [ServerAction]
     ) {
         guard let peer = peer(on: link), header.isReply else { return }
         if header.opcode == .hello {
@@ -140,7 +141,8 @@ extension ServerCore {
         else { return }
         switch outstanding.question {
         case .operation(let id): forwardAnswered(id, header, peer, now, &actions)
-        case .begin(let key, let epoch): beginAnswered(key, epoch, header.status, peer, now, &actions)
+        case .begin(let key, let epoch): beginAnswered(key, epoch, header.status, now, &actions)
+        case .list(let key, let epoch): listAnswered(key, epoch, header.status, bytes, now, &actions)
         }
         if header.status == .staleSession { reconnect(peer, now, &actions) }
     }
@@ -153,7 +155,7 @@ extension ServerCore {
         if let secondary = comb.secondary { return secondary }
         guard let target = comb.target, let rebuild = rebuilds[key], rebuild.epoch == comb.epoch else { return nil }
         switch rebuild.phase {
-        case .beginning, .aborted: return nil
+        case .beginning, .listing, .aborted: return nil
         case .copying: return rebuild.remaining.contains(unit) ? nil : target
         case .finishing: return target
         }
@@ -173,11 +175,19 @@ extension ServerCore {
         case .clientWrite: header.flags = .payload
         case .clientZeroes: header.opcode = .replicateZeroes
         case .copyUnit:
-            header.opcode = .copy
-            header.flags = .payload
-            guard let run = operation.runs.first else { return }
-            range = run
-        case .clientRead, .replicaWrite, .replicaZeroes: preconditionFailure("only writes have a second copy")
+            switch operation.steps.first {
+            case .data(let run):
+                header.opcode = .copy
+                header.flags = .payload
+                range = run
+            case .zeros(let hole):
+                header.opcode = .replicateZeroes
+                range = hole
+            case .drop: header.opcode = .dropUnit
+            case nil: return
+            }
+        case .clientRead, .replicaWrite, .replicaZeroes, .replicaDrop:
+            preconditionFailure("only writes have a second copy")
         }
         header.offset = range.offset
         header.length = range.length
@@ -200,7 +210,7 @@ extension ServerCore {
         case .ok:
             operations[id]?.remote = .notNeeded
             if operation.kind == .copyUnit {
-                runCopied(id, now, &actions)
+                stepDone(id, now, &actions)
             } else {
                 endIfDone(id, now, &actions)
             }
@@ -218,7 +228,8 @@ extension ServerCore {
     mutating func tickForwards(_ now: Instant, _ actions: inout [ServerAction]) {
         var overdue: Set<SdsID> = []
         for id in operations.keys.sorted() {
-            guard let operation = operations[id], operation.remote != .notNeeded, let place = operation.remotePlace
+            guard let operation = operations[id], operation.remote != .notNeeded, operation.remote != .afterIntent,
+                let place = operation.remotePlace
             else { continue }
             if case .due(let moment) = operation.remote, now >= moment { forward(id, now, &actions) }
             guard operation.remote == .impossible || now - operation.remoteSince >= configuration.replicaTimeout else {

@@ -31,7 +31,11 @@ extension ServerCore {
             guard case .server(let sender) = peer.peer else { return refuse(.invalid) }
             if let payload { actions.append(.release(payload)) }
             beginCopy(header, from: sender, on: link, &actions)
-        case .read, .write, .writeZeroes, .replicate, .replicateZeroes, .copy:
+        case .listUnits:
+            guard case .server(let sender) = peer.peer else { return refuse(.invalid) }
+            if let payload { actions.append(.release(payload)) }
+            listUnits(header, from: sender, on: link, &actions)
+        case .read, .write, .writeZeroes, .replicate, .replicateZeroes, .copy, .dropUnit:
             admit(header, payload, peer.peer, on: link, now, &actions)
         case .hello: preconditionFailure("answered above")
         }
@@ -92,6 +96,7 @@ extension ServerCore {
         case (.writeZeroes, .client): (kind, status) = (.clientZeroes, nil)
         case (.replicate, .server), (.copy, .server): (kind, status) = (.replicaWrite, hasBytes ? nil : .invalid)
         case (.replicateZeroes, .server): (kind, status) = (.replicaZeroes, nil)
+        case (.dropUnit, .server): (kind, status) = (.replicaDrop, nil)
         default: (kind, status) = (.clientRead, .invalid)
         }
         var refusal = range == nil ? .invalid : status

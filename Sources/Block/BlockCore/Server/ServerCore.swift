@@ -45,6 +45,7 @@ public struct ServerCore: Sendable {
     var needsSweep = false
     var lastKeepAlive = Instant.zero
     var lastSweep = Instant.zero
+    var lastCooling = Instant.zero
     var stoppedTold: Set<DeviceID> = []
     /// The oldest request of each device, and since when it has been the oldest.
     var oldestRequests: [DeviceID: (request: UInt64, since: Instant)] = [:]
@@ -87,7 +88,7 @@ public struct ServerCore: Sendable {
         case .linkClosed(let link): inbound[link] = nil
         case .peerConnected(let peer, let link): connected(peer, link, now, &actions)
         case .peerClosed(let peer): disconnected(peer, now)
-        case .answer(let link, let header): answered(header, on: link, now, &actions)
+        case .answer(let link, let header, let bytes): answered(header, bytes, on: link, now, &actions)
         case .disk(let device, let id, let outcome): finish(device, id, outcome, now, &actions)
         case .tick: tick(now, &actions)
         }
@@ -143,6 +144,10 @@ public struct ServerCore: Sendable {
         tickPeers(now, &actions)
         tickForwards(now, &actions)
         tickRebuilds(now, &actions)
+        if now - lastCooling >= configuration.intentCooling {
+            lastCooling = now
+            for index in stores.indices { cool(index, underPressure: false, &actions) }
+        }
         if needsSweep, now - lastSweep >= .milliseconds(500) {
             lastSweep = now
             sweep(&actions)
@@ -165,9 +170,25 @@ public struct ServerCore: Sendable {
         var requests: UnitStore.Requests = []
         let completions = stores[index].finish(id, outcome, &requests)
         issue(requests, index, &actions)
+        for operation in stores[index].takeBegun() { began(operation, now, &actions) }
         // A read that ends after its device was given up is nobody's.
         if completions.isEmpty, case .read(let payload) = outcome { actions.append(.release(payload)) }
         end(completions, of: index, now, &actions)
+    }
+
+    /// Lets the device call units settled on which nothing is under way.
+    mutating func cool(_ index: Int, underPressure: Bool, _ actions: inout [ServerAction]) {
+        let (map, queues, rules) = (map, queues, rules)
+        let place = CopyPlace(sds: sds, device: stores[index].device)
+        var requests: UnitStore.Requests = []
+        stores[index].cool(underPressure: underPressure, &requests) { unit in
+            guard queues[unit] == nil, let key = map.combKey(of: unit), let comb = map.comb(key) else { return nil }
+            // A copy made from nothing counts for nothing before it is complete.
+            let isNew = comb.target == place && comb.targetEpoch == nil
+            if rules.contains(.settledOnlyInSync), !comb.inSync.contains(place), !isNew { return nil }
+            return rules.contains(.epochOfSettledUnits) ? comb.epoch : 0
+        }
+        issue(requests, index, &actions)
     }
 
     /// Gives up devices that neither answer nor fail.

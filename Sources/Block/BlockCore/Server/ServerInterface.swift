@@ -16,6 +16,8 @@ public struct ServerConfiguration: Sendable {
     public var replicaTimeout: Duration = .milliseconds(1500)
     /// A device on which one request is under way for so long counts as failed.
     public var deviceTimeout: Duration = .seconds(10)
+    /// A unit that nobody has written for so long, or up to twice as long, is recorded as settled.
+    public var intentCooling: Duration = .seconds(3)
     /// Requests of clients accepted and unfinished; more are answered `overloaded`. Those of other servers are as many as
     /// their own clients' at most, and refusing them would hold up both servers.
     public var requestsMax = 4096
@@ -41,8 +43,8 @@ public enum ServerEvent: Sendable {
     case peerConnected(SdsID, LinkID)
     /// It could not be opened, or is closed.
     case peerClosed(SdsID)
-    /// An answer on a connection that we opened to another server.
-    case answer(LinkID, DataHeader)
+    /// An answer on a connection that we opened to another server; with the bytes of its payload if it is a `listUnits`.
+    case answer(LinkID, DataHeader, [UInt8])
     case disk(DeviceID, DiskOperationID, DiskOutcome)
     /// To be given about every 20 ms.
     case tick
@@ -51,6 +53,8 @@ public enum ServerEvent: Sendable {
 public enum ServerAction: Sendable {
     case sendManager(MessageToManager)
     case send(LinkID, DataHeader, PayloadSlice?)
+    /// A message whose payload the core composed itself.
+    case sendBytes(LinkID, DataHeader, [UInt8])
     case close(LinkID)
     case connectPeer(SdsID, address: String)
     case disk(DeviceID, DiskOperationID, DiskRequest)
@@ -66,5 +70,7 @@ public enum ServerNotice: Equatable, Sendable {
     /// The device is no longer used; the mirror serves.
     case deviceStopped(DeviceID, reason: String)
     case peerUnanswering(SdsID)
+    /// A second place is being filled: it lacks `units`, the comb has `of`. `since`: it has what was there at this comb epoch.
+    case copying(CombKey, to: CopyPlace, since: UInt64?, units: Int, of: Int)
     case protocolViolation(LinkID, String)
 }

@@ -19,7 +19,7 @@ public struct DeviceError: CodedError {
 
 /// The identity of a device, kept in two copies at its beginning. See docs/formats/device.md.
 public struct DeviceLabel: Equatable, Sendable {
-    public static let formatVersion: UInt32 = 1
+    public static let formatVersion: UInt32 = 2
     static let magic: UInt64 = 0x484F_4C44_4641_5354
     static let copyOffsets: [UInt64] = [0, 64 << 10]
 
@@ -80,7 +80,7 @@ public struct DeviceLabel: Equatable, Sendable {
             }
             let version = try reader.number(UInt32.self)
             guard ByteReader.isSealed(block) else { throw WireError(description: "checksum") }
-            guard version == DeviceLabel.formatVersion else {
+            guard (1...DeviceLabel.formatVersion).contains(version) else {
                 throw WireError(description: "version \(version)")
             }
             capacityUnits = try reader.number(UInt32.self)

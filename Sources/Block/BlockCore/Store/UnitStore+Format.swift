@@ -1,13 +1,14 @@
 extension UnitStore {
     private static let tableMagic: UInt32 = 0x4855_5442
     private static let logMagic: UInt32 = 0x4855_4C47
-    private static let formatVersion: UInt16 = 1
+    /// Of table and log. Version 1 knows no intents: all of its units count as being written.
+    private static let formatVersion: UInt16 = 2
 
     var nextTableOffset: UInt64 { layout.tables[Int((tableGeneration + 1) & 1)] }
 
     /// What a new device has to contain, as writes in order with a flush after each. All else must read as zeros.
     public static func format(_ label: DeviceLabel) -> [(offset: UInt64, bytes: [UInt8])] {
-        var store = UnitStore(empty: label, acknowledgesUnflushed: false)
+        var store = UnitStore(empty: label, hotUnitsMax: 0, rules: .all)
         store.tableGeneration = 0
         return [(store.nextTableOffset, store.encodeTable())]
             + DeviceLabel.copyOffsets.map { ($0, label.encoded()) }
@@ -19,14 +20,15 @@ extension UnitStore {
     ///
     /// The table ends the log: a write of several log blocks that a crash cut short may have left its later blocks, and
     /// they must never follow on a new one.
+    ///
+    /// Beyond `hotUnitsMax` units recorded as being written, the caller makes others cold if it can.
     public static func open(
-        _ label: DeviceLabel, metadata: [UInt8], rules: ProtocolRules = .all
+        _ label: DeviceLabel, metadata: [UInt8], hotUnitsMax: Int = 8192, rules: ProtocolRules = .all
     ) throws(DeviceError) -> (store: UnitStore, writes: [(offset: UInt64, bytes: [UInt8])]) {
         guard metadata.count >= Int(label.layout.data) else {
             throw DeviceError(code: .tooSmall, message: "the device is smaller than its label says")
         }
-        var store = UnitStore(
-            empty: label, acknowledgesUnflushed: !rules.contains(.flushBeforeAcknowledgement))
+        var store = UnitStore(empty: label, hotUnitsMax: hotUnitsMax, rules: rules)
         try store.loadTable(metadata)
         store.replayLog(metadata)
         guard !store.isOutlived(byLogIn: metadata) else {
@@ -35,6 +37,7 @@ extension UnitStore {
         for (index, slot) in store.slots.enumerated() {
             guard let slot else { continue }
             store.bySlotKey[slot.key] = UInt32(index)
+            if slot.intent != .cold { store.hot.insert(UInt32(index)) }
             store.generation = max(store.generation, slot.generation)
         }
         store.label.mountCounter += 1
@@ -48,14 +51,16 @@ extension UnitStore {
         punch(slots.indices.filter { slots[$0] == nil }.map { UInt32($0) }, &requests)
     }
 
-    private init(empty label: DeviceLabel, acknowledgesUnflushed: Bool) {
+    private init(empty label: DeviceLabel, hotUnitsMax: Int, rules: ProtocolRules) {
         self.label = label
         layout = label.layout
         slots = Array(repeating: nil, count: Int(label.capacityUnits))
         tableGeneration = 0
         logSequence = 0
         logUsed = 0
-        self.acknowledgesUnflushed = acknowledgesUnflushed
+        self.hotUnitsMax = hotUnitsMax
+        acknowledgesUnflushed = !rules.contains(.flushBeforeAcknowledgement)
+        isRecordedFirst = rules.contains(.intentBeforeWrite)
     }
 
     // MARK: Table
@@ -101,8 +106,9 @@ extension UnitStore {
         let header = Array(area.prefix(4096))
         guard ByteReader.isSealed(header) else { return nil }
         var reader = ByteReader(header)
-        guard (try? reader.number(UInt32.self)) == tableMagic, (try? reader.number(UInt16.self)) == formatVersion,
-            (try? reader.number(UInt16.self)) != nil, let generation = try? reader.number(UInt64.self),
+        guard (try? reader.number(UInt32.self)) == tableMagic, let version = try? reader.number(UInt16.self),
+            (1...formatVersion).contains(version), (try? reader.number(UInt16.self)) != nil,
+            let generation = try? reader.number(UInt64.self),
             let count = try? reader.number(UInt32.self), let checksum = try? reader.number(UInt32.self),
             count <= capacity
         else { return nil }
@@ -112,7 +118,9 @@ extension UnitStore {
         var body = ByteReader(records)
         var slots: [(UInt32, Slot)] = []
         for _ in 0..<count {
-            guard let record = body.record(), record.number < capacity, record.isBound else { return nil }
+            guard let record = body.record(version: version), record.number < capacity, record.isBound else {
+                return nil
+            }
             slots.append((record.number, record.slot))
         }
         return (generation, slots)
@@ -154,12 +162,12 @@ extension UnitStore {
             let block = Array(metadata[offset..<offset + 4096])
             var reader = ByteReader(block)
             guard ByteReader.isSealed(block), (try? reader.number(UInt32.self)) == UnitStore.logMagic,
-                (try? reader.number(UInt16.self)) == UnitStore.formatVersion,
+                let version = try? reader.number(UInt16.self), (1...UnitStore.formatVersion).contains(version),
                 let count = try? reader.number(UInt16.self), (try? reader.number(UInt64.self)) == tableGeneration,
                 (try? reader.number(UInt64.self)) == logSequence
             else { return }
             for _ in 0..<count {
-                guard let record = reader.record(), record.number < label.capacityUnits else { return }
+                guard let record = reader.record(version: version), record.number < label.capacityUnits else { return }
                 slots[Int(record.number)] = record.isBound ? record.slot : nil
             }
             logSequence += 1
@@ -193,7 +201,7 @@ extension ByteWriter {
         put(slot.map.words.1)
         put(slot.map.words.2)
         put(slot.map.words.3)
-        put(UInt32(isBound ? 1 : 0))
+        put(UInt32(isBound ? 1 : 0) | UInt32(slot.intent == .cold ? 0 : 2))
         put(UInt64(0))
         put(CRC32C.checksum(Array(bytes[start...])))
     }
@@ -201,7 +209,7 @@ extension ByteWriter {
 
 extension ByteReader {
     /// One 80-byte record, nil if its checksum differs.
-    fileprivate mutating func record() -> (number: UInt32, slot: UnitStore.Slot, isBound: Bool)? {
+    fileprivate mutating func record(version: UInt16) -> (number: UInt32, slot: UnitStore.Slot, isBound: Bool)? {
         let start = position
         do throws(WireError) {
             let number = try number(UInt32.self)
@@ -216,6 +224,7 @@ extension ByteReader {
                 try self.number(UInt64.self)
             )
             let flags = try self.number(UInt32.self)
+            slot.intent = version < 2 || flags & 2 == 2 ? .hot : .cold
             _ = try self.number(UInt64.self)
             let covered = CRC32C.checksum(Array(bytes[start..<position]))
             guard try self.number(UInt32.self) == covered else { return nil }

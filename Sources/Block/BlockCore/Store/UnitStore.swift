@@ -11,13 +11,20 @@ public struct UnitStore: Sendable {
     struct Slot {
         var key: UnitKey
         var generation: UInt64
+        /// No write under a later one is in the unit while it is cold.
         var combEpoch: UInt64
         var map = BlockMap()
+        var intent = Intent.cold
+        /// Whether it was written since the last look for units to become cold.
+        var isTouched = false
+        /// Writes accepted and not ended on the device.
+        var writers: UInt32 = 0
+        /// Whether it is in `changed`.
+        var isChanged = false
     }
 
     enum Pending {
-        case data(operation: UInt64, slot: UInt32, BlockRange, combEpoch: UInt64)
-        case zeroes(operation: UInt64)
+        case write(Write)
         case read(operation: UInt64)
         /// The log or the table is being written; a flush follows.
         case metadata
@@ -49,6 +56,16 @@ public struct UnitStore: Sendable {
     var committing: [UInt64] = []
     /// Slots whose record changed, and slots released, since the last record was written.
     var changed: [UInt32] = []
+    /// Slots that are not cold.
+    var hot: Set<UInt32> = []
+    let hotUnitsMax: Int
+    /// Writes that wait for their unit to be recorded as hot.
+    var held: [Write] = []
+    var begun: [UInt64] = []
+    /// Whether a record waits that somebody needs, though no data does.
+    var mustRecord = false
+    /// Slots that the records being written call hot.
+    var marked: [UInt32] = []
     var released: [UInt32] = []
     var releasing: [UInt32] = []
     /// Zeroed, waiting for a flush before they are free.
@@ -57,9 +74,12 @@ public struct UnitStore: Sendable {
     var isCheckpointing = false
     public internal(set) var stopReason: String?
     let acknowledgesUnflushed: Bool
+    let isRecordedFirst: Bool
 
     public enum Start: Equatable, Sendable {
         case started
+        /// Begins when the intent to write is stable; `takeBegun` tells.
+        case held
         /// Done without touching the device: the range reads as zeros, or there was nothing to zero.
         case nothingThere
         case noSpace
@@ -95,35 +115,28 @@ public struct UnitStore: Sendable {
 
     // MARK: Operations
 
-    /// Stores a payload; done when stable. The caller keeps overlapping operations apart.
+    /// Stores a payload; done when stable. The caller keeps overlapping operations apart. `combEpoch` is the comb epoch under
+    /// which it happens.
     public mutating func write(
         _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, _ payload: PayloadSlice, combEpoch: UInt64,
         _ requests: inout Requests
     ) -> Start {
         if stopReason != nil { return .stopped }
         guard let slot = bind(key, combEpoch) else { return isCleaning ? .busy : .noSpace }
-        let id = issue(.data(operation: operation, slot: slot, range, combEpoch: combEpoch))
-        requests.append((id, .write(at: layout.offset(ofSlot: slot) + UInt64(range.offset), payload)))
-        return .started
+        let write = Write(operation: operation, slot: slot, range: range, combEpoch: combEpoch, payload: payload)
+        return begin(write, &requests)
     }
 
     /// Makes the range read as zeros; done when stable.
     public mutating func writeZeroes(
-        _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, _ requests: inout Requests
+        _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, combEpoch: UInt64, _ requests: inout Requests
     ) -> Start {
         if stopReason != nil { return .stopped }
-        guard let slot = bySlotKey[key], let runs = slots[Int(slot)]?.map.runs(in: range), let first = runs.first,
-            let last = runs.last
-        else { return .nothingThere }
-        let id = issue(.zeroes(operation: operation))
-        requests.append(
-            (
-                id,
-                .writeZeros(
-                    at: layout.offset(ofSlot: slot) + UInt64(first.offset),
-                    length: last.offset + last.length - first.offset)
-            ))
-        return .started
+        guard let slot = bySlotKey[key], slots[Int(slot)]?.map.runs(in: range).isEmpty == false else {
+            return .nothingThere
+        }
+        let write = Write(operation: operation, slot: slot, range: range, combEpoch: combEpoch, payload: nil)
+        return begin(write, &requests)
     }
 
     public mutating func read(
@@ -145,15 +158,16 @@ public struct UnitStore: Sendable {
     /// Forgets units: they read as zeros from now on. Done when that is stable.
     public mutating func drop(_ operation: UInt64, _ keys: [UnitKey], _ requests: inout Requests) -> Start {
         if stopReason != nil { return .stopped }
-        var isAny = false
+        var dropped: Set<UInt32> = []
         for key in keys {
             guard let slot = bySlotKey.removeValue(forKey: key) else { continue }
             slots[Int(slot)] = nil
-            changed.removeAll { $0 == slot }
+            hot.remove(slot)
+            dropped.insert(slot)
             released.append(slot)
-            isAny = true
         }
-        guard isAny else { return .nothingThere }
+        guard !dropped.isEmpty else { return .nothingThere }
+        changed.removeAll(where: dropped.contains)
         waiting.append(operation)
         commit(&requests)
         return .started
@@ -177,13 +191,9 @@ public struct UnitStore: Sendable {
         var completions: [Completion] = []
         switch kind {
         case .read: preconditionFailure("answered above")
-        case .data(let operation, let slot, let range, let combEpoch):
-            if slots[Int(slot)]?.map.insert(range) == true {
-                slots[Int(slot)]?.combEpoch = combEpoch
-                if !changed.contains(slot) { changed.append(slot) }
-            }
-            accept(operation, &completions)
-        case .zeroes(let operation): accept(operation, &completions)
+        case .write(let write):
+            ended(write)
+            accept(write.operation, &completions)
         case .metadata:
             step = .flushing
             requests.append((issue(.flush), .flush))
@@ -199,6 +209,21 @@ public struct UnitStore: Sendable {
         return completions
     }
 
+    private mutating func ended(_ write: Write) {
+        let number = Int(write.slot)
+        slots[number]?.writers -= 1
+        slots[number]?.isTouched = true
+        guard write.payload != nil, slots[number]?.map.insert(write.range) == true else { return }
+        change(write.slot)
+    }
+
+    /// The slot's record is to be written with the next commit.
+    mutating func change(_ slot: UInt32) {
+        guard slots[Int(slot)]?.isChanged == false else { return }
+        slots[Int(slot)]?.isChanged = true
+        changed.append(slot)
+    }
+
     // MARK: Group commit
 
     private mutating func accept(_ operation: UInt64, _ completions: inout [Completion]) {
@@ -209,10 +234,12 @@ public struct UnitStore: Sendable {
         }
     }
 
-    private mutating func commit(_ requests: inout Requests) {
+    mutating func commit(_ requests: inout Requests) {
         guard step == .idle, stopReason == nil,
-            !waiting.isEmpty || !released.isEmpty || !zeroed.isEmpty || (acknowledgesUnflushed && !changed.isEmpty)
+            !waiting.isEmpty || !released.isEmpty || !zeroed.isEmpty || mustRecord
+                || (acknowledgesUnflushed && !changed.isEmpty)
         else { return }
+        mustRecord = false
         committing = waiting
         waiting = []
         freeing = zeroed
@@ -225,6 +252,7 @@ public struct UnitStore: Sendable {
             return
         }
         step = .writing
+        marked = changed.filter { slots[Int($0)].map { $0.intent != .cold } ?? false }
         let blocks = UInt32((records + DeviceLayout.recordsPerLogBlock - 1) / DeviceLayout.recordsPerLogBlock)
         if logUsed + blocks > label.logBlocks {
             isCheckpointing = true
@@ -234,6 +262,7 @@ public struct UnitStore: Sendable {
             requests.append((issue(.metadata), .writeBytes(at: layout.log + UInt64(logUsed) * 4096, bytes)))
             logUsed += UInt32(bytes.count / 4096)
         }
+        for slot in changed { slots[Int(slot)]?.isChanged = false }
         changed = []
         released = []
     }
@@ -248,6 +277,7 @@ public struct UnitStore: Sendable {
         committing = []
         free += freeing.sorted(by: >)
         freeing = []
+        beginHeld(&requests)
         if !releasing.isEmpty { punch(releasing, &requests) }
         releasing = []
     }
@@ -278,17 +308,20 @@ public struct UnitStore: Sendable {
 
     /// Gives the device up: everything under way on it fails, and nothing is asked of it any more.
     mutating func stop(_ reason: String, failing failed: [Pending] = []) -> [Completion] {
-        var ended: [UInt64] = committing + waiting
+        var ended: [UInt64] = committing + waiting + held.map(\.operation)
         let outstanding = failed + pending.keys.sorted().compactMap { pending[$0] }
         for kind in outstanding {
             switch kind {
-            case .data(let operation, _, _, _), .zeroes(let operation), .read(let operation): ended.append(operation)
+            case .write(let write): ended.append(write.operation)
+            case .read(let operation): ended.append(operation)
             case .metadata, .flush, .punch, .label: break
             }
         }
         stopReason = reason
         committing = []
         waiting = []
+        held = []
+        begun = []
         pending = IDTable()
         return ended.map { Completion(operation: $0, outcome: .failed(reason: reason)) }
     }
@@ -297,7 +330,8 @@ public struct UnitStore: Sendable {
         if let slot = bySlotKey[key] { return slot }
         guard let slot = free.popLast() else { return nil }
         generation += 1
-        slots[Int(slot)] = Slot(key: key, generation: generation, combEpoch: combEpoch)
+        slots[Int(slot)] = Slot(key: key, generation: generation, combEpoch: combEpoch, intent: .fresh)
+        hot.insert(slot)
         bySlotKey[key] = slot
         return slot
     }
@@ -307,7 +341,7 @@ public struct UnitStore: Sendable {
         return pending.values.contains { if case .punch = $0 { true } else { false } }
     }
 
-    private mutating func issue(_ kind: Pending) -> DiskOperationID {
+    mutating func issue(_ kind: Pending) -> DiskOperationID {
         let id = nextOperation
         nextOperation += 1
         pending[id] = kind

@@ -14,8 +14,14 @@ public enum Opcode: UInt8, Sendable, CaseIterable {
     case replicateZeroes = 17
     /// Rebuilding: a populated range of a unit, to the target.
     case copy = 18
-    /// Rebuilding: forget all units of the comb (`volume` is the pool, `unit` the comb) and accept copies.
+    /// Rebuilding: accept copies of the comb (`volume` is the pool, `unit` the comb). `attachEpoch` is the comb epoch at which
+    /// the target was in sync and whose units it keeps; 0: it forgets all units of the comb.
     case beginCopy = 19
+    /// Rebuilding: the target's units of the comb, from entry number `attachEpoch` on; the answer's payload are `UnitList`
+    /// entries.
+    case listUnits = 20
+    /// Rebuilding: the target forgets the unit.
+    case dropUnit = 21
     /// Answered at once; shows that the peer is alive.
     case ping = 32
 }
@@ -44,7 +50,7 @@ public enum DataStatus: UInt8, Sendable, CaseIterable {
 public struct DataHeader: Equatable, Sendable {
     public static let encodedSize = 80
     public static let magic: UInt32 = 0x4844_4C46
-    public static let version: UInt8 = 1
+    public static let version: UInt8 = 2
 
     public struct Flags: OptionSet, Sendable {
         public var rawValue: UInt16

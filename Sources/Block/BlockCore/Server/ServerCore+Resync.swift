@@ -1,0 +1,129 @@
+import Base
+
+/// The units that a copy has of a comb, as it tells them to a primary: entries of 16 bytes, padded to whole blocks with
+/// entries of volume 0.
+enum UnitList {
+    static let entryBytes = 16
+    static let entriesMax = Int(Geometry.unitBytes) / entryBytes
+
+    struct Entry: Equatable {
+        var unit: UnitKey
+        var isHot: Bool
+    }
+
+    static func encode(_ entries: ArraySlice<Entry>) -> [UInt8] {
+        var writer = ByteWriter()
+        for entry in entries {
+            writer.put(entry.unit.volume)
+            writer.put(entry.unit.index)
+            writer.put(UInt32(entry.isHot ? 1 : 0))
+        }
+        let block = Int(Geometry.blockBytes)
+        let size = max(1, (writer.bytes.count + block - 1) / block) * block
+        return writer.bytes + [UInt8](repeating: 0, count: size - writer.bytes.count)
+    }
+
+    static func decode(_ bytes: [UInt8]) throws(WireError) -> [Entry] {
+        guard bytes.count % entryBytes == 0 else { throw WireError(description: "a list of \(bytes.count) bytes") }
+        var reader = ByteReader(bytes)
+        var entries: [Entry] = []
+        while reader.remaining > 0 {
+            let unit = UnitKey(volume: try reader.id(VolumeID.self), index: try reader.number(UInt32.self))
+            let flags = try reader.number(UInt32.self)
+            if unit.volume.rawValue == 0 { break }
+            entries.append(Entry(unit: unit, isHot: flags & 1 == 1))
+        }
+        return entries
+    }
+}
+
+/// Bringing a copy that returns up to date: what has to move, as docs/design/resync.md derives it.
+extension ServerCore {
+    // MARK: Source
+
+    mutating func askForList(_ key: CombKey, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let rebuild = rebuilds[key], rebuild.phase == .listing, !rebuild.isAsking, now >= rebuild.nextTry else {
+            return
+        }
+        var header = DataHeader(opcode: .listUnits)
+        header.volume = key.pool.rawValue
+        header.unit = key.index
+        header.combEpoch = rebuild.epoch
+        header.attachEpoch = rebuild.listedEntries
+        if ask(rebuild.target.sds, .list(key, epoch: rebuild.epoch), header, nil, now, &actions) != nil {
+            rebuilds[key]?.isAsking = true
+        }
+    }
+
+    mutating func listAnswered(
+        _ key: CombKey, _ epoch: UInt64, _ status: DataStatus, _ bytes: [UInt8], _ now: Instant,
+        _ actions: inout [ServerAction]
+    ) {
+        guard let rebuild = rebuilds[key], rebuild.epoch == epoch, rebuild.phase == .listing else { return }
+        rebuilds[key]?.isAsking = false
+        guard status == .ok, let entries = try? UnitList.decode(bytes) else {
+            rebuilds[key]?.nextTry = now + .milliseconds(20)
+            return
+        }
+        rebuilds[key]?.progressAt = now
+        rebuilds[key]?.listedEntries += UInt64(entries.count)
+        for entry in entries where map.combKey(of: entry.unit) == key {
+            rebuilds[key]?.listed[entry.unit] = entry.isHot
+        }
+        if entries.count == UnitList.entriesMax {
+            askForList(key, now, &actions)
+        } else {
+            startCopying(key, now, &actions)
+        }
+    }
+
+    /// Decides what has to be copied. From now on every write to any other unit goes to the target too.
+    mutating func startCopying(_ key: CombKey, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let rebuild = rebuilds[key], let primary = map.comb(key)?.primary,
+            let store = storeIndex(primary.device)
+        else { return }
+        let own = stores[store].units { map.combKey(of: $0) == key }
+        var lacking = own
+        if let since = rebuild.since {
+            lacking = own.filter { unit in
+                guard let isHot = rebuild.listed[unit] else { return rules.contains(.survivorsListIsTruth) }
+                if isHot, rules.contains(.resyncOfTargetsIntents) { return true }
+                return stores[store].isDirty(
+                    unit, since: since, countingIntents: rules.contains(.resyncOfSurvivorsIntents))
+            }
+            if rules.contains(.survivorsListIsTruth) {
+                lacking += rebuild.listed.keys.filter { stores[store].location(of: $0) == nil }.sorted()
+            }
+        }
+        rebuilds[key]?.phase = .copying
+        rebuilds[key]?.remaining = Set(lacking)
+        rebuilds[key]?.order = lacking.reversed()
+        actions.append(
+            .notice(.copying(key, to: rebuild.target, since: rebuild.since, units: lacking.count, of: own.count)))
+        copyNext(key, store, now, &actions)
+    }
+
+    // MARK: Target
+
+    mutating func listUnits(
+        _ header: DataHeader, from sender: SdsID, on link: LinkID, _ actions: inout [ServerAction]
+    ) {
+        let key = CombKey(pool: StoragePoolID(rawValue: header.volume), index: header.unit)
+        guard let comb = map.comb(key), comb.epoch == header.combEpoch, comb.primary.sds == sender,
+            readyTargets[key] == comb.epoch, let target = comb.target, let store = storeIndex(target.device)
+        else {
+            actions.append(.send(link, header.reply(.staleComb), nil))
+            return
+        }
+        let units = stores[store].units { map.combKey(of: $0) == key }
+        let first = Int(min(header.attachEpoch, UInt64(units.count)))
+        let page = units[first..<min(first + UnitList.entriesMax, units.count)].map {
+            UnitList.Entry(unit: $0, isHot: stores[store].isHot($0))
+        }
+        let bytes = UnitList.encode(page[...])
+        var answer = header.reply(.ok)
+        answer.flags.insert(.payload)
+        answer.length = UInt32(bytes.count)
+        actions.append(.sendBytes(link, answer, bytes))
+    }
+}

@@ -1,0 +1,137 @@
+/// Write intents: what a device says of the units that are being written, so that after a crash only these have to be
+/// settled with the other copy (docs/design/resync.md).
+///
+/// Invariants:
+/// - The first write to a bound unit that the device calls cold waits until the record that calls it hot is stable.
+/// - A unit becomes cold again only while no write to it is under way, and its record then carries the comb epoch of
+///   that moment: everything written before counts as written under it.
+extension UnitStore {
+    /// What the device says of writes to a unit.
+    enum Intent: Equatable, Sendable {
+        case cold
+        /// The unit is new and not recorded yet: after a crash it does not exist, so its writes wait for nothing.
+        case fresh
+        /// The record that makes it hot is on its way.
+        case marking
+        case hot
+    }
+
+    /// A write of data or zeros that was accepted.
+    struct Write: Sendable {
+        var operation: UInt64
+        var slot: UInt32
+        var range: BlockRange
+        var combEpoch: UInt64
+        /// Nil: zeros.
+        var payload: PayloadSlice?
+    }
+
+    /// Units that are hot, or are about to be.
+    public var hotUnits: Int { hot.count }
+
+    /// Whether the unit may differ from a copy that left in sync at comb epoch `epoch`: it was written later, or was being
+    /// written. With `countingIntents` false only the first.
+    func isDirty(_ key: UnitKey, since epoch: UInt64, countingIntents: Bool = true) -> Bool {
+        guard let slot = bySlotKey[key].flatMap({ slots[Int($0)] }) else { return false }
+        return slot.combEpoch > epoch || (countingIntents && slot.intent != .cold)
+    }
+
+    func isHot(_ key: UnitKey) -> Bool {
+        bySlotKey[key].flatMap { slots[Int($0)] }.map { $0.intent != .cold } ?? false
+    }
+
+    /// Whether a write to the unit would need one more hot unit than there should be: others should become cold first.
+    func lacksIntent(_ key: UnitKey) -> Bool { hot.count >= hotUnitsMax && !isHot(key) }
+
+    /// Operations that were `held` and have begun since the last call.
+    mutating func takeBegun() -> [UInt64] {
+        if begun.isEmpty { return [] }
+        defer { begun = [] }
+        return begun
+    }
+
+    /// Starts a write, or holds it until the device says that its unit is being written.
+    mutating func begin(_ write: Write, _ requests: inout Requests) -> Start {
+        let number = Int(write.slot)
+        guard let slot = slots[number] else { preconditionFailure("a write to a slot that is bound") }
+        slots[number]?.writers += 1
+        slots[number]?.isTouched = true
+        switch slot.intent {
+        case .fresh, .hot:
+            perform(write, &requests)
+            return .started
+        case .cold:
+            slots[number]?.intent = .marking
+            slots[number]?.combEpoch = max(slot.combEpoch, write.combEpoch)
+            hot.insert(write.slot)
+            change(write.slot)
+            mustRecord = true
+        case .marking: break
+        }
+        if isRecordedFirst { held.append(write) } else { perform(write, &requests) }
+        commit(&requests)
+        return isRecordedFirst ? .held : .started
+    }
+
+    func perform(_ write: Write) -> DiskRequest {
+        let base = layout.offset(ofSlot: write.slot)
+        if let payload = write.payload { return .write(at: base + UInt64(write.range.offset), payload) }
+        let runs = slots[Int(write.slot)]?.map.runs(in: write.range) ?? []
+        guard let first = runs.first, let last = runs.last else {
+            preconditionFailure("zeroes begin where data is, and nothing else changes these blocks meanwhile")
+        }
+        return .writeZeros(at: base + UInt64(first.offset), length: last.offset + last.length - first.offset)
+    }
+
+    private mutating func perform(_ write: Write, _ requests: inout Requests) {
+        let request = perform(write)
+        requests.append((issue(.write(write)), request))
+    }
+
+    /// The records written with the last commit are stable: what they call hot may be written.
+    mutating func beginHeld(_ requests: inout Requests) {
+        for slot in marked {
+            switch slots[Int(slot)]?.intent {
+            case .fresh, .marking: slots[Int(slot)]?.intent = .hot
+            case .cold, .hot, nil: break
+            }
+        }
+        marked = []
+        if held.isEmpty { return }
+        let waiting = held
+        held = []
+        for write in waiting {
+            if slots[Int(write.slot)]?.intent == .marking {
+                held.append(write)
+            } else {
+                begun.append(write.operation)
+                perform(write, &requests)
+            }
+        }
+    }
+
+    /// Ends the intents of units that were not written since the last call (`underPressure`: of some that are not being
+    /// written now). `settledEpoch` gives the comb epoch to be recorded, or nil for a unit that has to stay hot.
+    mutating func cool(
+        underPressure: Bool, _ requests: inout Requests, settledEpoch: (UnitKey) -> UInt64?
+    ) {
+        guard stopReason == nil, !hot.isEmpty else { return }
+        var left = underPressure ? max(1, hotUnitsMax / 4) : Int.max
+        for number in hot.sorted() {
+            guard let slot = slots[Int(number)], left > 0 else { continue }
+            if slot.intent == .hot, slot.writers == 0, underPressure || !slot.isTouched,
+                let epoch = settledEpoch(slot.key)
+            {
+                slots[Int(number)]?.intent = .cold
+                slots[Int(number)]?.combEpoch = max(slot.combEpoch, epoch)
+                hot.remove(number)
+                change(number)
+                mustRecord = true
+                left -= 1
+            } else if !underPressure {
+                slots[Int(number)]?.isTouched = false
+            }
+        }
+        commit(&requests)
+    }
+}
