@@ -14,7 +14,7 @@ struct Holdfast: AsyncParsableCommand {
             MdmCommand.self, SdsCommand.self, SdcCommand.self, NodeCommand.self,
             DevCommand.self, LabCommand.self, StoreCommand.self, LabInitCommand.self, LabDiskCommand.self,
             LabLoadCommand.self,
-            RexrayCommand.self, ScliCommand.self, DrvCfgCommand.self,
+            VolumeCommand.self, RexrayCommand.self, ScliCommand.self, DrvCfgCommand.self,
         ])
 
     static func main() async {

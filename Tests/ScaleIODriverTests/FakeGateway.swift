@@ -197,6 +197,11 @@ final class FakeGateway: Sendable {
                     volume["mappedSdcInfo"] = [["sdcId": .string(thief)]]
                     state.thief = nil
                 }
+            case "setVolumeSize":
+                guard let size = Int64(body["sizeInGB"]?.string ?? ""), size % 8 == 0 else {
+                    throw refuse(225, "Volume size must be in 8 GB blocks")
+                }
+                volume["sizeInKb"] = .integer(size << 20)
             case "removeVolume":
                 guard mapped.isEmpty else { throw refuse(104, "Volume is mapped") }
                 state.volumes[id] = nil

@@ -47,6 +47,22 @@ private let clientB = "d503826900000001"
         }
     }
 
+    @Test func volumesGrowInWholeSteps() async throws {
+        try await withDriver { driver, gateway in
+            let created = try await driver.create(VolumeRequest(name: "data", size: .gibibytes(8)))
+            // The answer of the first try is lost; asking again does no harm.
+            gateway.state.withLock { $0.lostAnswers = 1 }
+            #expect(try await driver.resize(id: created.id, to: .gibibytes(17)).size == .gibibytes(24))
+            #expect(try await driver.resize(id: created.id, to: .gibibytes(9)).size == .gibibytes(24))
+            await #expect(throws: VolumeDriverError.self) {
+                try await driver.resize(id: created.id, to: ByteSize(bytes: (1 << 50) + 1))
+            }
+            await #expect(throws: VolumeDriverError.self) {
+                try await driver.resize(id: "c047cb29000000ff", to: .gibibytes(9))
+            }
+        }
+    }
+
     @Test func createListAttachDetachRemove() async throws {
         try await withDriver { driver, _ in
             let created = try await driver.create(VolumeRequest(name: "data", size: .gibibytes(9)))

@@ -44,4 +44,24 @@ import Testing
             try await lab.execute(on: 2, ["rexray", "volume", "unmount", "tank"])
         }
     }
+
+    /// Asked for on one machine, on the machine that has it mounted and on another. xfs, since a kernel lets ext4 grow only
+    /// for those who have CAP_SYS_RESOURCE.
+    @Test(.timeLimit(.minutes(6))) func aMountedFilesystemGrows() async throws {
+        try await withLab(["--store", "embedded", "--without-docker"]) { lab in
+            try await lab.execute(on: 2, ["rexray", "volume", "create", "--size=8", "lake"])
+            try await lab.execute(on: 2, ["rexray", "volume", "mount", "--fsType=xfs", "lake"])
+            func size() async throws -> Int {
+                let mounts = try await lab.execute(on: 2, ["df", "--output=size,target", "-BG"])
+                let line = mounts.split(separator: "\n").first { $0.hasSuffix("/lake") }
+                return Int(line?.split(separator: "G").first?.filter(\.isNumber) ?? "") ?? 0
+            }
+            #expect(try await size() == 8)
+            try await lab.execute(on: 2, ["holdfast", "volume", "resize", "lake", "16"])
+            #expect(try await size() == 16)
+            try await lab.execute(on: 3, ["holdfast", "volume", "resize", "lake", "24"])
+            try await eventually("the filesystem grows where it is") { try await size() == 24 }
+            try await lab.execute(on: 2, ["rexray", "volume", "unmount", "lake"])
+        }
+    }
 }

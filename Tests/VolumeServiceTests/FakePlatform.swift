@@ -29,6 +29,8 @@ final class FakePlatform: Sendable {
 struct FakeDevice: Hashable, Sendable {
     var contents = DeviceContents.blank
     var formats = 0
+    /// What the filesystem uses.
+    var used = ByteSize.zero
     var files: Set<String> = []
 }
 
@@ -81,6 +83,14 @@ struct FakeDriver: VolumeDriver {
             state.volumes[id] = volume
             state.devices[id] = FakeDevice()
             return volume
+        }
+    }
+
+    func resize(id: String, to size: ByteSize) async throws(VolumeDriverError) -> PlatformVolume {
+        try with { state throws(VolumeDriverError) in
+            guard let volume = state.volumes[id] else { throw VolumeDriverError(.notFound, "no volume \(id)") }
+            state.volumes[id]?.size = max(volume.size, size)
+            return state.volumes[id] ?? volume
         }
     }
 
@@ -215,6 +225,21 @@ final class FakeHost: FilesystemHost {
             $0.devices[id]?.contents = .filesystem(kind, needsCheck: false)
             $0.devices[id]?.formats += 1
         }
+    }
+
+    func size(of device: String) async throws(VolumeDriverError) -> ByteSize? {
+        guard let id = volumeID(device) else { return nil }
+        return platform.state.withLock { $0.volumes[id]?.size }
+    }
+
+    func grow(
+        _ kind: FilesystemKind, mountedAt path: String, from device: String
+    ) async throws(VolumeDriverError) {
+        try step()
+        guard let id = volumeID(device), mountPoints().contains(path) else {
+            throw VolumeDriverError(.failed, "not mounted")
+        }
+        platform.state.withLock { $0.devices[id]?.used = $0.volumes[id]?.size ?? .zero }
     }
 
     func check(_ kind: FilesystemKind, on device: String) async throws(VolumeDriverError) { try step() }

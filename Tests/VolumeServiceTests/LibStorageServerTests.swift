@@ -56,6 +56,20 @@ import Testing
         }
     }
 
+    @Test func volumesAreEnlarged() async throws {
+        try await ServedVolumes.run { served in
+            let id = try await served.create("one", size: 8)
+            let resized = try await served.call(.POST, "/volumes/scaleio/\(id)?resize", ["size": 24])
+            #expect(try resized.json()["size"] == 24)
+            let byName = try await served.call(.POST, "/volumes/scaleio/one?resize&byName", ["size": 32])
+            #expect(try byName.json()["size"] == 32)
+            for body: JSONValue in [[:], ["size": 0], ["size": -8], ["size": "8"], ["size": 99_999_999]] {
+                #expect(try await served.call(.POST, "/volumes/scaleio/\(id)?resize", body).status == 500)
+            }
+            #expect(try await served.call(.POST, "/volumes/scaleio/none?resize&byName", ["size": 8]).status == 404)
+        }
+    }
+
     @Test func attachingAndWhatCallersSeeOfIt() async throws {
         try await ServedVolumes.run { served in
             let id = try await served.create("one")

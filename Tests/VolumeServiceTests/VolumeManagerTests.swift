@@ -58,6 +58,35 @@ struct TestHost {
         for number in 0..<200 { #expect(await later.entry("data\(number)")?.stage == .mounted) }
     }
 
+    @Test func filesystemsGrowWhereTheyAreMounted() async throws {
+        let platform = FakePlatform()
+        let (here, there) = (try TestHost(platform, "sdc1"), try TestHost(platform, "sdc2"))
+        defer {
+            here.remove()
+            there.remove()
+        }
+        let (first, second) = (try await here.start(), try await there.start())
+        func used() -> ByteSize? { platform.state.withLock { $0.devices.values.first?.used } }
+        _ = try await first.mount("data", holder: "a")
+        #expect(try await first.resize("data", to: .gibibytes(32)).size == .gibibytes(32))
+        #expect(used() == .gibibytes(32))
+        // Asked for on another host, done where it is mounted.
+        #expect(try await second.resize("data", to: .gibibytes(40)).size == .gibibytes(40))
+        #expect(used() == .gibibytes(32))
+        await second.sweep()
+        #expect(used() == .gibibytes(32))
+        await first.sweep()
+        #expect(used() == .gibibytes(40))
+        // Enlarged while nobody had it mounted.
+        try await first.unmount("data", holder: "a")
+        _ = try await second.resize("data", to: .gibibytes(48))
+        #expect(try await second.resize("data", to: .gibibytes(8)).size == .gibibytes(48))
+        _ = try await first.mount("data", holder: "b")
+        await first.sweep()
+        #expect(used() == .gibibytes(48))
+        await #expect(throws: VolumeDriverError.self) { try await first.resize("none", to: .gibibytes(8)) }
+    }
+
     @Test func mountCreatesFormatsOnceAndCountsHolders() async throws {
         let platform = FakePlatform()
         let node = try TestHost(platform, "sdc1")

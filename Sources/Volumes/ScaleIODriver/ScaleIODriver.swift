@@ -1,4 +1,4 @@
-import Base
+public import Base
 import FoundationEssentials
 public import Logging
 public import VolumeDriver
@@ -98,6 +98,23 @@ public actor ScaleIODriver: VolumeDriver {
         } catch {
             throw ScaleIOGateway.error(error, doing: "Creating the volume \(platformName)")
         }
+    }
+
+    public func resize(id: String, to size: ByteSize) async throws(VolumeDriverError) -> PlatformVolume {
+        let current = try await volume(id: id)
+        guard size > current.size else { return current }
+        let grain: UInt64 = 8 << 30
+        guard size.bytes <= 1 << 50 else {
+            throw VolumeDriverError(.invalid, "A volume of \(size) exceeds the platform's limit of 1 PiB")
+        }
+        let gibibytes = (size.bytes + grain - 1) / grain * 8
+        do {
+            _ = try await gateway.post(
+                "/instances/Volume::\(id)/action/setVolumeSize", ["sizeInGB": .string(String(gibibytes))])
+        } catch {
+            throw ScaleIOGateway.error(error, doing: "Enlarging the volume \(current.name)")
+        }
+        return try await volume(id: id)
     }
 
     public func remove(id: String) async throws(VolumeDriverError) {

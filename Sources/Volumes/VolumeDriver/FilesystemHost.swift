@@ -1,3 +1,5 @@
+public import Base
+
 /// One line of the mount table that concerns volumes.
 public struct MountedFilesystem: Hashable, Sendable {
     public var mountPoint: String
@@ -54,6 +56,10 @@ public protocol FilesystemHost: Sendable {
     func isInUse(_ device: String) async -> Bool
     /// Makes a filesystem on a device that is `blank`, or whose making was interrupted before. Never anything else.
     func makeFilesystem(_ kind: FilesystemKind, on device: String, overwrite: Bool) async throws(VolumeDriverError)
+    /// The device's size; nil when there is no such device.
+    func size(of device: String) async throws(VolumeDriverError) -> ByteSize?
+    /// Lets a mounted filesystem use all of its device. One that does so already stays as it is.
+    func grow(_ kind: FilesystemKind, mountedAt path: String, from device: String) async throws(VolumeDriverError)
     /// Repairs what can be repaired without losing anything.
     func check(_ kind: FilesystemKind, on device: String) async throws(VolumeDriverError)
     func mount(_ device: String, at path: String, kind: FilesystemKind, options: [String])

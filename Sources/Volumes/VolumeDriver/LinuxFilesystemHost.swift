@@ -1,4 +1,4 @@
-import Base
+public import Base
 import Glibc
 import LinuxOS
 import Synchronization
@@ -131,6 +131,29 @@ public struct LinuxFilesystemHost: FilesystemHost {
                 .failed,
                 "The filesystem on \(device) has errors that need a person: run 'e2fsck \(device)'. "
                     + result.outputText + result.errorText)
+        }
+    }
+
+    public func size(of device: String) async throws(VolumeDriverError) -> ByteSize? {
+        try await blocking("Looking at \(device)", on: device, deadline: .seconds(10)) {
+            guard let file = try? Descriptor.open(device, O_RDONLY) else { return nil }
+            let size = lseek(file.raw, 0, SEEK_END)
+            return size > 0 ? ByteSize(bytes: UInt64(size)) : nil
+        }
+    }
+
+    public func grow(
+        _ kind: FilesystemKind, mountedAt path: String, from device: String
+    ) async throws(VolumeDriverError) {
+        let command: [String] =
+            switch kind {
+            case .ext4: ["resize2fs", device]
+            case .xfs: ["xfs_growfs", path]
+            case .btrfs: ["btrfs", "filesystem", "resize", "max", path]
+            }
+        let result = try await run(command, deadline: .seconds(600))
+        guard result.isSuccess else {
+            throw VolumeDriverError(.failed, "\(command[0]) failed on \(device): \(result.errorText)")
         }
     }
 

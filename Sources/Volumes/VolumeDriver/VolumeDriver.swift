@@ -93,6 +93,9 @@ public protocol VolumeDriver: Sendable {
     func volume(named name: String) async throws(VolumeDriverError) -> PlatformVolume
     /// - Throws: `alreadyExists`.
     func create(_ request: VolumeRequest) async throws(VolumeDriverError) -> PlatformVolume
+    /// Enlarges a volume, also while it is attached; the platform may round the size up. One that is at least so large
+    /// already stays as it is.
+    func resize(id: String, to size: ByteSize) async throws(VolumeDriverError) -> PlatformVolume
     /// - Throws: `heldElsewhere` while the volume is attached to any host.
     func remove(id: String) async throws(VolumeDriverError)
     /// Attaches the volume to `instanceID` and to nobody else.

@@ -91,6 +91,12 @@ public struct LibStorageClient: Sendable {
             .POST, "/volumes/\(service)/\(percentEncoded(name))?unmount&byName", ["holder": .string(holder)])
     }
 
+    /// Enlarges a volume to so many GB at least, with its filesystem if it is mounted; answers its object.
+    public func resize(name: String, gibibytes: Int) async throws(LibStorageError) -> JSONValue {
+        try await call(
+            .POST, "/volumes/\(service)/\(percentEncoded(name))?resize&byName", ["size": .integer(Int64(gibibytes))])
+    }
+
     private func call(
         _ method: HTTPMethod, _ path: String, _ body: JSONValue? = nil
     ) async throws(LibStorageError) -> JSONValue {

@@ -167,7 +167,7 @@ public struct LibStorageServer: Sendable {
 
     private func act(_ call: LibStorageCall) async throws -> JSONValue {
         for (verb, action) in [
-            "attach": attach, "detach": detach, "mount": mount, "unmount": unmount,
+            "attach": attach, "detach": detach, "mount": mount, "unmount": unmount, "resize": resize,
         ] where call.query[verb] != nil { return try await action(call) }
         throw VolumeDriverError(.notImplemented, "not implemented")
     }
@@ -255,6 +255,20 @@ public struct LibStorageServer: Sendable {
         return try await task("unmount", call) {
             try await manager.unmount(volume.name, holder: body["holder"]?.string)
             return [:]
+        }
+    }
+
+    /// Ours: enlarges a volume to `size` GB at least.
+    @Sendable private func resize(_ call: LibStorageCall) async throws -> JSONValue {
+        let body = try call.body(allowing: ["size": .number])
+        guard let size = body["size"]?.integer, (1...(1 << 20)).contains(size) else {
+            throw VolumeDriverError(.invalid, "validate req schema: size must be a number of GB, 1 or more")
+        }
+        let volume = try await find(call)
+        return try await task("resize", call) {
+            let resized = try await manager.resize(volume.name, to: .gibibytes(UInt64(size)))
+            return LibStorageView.plain(driver: driver.name, service: serviceName).object(resized, mountPoint: nil)
+                ?? [:]
         }
     }
 }

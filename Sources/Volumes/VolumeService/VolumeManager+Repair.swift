@@ -55,7 +55,8 @@ extension VolumeManager {
         }
     }
 
-    /// Looks after what no call will look after: releases what was left half done, and takes down mounts whose volume
+    /// Looks after what no call will look after: releases what was left half done, grows filesystems whose volume was
+    /// enlarged, and takes down mounts whose volume
     /// another host has taken over, so that this host can mount it again later. Volumes that are being worked on are
     /// left alone.
     public func sweep() async {
@@ -78,7 +79,7 @@ extension VolumeManager {
                 }
             } catch {
                 logger.warning(
-                    "a volume could not be released",
+                    "a volume could not be looked after",
                     metadata: ["volume.name": "\(name)", "error": "\(errorChain(error))"])
             }
         }
@@ -95,7 +96,7 @@ extension VolumeManager {
             var volume = platform[entry.volumeID]
             if entry.volumeID.isEmpty { volume = platform.values.first { $0.name == name } }
             // The list is older than the lock: only what a fresh look confirms counts as lost.
-            guard try await isLost(entry, volume: volume, instance: instance) else { return }
+            guard try await isLost(entry, volume: volume, instance: instance) else { return try await grow(entry) }
             logger.warning(
                 "another host has taken the volume; unmounting it here",
                 metadata: ["volume.name": "\(name)", "volume.id": "\(entry.volumeID)"])

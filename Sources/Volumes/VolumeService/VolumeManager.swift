@@ -1,4 +1,4 @@
-import Base
+public import Base
 public import Logging
 public import VolumeDriver
 
@@ -17,6 +17,8 @@ public actor VolumeManager {
     /// By volume name.
     private(set) var entries: [String: LedgerEntry] = [:]
     private var instance: String?
+    /// The size of each mounted volume's device when its filesystem was last told to use all of it.
+    private var grownTo: [String: ByteSize] = [:]
     private var isWritingLedger = false
     /// Who waits for the ledger's next write; resumed with true to do it, with false when it is done.
     private var nextWrite: [CheckedContinuation<Bool, any Error>] = []
@@ -299,6 +301,55 @@ public actor VolumeManager {
         throw VolumeDriverError(.busy, "There are too many mounts at \(path)")
     }
 
+    // MARK: Growing
+
+    /// Enlarges a volume, and its filesystem if that is mounted on this host. Where it is mounted on another, that
+    /// host's `sweep` does so.
+    ///
+    /// - Returns: the volume with the size that the platform made of it.
+    public func resize(_ name: String, to size: ByteSize) async throws -> PlatformVolume {
+        try VolumeManager.checkName(name)
+        return try await locks.withLock(name) {
+            let volume = try await self.driver.resize(id: try await self.driver.volume(named: name).id, to: size)
+            if let entry = await self.entry(name), entry.stage == .mounted, let device = entry.device {
+                try await self.waitForSize(volume.size, of: device)
+                await self.forgetSize(name)
+                try await self.grow(entry)
+            }
+            return volume
+        }
+    }
+
+    private func forgetSize(_ name: String) { grownTo[name] = nil }
+
+    /// The platform tells the host of a new size by itself, but not before it answers.
+    private func waitForSize(_ size: ByteSize, of device: String) async throws {
+        let clock = ContinuousClock()
+        let end = clock.now + settings.attachTimeout
+        while try await host.size(of: device) ?? .zero < size {
+            guard clock.now < end else {
+                throw VolumeDriverError(.timedOut, "The device \(device) did not grow to \(size)")
+            }
+            try await clock.sleep(for: .milliseconds(50))
+        }
+    }
+
+    /// Lets the filesystem of a mounted volume use a device that has grown, or may have grown while nobody looked.
+    func grow(_ entry: LedgerEntry) async throws {
+        guard let device = entry.device, let kind = entry.filesystem, let size = try await host.size(of: device),
+            size != grownTo[entry.name]
+        else { return }
+        let before = grownTo[entry.name]
+        // One that cannot grow is not asked again every few seconds, but when the size changes or somebody asks for it.
+        grownTo[entry.name] = size
+        try await host.grow(kind, mountedAt: entry.mountPoint, from: device)
+        if let before {
+            logger.notice(
+                "filesystem grown",
+                metadata: ["volume.name": "\(entry.name)", "size": "\(size)", "size.before": "\(before)"])
+        }
+    }
+
     // MARK: The ledger
 
     /// The entry of a volume that is mounted, or not yet released, on this host.
@@ -320,6 +371,7 @@ public actor VolumeManager {
 
     func forget(_ name: String) async throws {
         entries[name] = nil
+        grownTo[name] = nil
         try await persist()
     }
 
