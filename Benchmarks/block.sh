@@ -25,7 +25,14 @@ finish() {
     rm -rf "$directory"
 }
 trap finish EXIT
-start() { "$holdfast" "$@" >>"$directory/log" 2>&1 & processes+=($!); started=$!; }
+# Every allocation of the servers and the client is counted: in the steady state there are none.
+cc -O2 -shared -fPIC "$here/allocations.c" -o "$directory/allocations.so"
+start() {
+    HOLDFAST_ALLOCATIONS="$directory/allocations" LD_PRELOAD="$directory/allocations.so" \
+        "$holdfast" "$@" >>"$directory/log" 2>&1 &
+    processes+=($!)
+    started=$!
+}
 manager() {
     start mdm --store "embedded:$directory/mdm.db" --listen 127.0.0.1:2661$1 --name "mdm$1" --gateway-http 127.0.0.1:2808$1 \
         --gateway-https none --gateway-password $password --work-dir "$directory/gateway$1"
@@ -72,7 +79,7 @@ until [ -S "$socket" ]; do sleep 0.1; done
 uri="nbd+unix:///$volume?socket=$socket"
 
 measure() { python3 "$here/measure.py" "$1" --to "$directory/results" --servers "${servers[*]}" "${@:2}"; }
-load() { measure load --seconds "$seconds" --size "$size" --cases "$cases" "$@"; }
+load() { measure load --allocations "$directory/allocations" --seconds "$seconds" --size "$size" --cases "$cases" "$@"; }
 store=(--ioengine=nbd "--uri=$uri")
 raw=(--ioengine=libaio "--filename=$directory/raw")
 measure idle --name Holdfast --case "idle, no data"

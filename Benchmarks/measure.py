@@ -76,6 +76,18 @@ def resident_mib(processes):
     return sum(sizes), max(sizes, default=0)
 
 
+def allocations(prefix, processes):
+    """What allocations.c has counted in the processes so far."""
+    total = 0
+    for process in processes:
+        try:
+            with open(f"{prefix}.{process}", "rb") as counter:
+                total += int.from_bytes(counter.read(8), sys.byteorder)
+        except OSError:
+            continue
+    return total
+
+
 def numbers(text):
     return [int(part) for part in text.replace(",", " ").split()]
 
@@ -97,9 +109,11 @@ def load(options):
             command.append("--sync=dsync")
         fio = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         time.sleep(2)
+        allocated = allocations(options.allocations, list(servers) + client)
         began, cpu = time.monotonic(), [cpu_seconds(part) for part in (servers, client, [fio.pid])]
         time.sleep(max(1, options.seconds - 2))
         ended, after = time.monotonic(), [cpu_seconds(part) for part in (servers, client, [fio.pid])]
+        allocated = allocations(options.allocations, list(servers) + client) - allocated
         memory = resident_mib(servers)
         output, errors = fio.communicate()
         if fio.returncode != 0:
@@ -114,6 +128,7 @@ def load(options):
             "mean_us": direction["lat_ns"]["mean"] / 1e3,
             "p99_us": direction["clat_ns"].get("percentile", {}).get("99.000000", 0) / 1e3,
             "cpu_us": {"servers": per_io[0], "client": per_io[1], "fio": per_io[2]},
+            "allocations": allocated / (ended - began) / direction["iops"] if options.allocations else None,
             "resident_mib": memory[1]})
 
 
@@ -198,20 +213,23 @@ def table(options):
             if entry["name"] == name and entry["case"] == case:
                 for key in keys:
                     entry = entry[key]
-                found.append(entry)
+                if entry is not None:
+                    found.append(entry)
         return sum(found) / len(found) if found else None
 
     store, raw = options.store, options.raw
     print(f"{'':34}{store + ' IOPS':>16}{raw + ' IOPS':>12}{'ratio':>7}{'mean us':>9}{'p99 us':>9}"
-          f"{'raw mean':>10}{'raw p99':>9}{'servers':>9}{'client':>8}{'fio':>7}  CPU us per I/O")
+          f"{'raw mean':>10}{'raw p99':>9}{'servers':>9}{'client':>8}{'fio':>7}  CPU us per I/O{'allocated':>11} times per I/O")
     for case, (_, size, _, title) in CASES.items():
         ours, theirs = mean(store, case, "iops"), mean(raw, case, "iops")
         if ours is None or theirs is None:
             continue
+        allocated = mean(store, case, "allocations")
+        counted = "" if allocated is None else f"{allocated:27.2f}"
         cpu = [mean(store, case, "cpu_us", part) for part in ("servers", "client", "fio")]
         print(f"{title:34}{ours:16,.0f}{theirs:12,.0f}{ours / theirs:7.2f}{mean(store, case, 'mean_us'):9,.0f}"
               f"{mean(store, case, 'p99_us'):9,.0f}{mean(raw, case, 'mean_us'):10,.0f}{mean(raw, case, 'p99_us'):9,.0f}"
-              f"{cpu[0]:9,.0f}{cpu[1]:8,.0f}{cpu[2]:7,.0f}")
+              f"{cpu[0]:9,.0f}{cpu[1]:8,.0f}{cpu[2]:7,.0f}{counted}")
     for entry in results:
         if entry["name"] != store:
             continue
@@ -235,7 +253,8 @@ def main():
     shared = {"name": {"required": True}, "to": {"required": True}}
     made = command(
         load, **shared, servers={"default": ""}, client={"default": ""}, cases={"default": ",".join(CASES)},
-        seconds={"type": int, "default": 10}, size={"default": "1g"}, sync={"action": "store_true"})
+        seconds={"type": int, "default": 10}, size={"default": "1g"}, sync={"action": "store_true"},
+        allocations={"default": ""})
     made.add_argument("fio", nargs="*")
     command(idle, **shared, servers={"required": True}, case={"default": "idle"})
     command(
