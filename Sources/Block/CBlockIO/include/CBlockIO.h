@@ -51,8 +51,11 @@ static inline int cbio_ioctl_pointer(int fd, unsigned long request, void *argume
 // Whether the file system or device took the set-up; the block size of a raw device in bytes through `size`.
 static inline int cbio_block_device_size(int fd, uint64_t *size) { return ioctl(fd, 0x80081272ul, size); }
 
+// Small messages at once, silent peers noticed, and no pacing: where the host prefers BBR, its model of the path makes requests
+// and answers over short round trips two to three times slower. Kernels without CUBIC keep what they have.
 static inline int cbio_set_tcp_options(int fd, int user_timeout_ms) {
     int one = 1;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "cubic", 5);
     if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) < 0) return -1;
     return setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof user_timeout_ms);
 }
