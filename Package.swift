@@ -4,8 +4,8 @@ import PackageDescription
 // The house: a folder is a wing, a target is a room, and dependencies point down (docs/architecture.md).
 // A room may name only rooms of its own wing, of Ground, or of another wing's port.
 
-/// One room of the house. `optimised` asks for optimisation also in debug builds: the block data path is unusable
-/// without it.
+/// One room of the house. `optimised` asks for optimisation also in debug builds, without which the block data path is
+/// unusable, and for no checks of exclusive access at run time, which would take a twentieth of it (the compiler's remain).
 func room(
     _ name: String, in wing: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = [],
     optimised: Bool = false
@@ -15,7 +15,9 @@ func room(
         dependencies: dependencies,
         path: wing.isEmpty ? "Sources/\(name)" : "Sources/\(wing)/\(name)",
         exclude: exclude,
-        swiftSettings: optimised ? [.unsafeFlags(["-O"], .when(configuration: .debug))] : [])
+        swiftSettings: optimised
+            ? [.unsafeFlags(["-O"], .when(configuration: .debug)), .unsafeFlags(["-enforce-exclusivity=unchecked"])]
+            : [])
 }
 
 func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource] = []) -> Target {
