@@ -8,15 +8,15 @@ import Testing
     @Test(arguments: 1...20 as ClosedRange<UInt64>)
     func holdsWhatADictionaryHolds(seed: UInt64) {
         var random = SeededRandom(seed: seed)
-        var table = IDTable<[UInt64]>()
+        var table = IDTable<UInt64, [UInt64]>()
         var model: [UInt64: [UInt64]] = [:]
         var next: UInt64 = 1
         for _ in 0..<4000 {
             let known = model.keys.sorted()
             switch Int.random(in: 0..<5, using: &random) {
             case 0, 1:
-                table[next] = [next]
-                model[next] = [next]
+                table[next, default: [7]].append(next)
+                model[next, default: [7]].append(next)
                 // Some numbers share their low bits with those that stay.
                 next += Int.random(in: 0..<20, using: &random) == 0 ? 64 : 1
             case 2:
@@ -37,6 +37,8 @@ import Testing
         #expect(table.keys.sorted() == model.keys.sorted())
         for number in 0...next { #expect(table[number] == model[number]) }
         #expect(table.removeValue(forKey: next) == nil)
-        #expect(table[0] == nil)
+        table[0]?.append(1)
+        #expect(table[0] == nil && table.count == model.count)
+        #expect(table.firstKey { $0.contains(7) && $0.count == 1 } == nil)
     }
 }

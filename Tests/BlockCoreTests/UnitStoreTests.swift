@@ -85,6 +85,28 @@ struct MemoryDevice {
         #expect(device.store.accountingError() == nil)
     }
 
+    @Test func aFlushWaitsWhileMoreIsBeingWrittenThanWaits() throws {
+        var device = try MemoryDevice()
+        var started: UnitStore.Requests = []
+        for operation in 1...4 as ClosedRange<UInt64> {
+            let slice = PayloadSlice(payload: PayloadID(rawValue: operation), offset: 0, length: 4096)
+            let range = BlockRange(start: UInt16(operation), count: 1)
+            let key = UnitKey(volume: volume, index: 0)
+            #expect(device.store.write(operation, key, range, slice, combEpoch: 1, &started) == .started)
+        }
+        #expect(started.count == 4)
+        var next: UnitStore.Requests = []
+        #expect(device.store.finish(started[0].id, .done, &next).isEmpty)
+        #expect(next.isEmpty)
+        #expect(device.store.finish(started[1].id, .done, &next).isEmpty)
+        #expect(next.count == 1)
+        // The record of the first two, then the flush that answers them; the others go on by themselves.
+        device.carryOut(next)
+        #expect(device.completions.map(\.operation) == [1, 2])
+        device.carryOut(started[2...].map { $0 })
+        #expect(device.completions.map(\.operation).sorted() == [1, 2, 3, 4])
+    }
+
     /// Many small changes overflow the log of three blocks and force table after table.
     @Test func tablesTakeTurns() throws {
         var device = try MemoryDevice(units: 4, logBlocks: 2)

@@ -53,7 +53,7 @@ public struct ClientCore: Sendable {
         var state: State
         var session: UInt64 = 0
         var nextRequest: UInt64 = 1
-        var outstanding = IDTable<UInt64>()
+        var outstanding = IDTable<UInt64, UInt64>()
         /// Bytes asked of it, or sent to it, and not answered.
         var outstandingBytes = 0
         /// Pieces wait until fewer bytes are outstanding.
@@ -83,12 +83,12 @@ public struct ClientCore: Sendable {
     var generation: UInt32?
     var map = ClusterMap()
     var attached: [VolumeID: Attached] = [:]
-    var ios = IDTable<IO>()
-    var pieces = IDTable<Piece>()
+    var ios = IDTable<UInt64, IO>()
+    var pieces = IDTable<UInt64, Piece>()
     var nextPiece: UInt64 = 1
     /// Pieces of writes that found no server when they came, or that were or will be sent again.
     var unsettled: [UnitKey: Set<UInt64>] = [:]
-    var servers: [SdsID: Server] = [:]
+    var servers = IDTable<SdsID, Server>()
     var isManagerConnected = false
     var lastKeepAlive = Instant.zero
     var mapAskedAt = Instant.zero
@@ -340,10 +340,7 @@ public struct ClientCore: Sendable {
     }
 
     /// The server at the other end of a connection: no two have the same.
-    private func server(on link: LinkID) -> SdsID? {
-        for (id, server) in servers where server.link == link { return id }
-        return nil
-    }
+    private func server(on link: LinkID) -> SdsID? { servers.firstKey { $0.link == link } }
 
     private mutating func answered(
         _ header: DataHeader, _ payload: PayloadID?, on link: LinkID, _ now: Instant,
@@ -497,9 +494,9 @@ public struct ClientCore: Sendable {
     }
 }
 
-extension IDTable<ClientCore.IO> {
+extension IDTable<UInt64, ClientCore.IO> {
     subscript(io: ClientIO) -> ClientCore.IO? {
-        get { self[io.rawValue] }
-        _modify { yield &self[io.rawValue] }
+        @inline(__always) get { self[io.rawValue] }
+        @inline(__always) _modify { yield &self[io.rawValue] }
     }
 }

@@ -75,7 +75,8 @@ extension ServerCore {
     }
 
     /// Starts whatever no earlier overlapping operation stands in the way of.
-    func isBlocked(_ position: Int, in queue: [UInt64]) -> Bool {
+    private func isBlocked(_ position: Int, in queue: [UInt64]) -> Bool {
+        guard position > 0 else { return false }
         guard let operation = operations[queue[position]] else { return true }
         for earlier in queue[..<position] {
             guard let other = operations[earlier], other.range.overlaps(operation.range),
@@ -90,11 +91,15 @@ extension ServerCore {
         return false
     }
 
+    private func queued(_ unit: UnitKey, _ position: Int) -> UInt64? {
+        guard let queue = queues[unit], position < queue.count else { return nil }
+        return queue[position]
+    }
+
     mutating func startReady(_ unit: UnitKey, _ now: Instant, _ actions: inout [ServerAction]) {
         var position = 0
-        while let queue = queues[unit], position < queue.count {
-            let id = queue[position]
-            if let operation = operations[id], !operation.isStarted, !isBlocked(position, in: queue) {
+        while let id = queued(unit, position) {
+            if let operation = operations[id], !operation.isStarted, !isBlocked(position, in: queues[unit] ?? []) {
                 operations[id]?.isStarted = true
                 start(id, now, &actions)
                 // It may have ended at once and opened the way for others.

@@ -22,7 +22,7 @@ extension ServerCore {
         var state: State
         var session: UInt64 = 0
         var nextRequest: UInt64 = 1
-        var outstanding = IDTable<Outstanding>()
+        var outstanding = IDTable<UInt64, Outstanding>()
 
         var link: LinkID? {
             switch state {
@@ -116,10 +116,7 @@ extension ServerCore {
     }
 
     /// The server at the other end of one of our own connections: no two have the same.
-    private func peer(on link: LinkID) -> SdsID? {
-        for (id, peer) in peers where peer.link == link { return id }
-        return nil
-    }
+    private func peer(on link: LinkID) -> SdsID? { peers.firstKey { $0.link == link } }
 
     mutating func answered(
         _ header: DataHeader, _ bytes: [UInt8], on link: LinkID, _ now: Instant, _ actions: inout [ServerAction]

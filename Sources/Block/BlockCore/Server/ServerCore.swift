@@ -26,13 +26,13 @@ public struct ServerCore: Sendable {
     var generation: UInt32?
     public internal(set) var stores: [UnitStore]
     var map = ClusterMap()
-    var inbound: [LinkID: Inbound] = [:]
+    var inbound = IDTable<LinkID, Inbound>()
     var sessions: [PeerKey: UInt64] = [:]
-    var peers: [SdsID: Peer] = [:]
-    var operations = IDTable<Operation>()
+    var peers = IDTable<SdsID, Peer>()
+    var operations = IDTable<UInt64, Operation>()
     var nextOperation: UInt64 = 1
     /// Per unit, operations in the order of arrival: the range locks.
-    var queues: [UnitKey: [UInt64]] = [:]
+    var queues = IDTable<UnitKey, [UInt64]>()
     var rebuilds: [CombKey: Rebuild] = [:]
     /// Combs that this server is ready to receive, by the epoch for which it forgot its old units.
     var readyTargets: [CombKey: UInt64] = [:]

@@ -31,6 +31,13 @@ public struct UnitStore: Sendable {
         case flush
         case punch([UInt32])
         case label(copiesLeft: Int)
+
+        var isChange: Bool {
+            switch self {
+            case .write: true
+            case .read, .metadata, .flush, .punch, .label: false
+            }
+        }
     }
 
     enum CommitStep { case idle, writing, flushing }
@@ -47,9 +54,11 @@ public struct UnitStore: Sendable {
     var logSequence: UInt64
     var logUsed: UInt32
 
-    var pending = IDTable<Pending>()
+    var pending = IDTable<UInt64, Pending>()
     var nextOperation: UInt64 = 1
     var step = CommitStep.idle
+    /// Operations whose data is being written.
+    var writing = 0
     /// Done with their data, waiting for the next flush.
     var waiting: [UInt64] = []
     /// Served by the flush in progress.
@@ -186,6 +195,7 @@ public struct UnitStore: Sendable {
         _ id: DiskOperationID, _ outcome: DiskOutcome, _ requests: inout Requests
     ) -> [Completion] {
         guard let kind = pending.removeValue(forKey: id.rawValue) else { return [] }
+        if kind.isChange { writing -= 1 }
         if case .read(let operation) = kind { return [Completion(operation: operation, outcome: outcome)] }
         if case .failed(let reason) = outcome { return stop(reason, failing: [kind]) }
         var completions: [Completion] = []
@@ -239,9 +249,10 @@ public struct UnitStore: Sendable {
             !waiting.isEmpty || !released.isEmpty || !zeroed.isEmpty || mustRecord
                 || (acknowledgesUnflushed && !changed.isEmpty)
         else { return }
+        // A flush costs more than a write: it waits for the writes that are about to end while those are the larger part.
+        if !mustRecord, released.isEmpty, zeroed.isEmpty, !acknowledgesUnflushed, waiting.count < writing { return }
         mustRecord = false
-        committing = waiting
-        waiting = []
+        swap(&committing, &waiting)
         freeing = zeroed
         zeroed = []
         releasing = released
@@ -273,8 +284,9 @@ public struct UnitStore: Sendable {
             isCheckpointing = false
             beginNextTable()
         }
+        completions.reserveCapacity(committing.count)
         for operation in committing { completions.append(Completion(operation: operation, outcome: .done)) }
-        committing = []
+        committing.removeAll(keepingCapacity: true)
         free += freeing.sorted(by: >)
         freeing = []
         beginHeld(&requests)
@@ -344,6 +356,7 @@ public struct UnitStore: Sendable {
     mutating func issue(_ kind: Pending) -> DiskOperationID {
         let id = nextOperation
         nextOperation += 1
+        if kind.isChange { writing += 1 }
         pending[id] = kind
         return DiskOperationID(rawValue: id)
     }
