@@ -49,6 +49,7 @@ let ground: [Target] = [
         name: "CZooKeeper", path: "Sources/Ground/CZooKeeper", linkerSettings: [.linkedLibrary("zookeeper_mt")]),
     .target(name: "CURing", path: "Sources/Ground/CURing", linkerSettings: [.linkedLibrary("uring")]),
     room("Base", in: "Ground", [orderedCollections], optimised: true),
+    room("Linearizability", in: "Ground", optimised: true),
     room("Telemetry", in: "Ground", ["Base", logging, metrics, coreMetrics]),
     room(
         "HTTPKit", in: "Ground",
@@ -137,6 +138,7 @@ let block: [Target] = [
             "BlockCore", "Base", "Coordination", "HTTPKit", "LinuxOS", hummingbird, httpTypes, lifecycle, logging, nio,
             nioHTTP1, orderedCollections,
         ]),
+    room("SimKit", in: "Block", ["BlockCore", "Base", "Linearizability"], optimised: true),
     room("StorageTools", in: "Block", ["Base", "HTTPKit", nio, nioPosix, nioHTTP1]),
 ]
 
@@ -152,19 +154,18 @@ let top: [Target] = [
             "MesosClient",
             "Marathon", "MarathonCore",
             "VolumeDriver", "ScaleIODriver", "VolumeService",
-            "BlockCore", "BlockIO", "BlockManager", "BlockServer", "BlockClient", "Gateway", "StorageTools", "Lab",
+            "BlockCore", "BlockIO", "BlockManager", "BlockServer", "BlockClient", "Gateway", "StorageTools", "SimKit",
+            "Lab",
             nioHTTP1, arguments, lifecycle, unixSignals, logging, yams,
         ]),
 ]
 
 let testing: [Target] = [
     .target(
-        name: "SimKit", dependencies: ["Base", "BlockCore"], path: "Tests/SimKit",
-        swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
-    .target(
         name: "TestKit", dependencies: ["Base", "LinuxOS", "HTTPKit", "Lab", hummingbird, lifecycle, logging],
         path: "Tests/TestKit"),
     tests("BaseTests", ["Base"]),
+    tests("LinearizabilityTests", ["Linearizability", "Base"]),
     tests(
         "HTTPKitTests",
         ["HTTPKit", "Base", "TestKit", logging, hummingbird, httpTypes, httpClient, nio, nioHTTP1]),
@@ -218,7 +219,7 @@ let testing: [Target] = [
             nioPosix,
         ]),
     tests("BlockCoreTests", ["BlockCore", "Base"]),
-    tests("BlockSimulationTests", ["SimKit", "BlockCore", "Base"]),
+    tests("BlockSimulationTests", ["SimKit", "BlockCore", "Base", "Linearizability"]),
     tests(
         "BlockManagerTests",
         ["BlockManager", "BlockCore", "BlockIO", "Base", "Coordination", "TestKit", logging, lifecycle]),

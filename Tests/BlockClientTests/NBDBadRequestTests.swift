@@ -69,6 +69,45 @@ import class TestKit.RawConnection
             reply == big(UInt32(0x6744_6698)) + big(UInt32(0)) + big(UInt64(99)) + [UInt8](repeating: 7, count: 4096))
     }
 
+    /// Options about meta contexts that are wrong, out of order, or about others'.
+    @Test func contextsAreRefusedOrLeftOut() async throws {
+        let setup = try NBDServerTests.Setup(size: 1 << 20)
+        defer { setup.finish() }
+        let connection = try RawConnection(.unix(path: setup.path))
+        #expect(try await connection.receive(atLeast: 18).count == 18)
+        try await connection.send(big(UInt32(3)))
+        func text(_ text: String) -> [UInt8] { big(UInt32(text.utf8.count)) + Array(text.utf8) }
+        func ask(_ option: UInt32, _ data: [UInt8]) async throws {
+            try await connection.send(
+                big(UInt64(0x4948_4156_454f_5054)) + big(option) + big(UInt32(data.count)) + data)
+        }
+        func reply(_ option: UInt32, _ type: UInt32, _ data: [UInt8] = []) -> [UInt8] {
+            big(UInt64(0x0003_e889_0455_65a9)) + big(option) + big(type) + big(UInt32(data.count)) + data
+        }
+        let (acknowledge, context) = (UInt32(1), UInt32(4))
+        let (invalid, unknown) = (UInt32(0x8000_0003), UInt32(0x8000_0006))
+        let good = text("vol") + big(UInt32(1)) + text("base:allocation")
+        var expected: [[UInt8]] = []
+        try await ask(10, good)
+        expected.append(reply(10, invalid))
+        try await ask(8, [])
+        expected.append(reply(8, acknowledge))
+        for data in [[], [1], text("vol"), text("vol") + big(UInt32(2)) + text("x"), big(UInt32.max), good + [0]] {
+            try await ask(10, data)
+            expected.append(reply(10, invalid))
+        }
+        try await ask(10, text("other") + big(UInt32(1)) + text("base:allocation"))
+        expected.append(reply(10, unknown))
+        try await ask(10, text("vol") + big(UInt32(2)) + text("qemu:dirty-bitmap:x") + text("base:"))
+        expected.append(reply(10, acknowledge))
+        try await ask(9, text("vol") + big(UInt32(1)) + text("base:"))
+        expected += [reply(9, context, big(UInt32(0)) + Array("base:allocation".utf8)), reply(9, acknowledge)]
+        try await ask(10, text("") + big(UInt32(1)) + text("base:allocation"))
+        expected += [reply(10, context, big(UInt32(1)) + Array("base:allocation".utf8)), reply(10, acknowledge)]
+        let all = Array(expected.joined())
+        #expect(try await connection.receive(atLeast: all.count) == all)
+    }
+
     @Test func brokenFramesEndTheConnectionOnly() async throws {
         let setup = try NBDServerTests.Setup(size: 1 << 20)
         defer { setup.finish() }

@@ -1,6 +1,7 @@
 import Base
 import BlockClient
 import BlockIO
+import Foundation
 import Glibc
 import Testing
 
@@ -62,6 +63,35 @@ import Testing
         let zero = runTool(
             "qemu-io", ["-f", "raw", "-c", "write -z 4096 8192", "-c", "read -P 0 4096 8192", setup.uri])
         #expect(zero.status == 0 && !zero.output.contains("failed"), "\(zero.output)")
+    }
+
+    @Test func showsHolesToThoseWhoAsk() throws {
+        let setup = try Setup()
+        defer { setup.finish() }
+        let info = runTool("nbdinfo", [setup.uri])
+        #expect(info.output.contains("base:allocation"), "\(info.output)")
+        #expect(info.output.contains("can_df: true"), "\(info.output)")
+        let written = runTool(
+            "qemu-io", ["-f", "raw", "-c", "write -P 7 4194304 65536", "-c", "write -P 8 8388608 4096", setup.uri])
+        #expect(written.status == 0, "\(written.output)")
+        let map = runTool("nbdinfo", ["--map", setup.uri])
+        let extents = map.output.split(separator: "\n").map {
+            $0.split(separator: " ").prefix(3).joined(separator: " ")
+        }
+        #expect(
+            extents == [
+                "0 4194304 3", "4194304 65536 0", "4259840 4128768 3", "8388608 4096 0", "8392704 8384512 3",
+            ])
+        let seen = runTool("qemu-img", ["map", "-f", "raw", "--output=json", setup.uri])
+        #expect(seen.output.components(separatedBy: "\"zero\": true").count == 4, "\(seen.output)")
+        // A copy takes only what is there.
+        let back = setup.directory.path + "/back"
+        #expect(runTool("nbdcopy", [setup.uri, back]).status == 0)
+        let blocks = Int(runTool("stat", ["-c", "%b", back]).output.prefix { $0 != "\n" }) ?? .max
+        #expect(blocks * 512 <= 1 << 20, "\(blocks) sectors")
+        #expect(runTool("qemu-img", ["compare", "-f", "raw", "-F", "raw", back, setup.uri]).status == 0)
+        _ = setup.reactor.sync { setup.device.failure = EIO }
+        #expect(runTool("nbdinfo", ["--map", setup.uri]).status != 0)
     }
 
     @Test func verifiesUnderDepthWithFio() throws {

@@ -76,13 +76,14 @@ actor StoreCluster {
         return false
     }
 
-    func startClient(_ name: String) {
+    func startClient(_ name: String, _ frontEnds: BlockClientService.FrontEnd = .nbd) {
         let random = UInt64.random(in: 0...UInt64.max).hex
         var configuration = BlockClientService.Configuration(
             managers: managers.map(\.address), guid: "\(random.prefix(8))-0000-4000-8000-000000000001".uppercased(),
             name: name,
             ip: "127.0.0.1")
-        configuration.frontEnds = .nbd
+        configuration.frontEnds = frontEnds
+        configuration.deviceDirectory = "\(directory.path)/\(name)-devices"
         configuration.nbdDirectory = "\(directory.path)/\(name)"
         configuration.controlPath = "\(directory.path)/\(name).sock"
         configuration.workDirectory = "\(directory.path)/\(name)-work"
@@ -259,6 +260,103 @@ actor StoreCluster {
             _ = try await cluster.manager.submit(.setMappingLimits(volume, client, iops: 0, kibibytesPerSecond: 0))
             let free = try #require(await rate(uri, seconds: 2))
             #expect(free > 1500, "\(free)")
+        }
+    }
+
+    // MARK: Space
+
+    /// Units in use on all devices together.
+    func usedUnits(_ cluster: StoreCluster) async -> UInt32? {
+        try? await cluster.manager.state().usedUnits.values.reduce(0, +)
+    }
+
+    func run(_ tool: String, _ arguments: String...) async -> (status: Int32, output: String) {
+        await withCheckedContinuation { continuation in
+            startThread(name: "tool") { continuation.resume(returning: runTool(tool, arguments)) }
+        }
+    }
+
+    @Test func discardsAndZeroesOverNBDGiveSpaceBack() async throws {
+        try await withCluster(servers: 2) { cluster in
+            await cluster.startClient("c1")
+            let volume = try await cluster.makeVolume("v")
+            let uri = try await cluster.map(volume, to: "c1")
+            #expect(await run("qemu-io", "-f", "raw", "-c", "write -P 7 1M 16M", uri).status == 0)
+            #expect(await cluster.until { await usedUnits(cluster) == 32 })
+            let map = await run("nbdinfo", "--map", uri).output.split(separator: "\n").map {
+                $0.split(separator: " ").prefix(3).joined(separator: " ")
+            }
+            #expect(map == ["0 1048576 3", "1048576 16777216 0", "17825792 49283072 3"])
+            // Eight whole units, and one in two halves.
+            let zeroed = await run(
+                "qemu-io", "-f", "raw", "-c", "discard 1M 4M", "-c", "write -z -u 5M 4M", "-c", "discard 9M 512k",
+                "-c", "write -z -u 9728k 512k", "-c", "read -P 0 1M 9M", "-c", "read -P 7 10M 7M", uri)
+            #expect(zeroed.status == 0 && !zeroed.output.contains("failed"), "\(zeroed.output)")
+            #expect(await cluster.until { await usedUnits(cluster) == 14 })
+            // Both copies gave it back, and it stays away.
+            await cluster.kill("server1")
+            await cluster.kill("server2")
+            #expect(await cluster.startServer(1))
+            #expect(await cluster.startServer(2))
+            let again = await run("qemu-io", "-f", "raw", "-c", "read -P 0 1M 9M", "-c", "read -P 7 10M 7M", uri)
+            #expect(again.status == 0 && !again.output.contains("failed"), "\(again.output)")
+            #expect(await cluster.until { await usedUnits(cluster) == 14 })
+            // A removed volume takes nothing either, soon.
+            _ = try await cluster.manager.submit(.removeVolume(volume, unmapping: true))
+            #expect(await cluster.until(seconds: 5) { await usedUnits(cluster) == 0 })
+        }
+    }
+
+    /// A volume as a block device of this host; the path of the link to it.
+    func attach(_ volume: VolumeID, _ cluster: StoreCluster) async throws -> String {
+        await cluster.startClient("c1", [.fuse, .nbd])
+        _ = try await cluster.map(volume, to: "c1")
+        let devices = "\(cluster.directory.path)/c1-devices"
+        #expect(await cluster.until { await run("ls", devices).output.contains("\(volume)") })
+        return devices + "/" + (await run("ls", devices).output.prefix { $0 != "\n" })
+    }
+
+    @Test func fstrimGivesSpaceBack() async throws {
+        try await withCluster(servers: 2) { cluster in
+            let link = try await attach(try await cluster.makeVolume("v"), cluster)
+            let mountPoint = "\(cluster.directory.path)/fs"
+            #expect(await run("mkfs.ext4", "-q", link).status == 0)
+            let fresh = try #require(await usedUnits(cluster))
+            mkdir(mountPoint, 0o700)
+            try #require(await run("mount", link, mountPoint).status == 0)
+            let filled = await run(
+                "dd", "if=/dev/urandom", "of=\(mountPoint)/file", "bs=1M", "count=32", "conv=fsync")
+            #expect(filled.status == 0, "\(filled.output)")
+            #expect(await cluster.until { await usedUnits(cluster) ?? 0 >= fresh + 64 })
+            #expect(await run("rm", "\(mountPoint)/file").status == 0)
+            _ = await run("sync", "-f", mountPoint)
+            let trimmed = await run("fstrim", "-v", mountPoint)
+            #expect(trimmed.status == 0, "\(trimmed.output)")
+            #expect(await cluster.until { await usedUnits(cluster) ?? .max <= fresh + 16 })
+            #expect(await run("umount", mountPoint).status == 0)
+            #expect(await run("e2fsck", "-fn", link).status == 0)
+        }
+    }
+
+    /// xfs, since a kernel lets ext4 grow only for those who have CAP_SYS_RESOURCE.
+    @Test func aMountedFilesystemGrows() async throws {
+        try await withCluster(servers: 2) { cluster in
+            let volume = try await cluster.makeVolume("v", units: 320)
+            let link = try await attach(volume, cluster)
+            let mountPoint = "\(cluster.directory.path)/fs"
+            #expect(await run("mkfs.xfs", "-q", link).status == 0)
+            mkdir(mountPoint, 0o700)
+            try #require(await run("mount", link, mountPoint).status == 0)
+            _ = try await cluster.manager.submit(.resizeVolume(volume, sizeUnits: 400))
+            #expect(await cluster.until { await run("blockdev", "--getsize64", link).output == "\(400 << 20)\n" })
+            let grown = await run("xfs_growfs", mountPoint)
+            #expect(grown.status == 0, "\(grown.output)")
+            let size = await run("df", "--output=size", "-m", mountPoint).output.split(separator: "\n").last
+            #expect(Int(size?.split(separator: " ").first ?? "") ?? 0 > 320, "\(size ?? "")")
+            let more = await run("dd", "if=/dev/urandom", "of=\(mountPoint)/large", "bs=1M", "count=90", "conv=fsync")
+            #expect(more.status == 0, "\(more.output)")
+            #expect(await run("umount", mountPoint).status == 0)
+            #expect(await run("xfs_repair", "-n", link).status == 0)
         }
     }
 

@@ -23,6 +23,10 @@ final class MemoryDevice: BlockDeviceBackend, @unchecked Sendable {
 
     deinit { memory.deallocate() }
 
+    func isZero(from start: Int, to end: Int) -> Bool {
+        UnsafeRawBufferPointer(start: memory + start, count: end - start).allSatisfy { $0 == 0 }
+    }
+
     func submit(_ operation: BlockOperation, at offset: UInt64, tag: UInt64, for owner: any BlockRequestOwner) {
         guard failure == 0 else { return owner.ended(tag, error: failure, bytes: nil) }
         var bytes: IOSlice?
@@ -34,6 +38,26 @@ final class MemoryDevice: BlockDeviceBackend, @unchecked Sendable {
         case .trim(let count), .zeroes(let count): memset(place, 0, Int(count))
         }
         owner.ended(tag, error: 0, bytes: bytes)
+    }
+}
+
+extension MemoryDevice {
+    /// Blocks of zeros are holes.
+    func extents(at offset: UInt64, count: UInt64, completion: @escaping (Int32, [BlockExtent]) -> Void) {
+        guard failure == 0 else { return completion(failure, []) }
+        var extents: [BlockExtent] = []
+        var position = offset
+        while position < offset + count {
+            let next = min(offset + count, (position / 4096 + 1) * 4096)
+            let isHole = isZero(from: Int(position), to: Int(next))
+            if extents.last?.isHole == isHole {
+                extents[extents.count - 1].count += next - position
+            } else {
+                extents.append(BlockExtent(count: next - position, isHole: isHole))
+            }
+            position = next
+        }
+        completion(0, extents)
     }
 }
 

@@ -108,7 +108,12 @@ import Testing
         for offset in DeviceLabel.copyOffsets { downgrade(&device.bytes, Int(offset), versionAt: 8) }
         for offset in layout.tables { downgrade(&device.bytes, Int(offset), versionAt: 4) }
         for block in 0..<device.store.logUsed {
-            downgrade(&device.bytes, Int(layout.log) + Int(block) * 4096, versionAt: 4)
+            let start = Int(layout.log) + Int(block) * 4096
+            for record in 0..<Int(device.bytes[start + 6]) {
+                // The checksum of a record was plain.
+                seal(&device.bytes, start + 24 + record * 80, length: 76)
+            }
+            downgrade(&device.bytes, start, versionAt: 4)
         }
         try device.reopen()
         #expect(device.store.isHot(unit) && device.store.map(of: unit).runs() == [block])
@@ -120,8 +125,14 @@ import Testing
         guard ByteReader.isSealed(Array(bytes[block..<block + 4096])) else { return }
         #expect(bytes[block + versionAt] == 2)
         bytes[block + versionAt] = 1
-        let checksum = CRC32C.checksum(Array(bytes[block..<block + 4092]))
-        for index in 0..<4 { bytes[block + 4092 + index] = UInt8(truncatingIfNeeded: checksum >> (8 * UInt32(index))) }
+        seal(&bytes, block, length: 4092)
+    }
+
+    private func seal(_ bytes: inout [UInt8], _ start: Int, length: Int) {
+        let checksum = CRC32C.checksum(Array(bytes[start..<start + length]))
+        for index in 0..<4 {
+            bytes[start + length + index] = UInt8(truncatingIfNeeded: checksum >> (8 * UInt32(index)))
+        }
     }
 
     @Test func listsSurviveTheWire() throws {

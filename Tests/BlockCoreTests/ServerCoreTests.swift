@@ -16,6 +16,7 @@ private struct ServerBench {
     var core: ServerCore
     var now = Instant(nanoseconds: 1_000_000_000)
     var sent: [(link: LinkID, header: DataHeader)] = []
+    var sentBytes: [[UInt8]] = []
     var told: [MessageToManager] = []
     var released: [PayloadID] = []
     /// What the device was asked and has not answered.
@@ -76,9 +77,12 @@ private struct ServerBench {
             switch action {
             case .sendManager(let message): told.append(message)
             case .send(let link, let header, _): sent.append((link, header))
+            case .sendBytes(let link, let header, let bytes):
+                sent.append((link, header))
+                sentBytes.append(bytes)
             case .disk(_, let id, let request): disk.append((id, request))
             case .release(let payload): released.append(payload)
-            case .notice, .close, .connectPeer, .sendBytes: break
+            case .notice, .close, .connectPeer: break
             }
         }
     }
@@ -95,14 +99,16 @@ private struct ServerBench {
         }
     }
 
-    mutating func ask(_ opcode: Opcode, unit: UInt32 = 0, epoch: UInt64 = 1) {
+    mutating func askForMap() { ask(.map, length: Geometry.unitBytes) }
+
+    mutating func ask(_ opcode: Opcode, unit: UInt32 = 0, epoch: UInt64 = 1, length: UInt32 = 4096) {
         var header = DataHeader(opcode: opcode)
         header.request = nextRequest
         nextRequest += 1
         header.session = 1
         header.volume = Self.volume.rawValue
         header.unit = unit
-        header.length = 4096
+        header.length = length
         header.combEpoch = epoch
         header.attachEpoch = 1
         if opcode == .write { header.flags = .payload }
@@ -185,5 +191,24 @@ private struct ServerBench {
         bench.ask(.write)
         bench.answerDisk()
         #expect(bench.lastStatus == .ok)
+    }
+
+    // MARK: Maps
+
+    @Test func tellsWhichBlocksHoldData() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.sent = []
+        bench.askForMap()
+        #expect(bench.sent.last?.header.flags == [.reply, .zeros] && bench.sent.last?.header.status == .ok)
+        bench.ask(.write)
+        // It waits for the write: what it says of a block must not be taken back.
+        bench.askForMap()
+        #expect(bench.sentBytes.isEmpty)
+        bench.answerDisk()
+        let answer = try #require(bench.sent.last?.header)
+        #expect(answer.opcode == .map && answer.flags == [.reply, .payload] && answer.length == 32)
+        #expect(bench.sentBytes == [[1] + [UInt8](repeating: 0, count: 31)])
+        bench.ask(.map)
+        #expect(bench.sent.last?.header.status == .invalid, "only of whole units")
     }
 }

@@ -1,5 +1,6 @@
-import BlockCore
 import Testing
+
+@testable import BlockCore
 
 /// A device in memory that carries out requests at once.
 struct MemoryDevice {
@@ -28,6 +29,7 @@ struct MemoryDevice {
         let opened = try UnitStore.open(
             label, metadata: Array(bytes[..<Int(label.layout.data)]), hotUnitsMax: hotUnitsMax)
         store = opened.store
+        for (offset, length) in opened.zeroes { fill(offset, length, 0) }
         for (offset, content) in opened.writes {
             bytes.replaceSubrange(Int(offset)..<Int(offset) + content.count, with: content)
         }
@@ -227,5 +229,143 @@ struct MemoryDevice {
         let first = device.store.label.mountCounter
         try device.reopen()
         #expect(device.store.label.mountCounter == first + 1)
+    }
+
+    // MARK: Giving space back
+
+    private func zero(
+        _ device: inout MemoryDevice, _ operation: UInt64, _ key: UnitKey, _ range: BlockRange
+    ) -> UnitStore.Requests {
+        var requests: UnitStore.Requests = []
+        #expect(device.store.writeZeroes(operation, key, range, combEpoch: 2, &requests) == .started)
+        return requests
+    }
+
+    @Test func aZeroedUnitIsGivenBackAndStaysSo() throws {
+        var device = try MemoryDevice(units: 1)
+        let key = UnitKey(volume: volume, index: 0)
+        #expect(device.write(key, block, byte: 7) == .started)
+        device.carryOut(zero(&device, 50, key, .wholeUnit))
+        #expect(device.completions.last?.operation == 50)
+        #expect(device.store.usedUnits == 0 && device.store.accountingError() == nil)
+        try device.reopen()
+        #expect(device.store.usedUnits == 0)
+        let other = UnitKey(volume: VolumeID(rawValue: 10), index: 4)
+        #expect(device.write(other, BlockRange(start: 200, count: 1), byte: 5) == .started)
+        let location = Int(try #require(device.store.location(of: other)))
+        #expect(device.bytes[location + 3 * 4096] == 0)
+    }
+
+    @Test func aUnitZeroedInPiecesIsGivenBackWithTheLast() throws {
+        var device = try MemoryDevice()
+        let key = UnitKey(volume: volume, index: 0)
+        #expect(device.write(key, BlockRange(start: 0, count: 4), byte: 7) == .started)
+        #expect(device.write(key, BlockRange(start: 254, count: 2), byte: 8) == .started)
+        device.carryOut(zero(&device, 50, key, BlockRange(start: 1, count: 2)))
+        #expect(
+            device.store.map(of: key).runs().map(\.description) == ["[0..<1]", "[3..<4]", "[254..<256]"])
+        device.carryOut(zero(&device, 51, key, BlockRange(start: 250, count: 6)))
+        #expect(device.store.usedUnits == 1)
+        // The record of what became a hole may wait, but zeros it is.
+        try device.reopen()
+        let location = Int(try #require(device.store.location(of: key)))
+        #expect(device.bytes[location + 255 * 4096] == 0 && device.bytes[location + 3 * 4096] == 7)
+        device.carryOut(zero(&device, 52, key, BlockRange(start: 0, count: 200)))
+        device.carryOut(zero(&device, 53, key, BlockRange(start: 0, count: 256)))
+        #expect(device.store.usedUnits == 0 && device.store.accountingError() == nil)
+    }
+
+    /// A write that is under way elsewhere in the unit keeps the slot.
+    @Test func aUnitBeingWrittenIsNotGivenBack() throws {
+        var device = try MemoryDevice()
+        let key = UnitKey(volume: volume, index: 0)
+        #expect(device.write(key, block, byte: 7) == .started)
+        var writing: UnitStore.Requests = []
+        let slice = PayloadSlice(payload: PayloadID(rawValue: 9), offset: 0, length: 4096)
+        let range = BlockRange(start: 100, count: 1)
+        #expect(device.store.write(60, key, range, slice, combEpoch: 1, &writing) == .started)
+        device.carryOut(zero(&device, 61, key, BlockRange(start: 0, count: 50)))
+        #expect(device.completions.last?.operation == 61)
+        #expect(device.store.usedUnits == 1)
+        device.carryOut(writing)
+        #expect(device.completions.last?.operation == 60)
+        try device.reopen()
+        #expect(device.store.map(of: key).runs() == [range])
+        let location = Int(try #require(device.store.location(of: key)))
+        #expect(device.bytes[location + 100 * 4096] == 9 && device.bytes[location + 3 * 4096] == 0)
+    }
+
+    @Test func mapsTravelAsTheyAre() throws {
+        var map = BlockMap()
+        #expect(map.encoded == [UInt8](repeating: 0, count: 32))
+        _ = map.insert(BlockRange(start: 9, count: 1))
+        _ = map.insert(BlockRange(start: 255, count: 1))
+        #expect(map.encoded[1] == 2 && map.encoded[31] == 128)
+        #expect(map.isEmpty(outside: BlockRange(start: 9, count: 247)))
+        #expect(!map.isEmpty(outside: BlockRange(start: 9, count: 246)))
+    }
+
+    // MARK: Tables
+
+    /// A table's header that arrived without its records must not make an older table's records its own.
+    @Test func aHeaderDoesNotFitOlderRecords() throws {
+        var device = try MemoryDevice(units: 4, logBlocks: 2)
+        let label = try DeviceLabel(device: Array(device.bytes[..<(128 << 10)]))
+        #expect(device.write(UnitKey(volume: volume, index: 0), block, byte: 1) == .started)
+        try device.reopen()
+        let older = label.layout.tables.map { Array(device.bytes[Int($0) + 4096..<Int($0 + label.layout.tableBytes)]) }
+        var requests: UnitStore.Requests = []
+        #expect(device.store.drop(50, [UnitKey(volume: volume, index: 0)], &requests) == .started)
+        device.carryOut(requests)
+        #expect(device.write(UnitKey(volume: volume, index: 1), block, byte: 2) == .started)
+        try device.reopen()
+        try device.reopen()
+        // Both areas say unit 1; put the records of the time of unit 0 below each header in turn.
+        for (area, records) in zip(label.layout.tables, older) {
+            var torn = device
+            torn.bytes.replaceSubrange(Int(area) + 4096..<Int(area) + 4096 + records.count, with: records)
+            try torn.reopen()
+            #expect(torn.store.units { _ in true } == [UnitKey(volume: volume, index: 1)])
+        }
+    }
+
+    /// Devices of the first release have plain checksums.
+    @Test func opensVersionOne() throws {
+        var device = try MemoryDevice()
+        let key = UnitKey(volume: volume, index: 7)
+        #expect(device.write(key, block, byte: 3) == .started)
+        try device.reopen()
+        let label = try DeviceLabel(device: Array(device.bytes[..<(128 << 10)]))
+        for area in label.layout.tables {
+            let start = Int(area)
+            var header = Array(device.bytes[start..<start + 4092])
+            var records = Array(device.bytes[start + 4096..<start + Int(label.layout.tableBytes)])
+            guard header[4] == 2 else { continue }
+            header[4] = 1
+            for record in 0..<Int(header[16]) {
+                let plain = CRC32C.checksum(Array(records[record * 80..<record * 80 + 76]))
+                records.replaceSubrange(record * 80 + 76..<record * 80 + 80, with: littleEndian(plain))
+            }
+            let used = (Int(header[16]) * 80 + 4095) / 4096 * 4096
+            header.replaceSubrange(20..<24, with: littleEndian(CRC32C.checksum(Array(records[..<used]))))
+            device.bytes.replaceSubrange(start..<start + 4092, with: header)
+            device.bytes.replaceSubrange(start + 4092..<start + 4096, with: littleEndian(CRC32C.checksum(header)))
+            device.bytes.replaceSubrange(start + 4096..<start + 4096 + records.count, with: records)
+        }
+        try device.reopen()
+        #expect(device.store.map(of: key).runs() == [block])
+    }
+
+    private func littleEndian(_ number: UInt32) -> [UInt8] { withUnsafeBytes(of: number.littleEndian) { Array($0) } }
+
+    /// Data without its record is nobody's, and must not turn up under a later record.
+    @Test func openingZeroesHoles() throws {
+        var device = try MemoryDevice()
+        let key = UnitKey(volume: volume, index: 0)
+        #expect(device.write(key, block, byte: 7) == .started)
+        let location = Int(try #require(device.store.location(of: key)))
+        device.bytes[location + 200 * 4096] = 0xEE
+        try device.reopen()
+        #expect(device.bytes[location + 200 * 4096] == 0 && device.bytes[location + 3 * 4096] == 7)
     }
 }

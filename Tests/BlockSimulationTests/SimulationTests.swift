@@ -61,6 +61,25 @@ import Testing
                 + " \(copies) made anew")
     }
 
+    @Test func everyRuleHasAName() {
+        #expect(ProtocolRules.named.reduce(into: ProtocolRules()) { $0.formUnion($1.rule) } == .all)
+        #expect(Set(ProtocolRules.named.map(\.name)).count == ProtocolRules.named.count)
+    }
+
+    @Test func aCampaignAddsUpAndKeepsTheFirstFailure() {
+        var campaign = Campaign()
+        let good = Simulation(SimulationOptions(seed: 1)).run()
+        var bad = Simulation(SimulationOptions(seed: 2)).run()
+        bad.failure = "seeded by the test"
+        for report in [good, bad, good] { campaign.add(report) }
+        #expect(campaign.runs == 3 && campaign.failure == bad)
+        #expect(campaign.reads == 2 * good.reads + bad.reads)
+        #expect(campaign.simulated == good.simulated + bad.simulated + good.simulated)
+        let crashes = campaign.faults["server crash", default: 0]
+        #expect(crashes == 2 * good.faults["server crash", default: 0] + bad.faults["server crash", default: 0])
+        #expect(campaign.summary(elapsed: .seconds(2)).first?.contains("1.5 seeds/s") == true)
+    }
+
     struct BrokenRule: CustomTestStringConvertible {
         var name: String
         var rule: ProtocolRules

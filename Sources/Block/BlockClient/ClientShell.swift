@@ -47,13 +47,28 @@ final class VolumeDevice: BlockDeviceBackend {
         case .write(let slice): shell.write(attachment, slice, at: offset, tag, owner)
         case .flush: shell.flush(attachment, tag, owner)
         case .zeroes(let count): zero(offset, offset + count, tag, owner)
-        case .trim(let count):
-            // Only whole units give space back; the rest keeps its bytes, as a trim may.
-            let unit = UInt64(Geometry.unitBytes)
-            let start = (offset + unit - 1) / unit * unit
-            let end = (offset + count) / unit * unit
-            if start < end { zero(start, end, tag, owner) } else { owner.ended(tag, error: 0, bytes: nil) }
+        // Exactly: a unit gives its space back when its last block is gone, whichever request that was.
+        case .trim(let count): zero(offset, offset + count, tag, owner)
         }
+    }
+
+    /// Asks for the maps of at most `pieceMax` bytes of units at a time.
+    func extents(at offset: UInt64, count: UInt64, completion: @escaping (Int32, [BlockExtent]) -> Void) {
+        guard !isGone, let shell else { return completion(EIO, []) }
+        let unit = UInt64(Geometry.unitBytes)
+        let start = offset / unit * unit
+        let end = min((offset + count + unit - 1) / unit * unit, start + VolumeDevice.pieceMax)
+        let question = MapQuestion { error, maps in
+            guard error == 0, let maps else { return completion(error == 0 ? EIO : error, []) }
+            completion(0, BlockExtent.list(maps.bytes, from: offset - start, to: min(offset + count, end) - start))
+        }
+        shell.map(attachment, at: start, count: UInt32(end - start), question)
+    }
+
+    private final class MapQuestion: BlockRequestOwner {
+        let completion: (Int32, IOSlice?) -> Void
+        init(_ completion: @escaping (Int32, IOSlice?) -> Void) { self.completion = completion }
+        func ended(_ tag: UInt64, error: Int32, bytes: IOSlice?) { completion(error, bytes) }
     }
 
     private func zero(_ start: UInt64, _ end: UInt64, _ tag: UInt64, _ owner: any BlockRequestOwner) {
@@ -171,6 +186,13 @@ final class ClientShell: DataLinkOwner, @unchecked Sendable {
     ) {
         let io = pending.insert(Pending(tag: tag, owner: owner, wanted: count))
         submit(io, attachment, .read, offset, UInt32(count))
+    }
+
+    /// Answers with the block maps of whole units.
+    func map(_ attachment: Attachment, at offset: UInt64, count: UInt32, _ owner: any BlockRequestOwner) {
+        let length = Int(count / Geometry.unitBytes * BlockMap.encodedSize)
+        let io = pending.insert(Pending(tag: 0, owner: owner, wanted: length))
+        submit(io, attachment, .map, offset, count)
     }
 
     func write(

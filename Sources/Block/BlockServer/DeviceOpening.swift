@@ -64,9 +64,13 @@ struct DeviceOpener {
             throw BlockIOError(.invalid, "device \(file.path) is smaller than its label says")
         }
         do {
-            let (store, writes) = try UnitStore.open(label, metadata: try read(file, Int(label.layout.data)))
-            try write(writes, to: file)
-            return OpenedDevice(file: file, store: store)
+            let opened = try UnitStore.open(label, metadata: try read(file, Int(label.layout.data)))
+            for (offset, length) in opened.zeroes {
+                if let error = file.perform(.punch(at: offset, length: UInt64(length))) { throw error }
+            }
+            if !opened.zeroes.isEmpty, let error = file.perform(.flush) { throw error }
+            try write(opened.writes, to: file)
+            return OpenedDevice(file: file, store: opened.store)
         } catch let error as DeviceError {
             throw BlockIOError(.invalid, "device \(file.path) is not used", cause: error)
         }

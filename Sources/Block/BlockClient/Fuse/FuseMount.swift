@@ -1,3 +1,4 @@
+import BlockCore
 public import BlockIO
 import CBlockIO
 import Glibc
@@ -178,7 +179,7 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
         case FUSE_OPENDIR: answer(header, fuse_open_out())
         case FUSE_READDIR, FUSE_FSYNCDIR, FUSE_RELEASEDIR, FUSE_RELEASE, FUSE_FLUSH, FUSE_ACCESS, FUSE_DESTROY:
             answer(header)
-        case FUSE_STATFS: answer(header, fuse_statfs_out())
+        case FUSE_STATFS: answer(header, FuseMount.statistics)
         case FUSE_READ: readFile(header, node)
         case FUSE_WRITE: writeFile(header, node)
         case FUSE_FSYNC: submit(header, node, .flush, at: 0)
@@ -248,6 +249,15 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
         out.blocks = device.size / 512
         return out
     }
+
+    /// A loop device over a file discards in pieces of this block size, and not at all if there is none.
+    private static let statistics: fuse_statfs_out = {
+        var out = fuse_statfs_out()
+        out.st.bsize = UInt32(Geometry.blockBytes)
+        out.st.frsize = UInt32(Geometry.blockBytes)
+        out.st.namelen = 255
+        return out
+    }()
 
     private func lookUp(_ header: fuse_in_header) {
         guard header.nodeid == FuseMount.rootNode, let id = nodeByName[nameArgument],

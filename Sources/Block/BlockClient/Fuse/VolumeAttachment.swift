@@ -56,8 +56,19 @@ final class VolumeAttachment: Sendable {
         }
     }
 
+    /// Takes over a size that the FUSE file has already.
     func refreshSize() {
-        worker.submit { [self] in try? loop.withLock { $0 }?.resize() }
+        worker.submit { [self] in
+            guard let device = loop.withLock({ $0 }) else { return }
+            do {
+                // Some kernels know a file's size only from the last look at it.
+                _ = try sizeOfFile(file)
+                try device.resize()
+            } catch {
+                logger.error(
+                    "volume not resized", metadata: ["error": "\(error)", "device.path": "\(device.path)"])
+            }
+        }
     }
 
     /// Removes link and device. The FUSE file must fail its requests already, or this could wait for them.

@@ -13,11 +13,13 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
         case transmission
     }
 
-    private unowned let server: NBDServer
-    private var socket: ByteSocket?
+    unowned let server: NBDServer
+    private(set) var socket: ByteSocket?
     private var state = State.clientFlags
     private var noZeroes = false
-    private var isStructured = false
+    private(set) var isStructured = false
+    /// The client has chosen to ask for block status.
+    var hasAllocationContext = false
     private var inFlight = 0
     private var inFlightBytes = 0
     private var pendingWrite: NBD.Request?
@@ -94,10 +96,11 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
             guard data.isEmpty else { return reply(number, .invalid) }
             isStructured = true
             reply(number, .acknowledge)
+        case .listMetaContext, .setMetaContext: chooseContexts(option, data)
         }
     }
 
-    private func isOurs(_ name: some Collection<UInt8>) -> Bool {
+    func isOurs(_ name: some Collection<UInt8>) -> Bool {
         name.isEmpty || Array(name) == Array(server.exportName.utf8)
     }
 
@@ -149,6 +152,7 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
 
     private var transmissionFlags: NBD.TransmissionFlags {
         var flags: NBD.TransmissionFlags = [.hasFlags, .flush, .forceUnitAccess, .trim, .writeZeroes]
+        if isStructured { flags.insert(.dontFragment) }
         if server.device.isReadOnly { flags.insert(.readOnly) }
         // True because every connection goes through the same device and an acknowledged write is stable and visible to
         // all.
@@ -156,7 +160,7 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
         return flags
     }
 
-    private func reply(_ option: UInt32, _ type: NBD.OptionReply, _ data: [UInt8] = []) {
+    func reply(_ option: UInt32, _ type: NBD.OptionReply, _ data: [UInt8] = []) {
         var bytes: [UInt8] = []
         bytes.append(bigEndian: NBD.optionReplyMagic)
         bytes.append(bigEndian: option)
@@ -175,6 +179,7 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
         guard let command = NBD.Command(rawValue: request.type) else {
             return finish(request, failure: .invalid)
         }
+        if command != .write, !request.flags.isSubset(of: command.flags) { return finish(request, failure: .invalid) }
         if command == .disconnect { return socket.close(reason: "disconnected by the client") }
         if command == .write {
             // The payload follows whether we like the request or not.
@@ -189,6 +194,7 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
     func filled(_ buffer: IOBuffer, on socket: ByteSocket) {
         guard let request = pendingWrite else { preconditionFailure("a payload without its request") }
         pendingWrite = nil
+        if !request.flags.isSubset(of: NBD.Command.write.flags) { return finish(request, failure: .invalid) }
         if let failure = refusal(request, isChange: true) { return finish(request, failure: failure) }
         start(request, .write(IOSlice(buffer)), bytes: buffer.count)
     }
@@ -210,6 +216,10 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
         case .writeZeroes:
             if let failure = refusal(request, isChange: true) { return finish(request, failure: failure) }
             start(request, .zeroes(count: UInt64(request.length)), bytes: 0)
+        case .blockStatus:
+            guard hasAllocationContext else { return finish(request, failure: .invalid) }
+            if let failure = refusal(request, isChange: false) { return finish(request, failure: failure) }
+            startStatus(request)
         case .write, .disconnect: preconditionFailure("handled where the request was read")
         }
     }
@@ -226,18 +236,12 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
     }
 
     private func start(_ request: NBD.Request, _ operation: BlockOperation, bytes: Int) {
-        inFlight += 1
-        inFlightBytes += bytes
-        if inFlight >= NBDConnection.inFlightMax || inFlightBytes >= NBDConnection.inFlightBytesMax {
-            socket?.pauseReading()
-        }
+        began(bytes)
         server.device.submit(operation, at: request.offset, tag: requests.insert((request, bytes)), for: self)
     }
 
     func ended(_ tag: UInt64, error: Int32, bytes: IOSlice?) {
         guard let (request, count) = requests.remove(tag) else { preconditionFailure("a request ended twice") }
-        inFlight -= 1
-        inFlightBytes -= count
         if error != 0 {
             finish(request, failure: NBD.failure(errno: error))
         } else if let bytes {
@@ -245,6 +249,20 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
         } else {
             simpleReply(request.cookie, 0)
         }
+        ended(count)
+    }
+
+    func began(_ bytes: Int) {
+        inFlight += 1
+        inFlightBytes += bytes
+        if inFlight >= NBDConnection.inFlightMax || inFlightBytes >= NBDConnection.inFlightBytesMax {
+            socket?.pauseReading()
+        }
+    }
+
+    func ended(_ bytes: Int) {
+        inFlight -= 1
+        inFlightBytes -= bytes
         if inFlight < NBDConnection.inFlightMax / 2 && inFlightBytes < NBDConnection.inFlightBytesMax / 2 {
             socket?.resumeReading()
         }
@@ -252,16 +270,18 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
 
     private func finishRead(_ request: NBD.Request, _ slice: IOSlice) {
         if isStructured {
-            chunk(request.cookie, type: 1, payload: slice.count + 8) { $0.append(bigEndian: request.offset) }
+            chunk(request.cookie, .data, payload: slice.count + 8) { $0.append(bigEndian: request.offset) }
         } else {
             simpleReply(request.cookie, 0)
         }
         socket?.send(slice.buffer, slice.start..<slice.start + slice.count)
     }
 
-    private func finish(_ request: NBD.Request, failure: NBD.Failure) {
-        if isStructured && request.type == NBD.Command.read.rawValue {
-            chunk(request.cookie, type: 32769, payload: 6) {
+    func finish(_ request: NBD.Request, failure: NBD.Failure) {
+        let wantsChunk =
+            request.type == NBD.Command.read.rawValue || request.type == NBD.Command.blockStatus.rawValue
+        if isStructured && wantsChunk {
+            chunk(request.cookie, .error, payload: 6) {
                 $0.append(bigEndian: failure.rawValue)
                 $0.append(bigEndian: UInt16(0))
             }
@@ -276,12 +296,12 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
     }
 
     /// The only chunk of a structured reply (flag DONE).
-    private func chunk(_ cookie: UInt64, type: UInt16, payload: Int, _ fill: (inout [UInt8]) -> Void) {
+    func chunk(_ cookie: UInt64, _ type: NBD.Chunk, payload: Int, _ fill: (inout [UInt8]) -> Void) {
         var bytes: [UInt8] = []
         bytes.reserveCapacity(32)
         bytes.append(bigEndian: NBD.structuredReplyMagic)
         bytes.append(bigEndian: UInt16(1))
-        bytes.append(bigEndian: type)
+        bytes.append(bigEndian: type.rawValue)
         bytes.append(bigEndian: cookie)
         bytes.append(bigEndian: UInt32(payload))
         fill(&bytes)

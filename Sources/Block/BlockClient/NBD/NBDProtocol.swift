@@ -23,12 +23,15 @@ enum NBD {
         case info = 6
         case go = 7
         case structuredReply = 8
+        case listMetaContext = 9
+        case setMetaContext = 10
     }
 
     enum OptionReply: UInt32 {
         case acknowledge = 1
         case server = 2
         case info = 3
+        case metaContext = 4
         case unsupported = 0x8000_0001
         case invalid = 0x8000_0003
         case unknownExport = 0x8000_0006
@@ -42,7 +45,34 @@ enum NBD {
         case flush = 3
         case trim = 4
         case writeZeroes = 6
+        case blockStatus = 7
     }
+
+    struct CommandFlags: OptionSet {
+        let rawValue: UInt16
+        /// Every acknowledged write is stable anyway.
+        static let forceUnitAccess = Self(rawValue: 1)
+        /// Only a wish: a thin volume keeps no space for zeros.
+        static let noHole = Self(rawValue: 2)
+        /// Every answer is one chunk anyway.
+        static let dontFragment = Self(rawValue: 4)
+        /// One extent is enough.
+        static let requestOne = Self(rawValue: 8)
+    }
+
+    /// The kinds of chunks of structured replies.
+    enum Chunk: UInt16 {
+        case data = 1
+        case blockStatus = 5
+        case error = 32769
+    }
+
+    /// The only meta context: which bytes are stored.
+    static let allocationContext = "base:allocation"
+    /// The number by which block status names it.
+    static let allocationContextID: UInt32 = 1
+    static let statusHole: UInt32 = 1
+    static let statusZero: UInt32 = 2
 
     struct TransmissionFlags: OptionSet {
         let rawValue: UInt16
@@ -52,6 +82,7 @@ enum NBD {
         static let forceUnitAccess = Self(rawValue: 8)
         static let trim = Self(rawValue: 32)
         static let writeZeroes = Self(rawValue: 64)
+        static let dontFragment = Self(rawValue: 128)
         static let multipleConnections = Self(rawValue: 256)
     }
 
@@ -66,7 +97,7 @@ enum NBD {
     }
 
     struct Request {
-        var flags: UInt16
+        var flags: CommandFlags
         var type: UInt16
         var cookie: UInt64
         var offset: UInt64
@@ -77,7 +108,7 @@ enum NBD {
             guard bytes.count >= NBD.requestLength, bytes.bigEndian(0, as: UInt32.self) == NBD.requestMagic else {
                 return nil
             }
-            flags = bytes.bigEndian(4)
+            flags = CommandFlags(rawValue: bytes.bigEndian(4))
             type = bytes.bigEndian(6)
             cookie = bytes.bigEndian(8)
             offset = bytes.bigEndian(16)

@@ -21,7 +21,7 @@ public struct ClientCore: Sendable {
         var piecesLeft: Int
 
         /// What counts against a limit of bandwidth.
-        var movedBytes: UInt32 { kind == .writeZeroes ? 0 : length }
+        var movedBytes: UInt32 { kind == .writeZeroes || kind == .map ? 0 : length }
     }
 
     /// The part of an I/O that lies in one unit.
@@ -217,11 +217,11 @@ public struct ClientCore: Sendable {
             return end(.fenced)
         }
         if kind == .flush { return end(.ok) }
-        let block = UInt64(Geometry.blockBytes)
+        let block = UInt64(kind == .map ? Geometry.unitBytes : Geometry.blockBytes)
         guard offset % block == 0, UInt64(length) % block == 0, length > 0, length <= 64 << 20,
             offset <= known.volume.sizeBytes, UInt64(length) <= known.volume.sizeBytes - offset
         else { return end(.invalid) }
-        if kind != .read, known.volume.mode == .readOnly { return end(.readOnly) }
+        if kind.isWrite, known.volume.mode == .readOnly { return end(.readOnly) }
         guard ios.count < configuration.requestsMax else { return end(.overloaded) }
         ios[io] = IO(
             attachment: attachment, kind: kind, offset: offset, length: length, deadline: .distantFuture, piecesLeft: 0)
@@ -242,7 +242,9 @@ public struct ClientCore: Sendable {
             guard let range = BlockRange(offset: inside, length: part) else { preconditionFailure("whole blocks") }
             pieces[nextPiece] = Piece(
                 io: io, volume: known.attachment.volume, unit: UInt32(position / UInt64(Geometry.unitBytes)),
-                range: range, ioOffset: done, state: .waiting(notBefore: now))
+                range: range,
+                ioOffset: known.kind == .map ? done / Geometry.unitBytes * BlockMap.encodedSize : done,
+                state: .waiting(notBefore: now))
             nextPiece += 1
             done += part
         }
@@ -255,12 +257,12 @@ public struct ClientCore: Sendable {
         guard let piece = pieces[id], case .waiting(let moment) = piece.state, let io = ios[piece.io] else {
             return
         }
-        if isHeldBack(id, piece, isRead: io.kind == .read) { return }
+        if isHeldBack(id, piece, isRead: !io.kind.isWrite) { return }
         guard now >= moment, let key = map.combKey(of: piece.key), let comb = map.comb(key),
             comb.isPlaced, comb.state != .unavailable,
             let link = openLink(comb.primary.sds, now, &actions), let server = servers[comb.primary.sds]
         else {
-            if io.kind != .read { unsettled[piece.key, default: []].insert(id) }
+            if io.kind.isWrite { unsettled[piece.key, default: []].insert(id) }
             return
         }
         guard server.outstandingBytes < configuration.outstandingBytesMax else {
@@ -276,6 +278,7 @@ public struct ClientCore: Sendable {
             header.flags = .payload
             slice = PayloadSlice(payload: payload, offset: piece.ioOffset, length: piece.range.length)
         case .writeZeroes: header.opcode = .writeZeroes
+        case .map: header.opcode = .map
         case .flush: preconditionFailure("a flush has no pieces")
         }
         header.request = server.nextRequest
@@ -306,7 +309,7 @@ public struct ClientCore: Sendable {
     private mutating func putBack(_ id: UInt64, until moment: Instant) {
         guard let piece = pieces[id] else { return }
         pieces[id]?.state = .waiting(notBefore: moment)
-        if ios[piece.io]?.kind != .read { unsettled[piece.key, default: []].insert(id) }
+        if ios[piece.io]?.kind.isWrite == true { unsettled[piece.key, default: []].insert(id) }
     }
 
     /// A piece that is no more; true if others of its unit may have waited for it.
@@ -366,13 +369,14 @@ public struct ClientCore: Sendable {
         defer { relieve(server, now, &actions) }
         switch header.status {
         case .ok:
-            if case .read = ios[piece.io]?.kind {
-                guard header.length == piece.range.length, payload != nil || header.flags.contains(.zeros) else {
+            if let kind = ios[piece.io]?.kind, !kind.isWrite {
+                let expected = kind == .map ? BlockMap.encodedSize : piece.range.length
+                guard header.length == expected, payload != nil || header.flags.contains(.zeros) else {
                     putBack(id, until: now)
                     return reconnect(server, now, &actions)
                 }
                 actions.append(
-                    .deliver(piece.io, offset: piece.ioOffset, length: piece.range.length, payload))
+                    .deliver(piece.io, offset: piece.ioOffset, length: expected, payload))
                 payload = nil
             }
             pieces[id] = nil

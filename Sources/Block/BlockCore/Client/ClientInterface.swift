@@ -10,7 +10,16 @@ public enum ClientIOKind: Equatable, Sendable {
     case write(PayloadID)
     /// Also for discards.
     case writeZeroes
+    /// Which blocks hold data, of whole units: `BlockMap.encodedSize` bytes are delivered for each.
+    case map
     case flush
+
+    var isWrite: Bool {
+        switch self {
+        case .write, .writeZeroes: true
+        case .read, .map, .flush: false
+        }
+    }
 }
 
 /// A volume as attached here. A new grant after a withdrawal is a new attachment with another epoch.
@@ -93,7 +102,7 @@ public enum ClientAction: Sendable {
     case connect(SdsID, address: String)
     case close(LinkID)
     case send(LinkID, DataHeader, PayloadSlice?)
-    /// Part of a read has arrived: copy the buffer to `offset` in the I/O's memory, then drop the buffer. Nil: zeros.
+    /// Part of a read or of a map has arrived: copy the buffer to `offset` in the I/O's memory, then drop the buffer. Nil: zeros.
     case deliver(ClientIO, offset: UInt32, length: UInt32, PayloadID?)
     case complete(ClientIO, ClientIOResult)
     case release(PayloadID)

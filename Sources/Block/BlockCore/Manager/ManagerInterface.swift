@@ -112,10 +112,13 @@ public struct ProtocolRules: OptionSet, Sendable {
     /// Of units that only one of two copies has, the survivor's list is the truth.
     public static let survivorsListIsTruth = ProtocolRules(rawValue: 1 << 17)
 
+    /// Blocks count as holes only once the zeros in them are stable.
+    public static let zerosBeforeHoles = ProtocolRules(rawValue: 1 << 20)
+
     public static let all: ProtocolRules = [
         .removalBeforeLoneAcknowledgement, .combEpochAtSecondary, .rangeLocks, .noDirtyReads, .sessionFencing,
         .restartedCopyIsSuspect, .neverPromoteStale, .remapWaitsForProof, .flushBeforeAcknowledgement,
         .intentBeforeWrite, .resyncOfTargetsIntents, .resyncOfSurvivorsIntents, .epochOfSettledUnits,
-        .settledOnlyInSync, .survivorsListIsTruth,
+        .settledOnlyInSync, .survivorsListIsTruth, .zerosBeforeHoles,
     ]
 }

@@ -4,10 +4,12 @@ extension ServerCore {
     /// Something that holds, or waits for, blocks of one unit.
     struct Operation {
         enum Kind {
-            case clientRead, clientWrite, clientZeroes
+            case clientRead, clientMap, clientWrite, clientZeroes
             case replicaWrite, replicaZeroes, replicaDrop
             /// The source's side of rebuilding one unit.
             case copyUnit
+
+            var isClientsWrite: Bool { self == .clientWrite || self == .clientZeroes }
         }
 
         /// The second copy's part in a write.
@@ -44,13 +46,13 @@ extension ServerCore {
 
         var excludesReads: Bool {
             switch kind {
-            case .clientRead, .copyUnit: false
+            case .clientRead, .clientMap, .copyUnit: false
             case .clientWrite, .clientZeroes, .replicaWrite, .replicaZeroes, .replicaDrop: true
             }
         }
         var isClients: Bool {
             switch kind {
-            case .clientRead, .clientWrite, .clientZeroes: true
+            case .clientRead, .clientMap, .clientWrite, .clientZeroes: true
             case .replicaWrite, .replicaZeroes, .replicaDrop, .copyUnit: false
             }
         }
@@ -82,7 +84,7 @@ extension ServerCore {
             guard let other = operations[earlier], other.range.overlaps(operation.range),
                 other.excludesReads || operation.excludesReads
             else { continue }
-            if operation.kind == .clientRead {
+            if operation.kind == .clientRead || operation.kind == .clientMap {
                 if rules.contains(.noDirtyReads) { return true }
             } else if rules.contains(.rangeLocks) {
                 return true
@@ -138,8 +140,9 @@ extension ServerCore {
     private mutating func start(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id] else { return }
         switch operation.kind {
-        case .clientRead, .clientWrite, .clientZeroes:
+        case .clientRead, .clientMap, .clientWrite, .clientZeroes:
             if let status = refusal(of: operation) { return reject(id, status, now, &actions) }
+            if operation.kind == .clientMap { return answerMap(id, operation, now, &actions) }
         case .replicaWrite, .replicaZeroes, .replicaDrop:
             if let status = replicaRefusal(operation.header, operation.comb, from: nil) {
                 return reject(id, status, now, &actions)
@@ -154,7 +157,7 @@ extension ServerCore {
         case .busy: return reject(id, .notReady, now, &actions)
         case .stopped: return reject(id, operation.isClients ? .notReady : .mediaError, now, &actions)
         }
-        if operation.kind == .clientWrite || operation.kind == .clientZeroes,
+        if operation.kind.isClientsWrite,
             let place = forwardPlace(operation.unit, operation.comb)
         {
             operations[id]?.remotePlace = place
@@ -192,7 +195,7 @@ extension ServerCore {
             started = stores[store].write(
                 id, operation.unit, operation.range, slice, combEpoch: epoch, &requests)
         case .replicaDrop: started = stores[store].drop(id, [operation.unit], &requests)
-        case .copyUnit: preconditionFailure("a copy is not begun on the own device")
+        case .copyUnit, .clientMap: preconditionFailure("not begun on the own device")
         }
         issue(requests, store, &actions)
         return started
@@ -206,9 +209,23 @@ extension ServerCore {
         forward(id, now, &actions)
     }
 
+    private mutating func answerMap(
+        _ id: UInt64, _ operation: Operation, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        guard stores[operation.store].stopReason == nil else { return reject(id, .notReady, now, &actions) }
+        let blocks = stores[operation.store].map(of: operation.unit)
+        var answer = operation.header.reply(.ok)
+        answer.length = BlockMap.encodedSize
+        answer.flags.insert(blocks.isEmpty ? .zeros : .payload)
+        if let link = operation.link {
+            actions.append(blocks.isEmpty ? .send(link, answer, nil) : .sendBytes(link, answer, blocks.encoded))
+        }
+        remove(id, now, &actions)
+    }
+
     /// Why a client's request may not go on; checked when it arrives and again when it starts.
     func refusal(of operation: Operation) -> DataStatus? {
-        refusal(of: operation.header, operation.link, operation.comb, isWrite: operation.kind != .clientRead)
+        refusal(of: operation.header, operation.link, operation.comb, isWrite: operation.kind.isClientsWrite)
     }
 
     func refusal(of header: DataHeader, _ link: LinkID?, _ key: CombKey, isWrite: Bool) -> DataStatus? {
@@ -320,12 +337,12 @@ extension ServerCore {
     private mutating func revise(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id] else { return }
         switch operation.kind {
-        case .clientRead, .clientWrite, .clientZeroes:
+        case .clientRead, .clientMap, .clientWrite, .clientZeroes:
             if !operation.isStarted {
                 if let status = refusal(of: operation) { reject(id, status, now, &actions) }
                 return
             }
-            guard operation.kind != .clientRead else { return }
+            guard operation.kind.isClientsWrite else { return }
             reviseRemote(id, operation, now, &actions)
         case .replicaWrite, .replicaZeroes, .replicaDrop:
             if !operation.isStarted, let status = replicaRefusal(operation.header, operation.comb, from: nil) {

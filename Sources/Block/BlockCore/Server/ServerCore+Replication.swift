@@ -183,7 +183,7 @@ extension ServerCore {
             case .drop: header.opcode = .dropUnit
             case nil: return
             }
-        case .clientRead, .replicaWrite, .replicaZeroes, .replicaDrop:
+        case .clientRead, .clientMap, .replicaWrite, .replicaZeroes, .replicaDrop:
             preconditionFailure("only writes have a second copy")
         }
         header.offset = range.offset

@@ -35,7 +35,7 @@ extension ServerCore {
             guard case .server(let sender) = peer.peer else { return refuse(.invalid) }
             if let payload { actions.append(.release(payload)) }
             listUnits(header, from: sender, on: link, &actions)
-        case .read, .write, .writeZeroes, .replicate, .replicateZeroes, .copy, .dropUnit:
+        case .read, .write, .writeZeroes, .map, .replicate, .replicateZeroes, .copy, .dropUnit:
             admit(header, payload, peer.peer, on: link, now, &actions)
         case .hello: preconditionFailure("answered above")
         }
@@ -94,6 +94,7 @@ extension ServerCore {
         case (.read, .client): (kind, status) = (.clientRead, nil)
         case (.write, .client): (kind, status) = (.clientWrite, hasBytes ? nil : .invalid)
         case (.writeZeroes, .client): (kind, status) = (.clientZeroes, nil)
+        case (.map, .client): (kind, status) = (.clientMap, range == .wholeUnit ? nil : .invalid)
         case (.replicate, .server), (.copy, .server): (kind, status) = (.replicaWrite, hasBytes ? nil : .invalid)
         case (.replicateZeroes, .server): (kind, status) = (.replicaZeroes, nil)
         case (.dropUnit, .server): (kind, status) = (.replicaDrop, nil)
@@ -106,7 +107,7 @@ extension ServerCore {
         if refusal == nil, let key {
             switch peer {
             case .client:
-                refusal = self.refusal(of: header, link, key, isWrite: kind != .clientRead)
+                refusal = self.refusal(of: header, link, key, isWrite: kind.isClientsWrite)
                 if refusal == nil, let comb = map.comb(key), comb.epoch != header.combEpoch {
                     refusal = comb.epoch < header.combEpoch ? .notReady : .staleComb
                 }

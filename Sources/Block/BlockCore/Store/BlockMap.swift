@@ -31,7 +31,37 @@ public struct BlockMap: Equatable, Sendable {
         return self != before
     }
 
+    /// Marks the range as holding none; true if that changes anything.
+    public mutating func remove(_ range: BlockRange) -> Bool {
+        let before = self
+        for block in range.start..<range.end {
+            let bit = UInt64(1) << UInt64(block & 63)
+            switch block >> 6 {
+            case 0: words.0 &= ~bit
+            case 1: words.1 &= ~bit
+            case 2: words.2 &= ~bit
+            default: words.3 &= ~bit
+            }
+        }
+        return self != before
+    }
+
     public var isEmpty: Bool { words == (0, 0, 0, 0) }
+
+    /// Whether all data lies inside the range.
+    public func isEmpty(outside range: BlockRange) -> Bool {
+        var rest = self
+        _ = rest.remove(range)
+        return rest.isEmpty
+    }
+
+    /// The map as it is sent: 32 bytes, bit n of the little-endian number for block n.
+    public static let encodedSize: UInt32 = 32
+    public var encoded: [UInt8] {
+        var writer = ByteWriter()
+        for word in [words.0, words.1, words.2, words.3] { writer.put(word) }
+        return writer.bytes
+    }
 
     /// The parts of `range` whose blocks all hold data, in order.
     public func runs(in range: BlockRange = .wholeUnit) -> [BlockRange] { parts(of: range, holdingData: true) }

@@ -1,8 +1,9 @@
 extension UnitStore {
     private static let tableMagic: UInt32 = 0x4855_5442
     private static let logMagic: UInt32 = 0x4855_4C47
-    /// Of table and log. Version 1 knows no intents: all of its units count as being written.
-    private static let formatVersion: UInt16 = 2
+    /// Of table and log. In version 1 a record's checksum was its plain CRC32C, and there were no intents: all of its units
+    /// count as being written.
+    fileprivate static let formatVersion: UInt16 = 2
 
     var nextTableOffset: UInt64 { layout.tables[Int((tableGeneration + 1) & 1)] }
 
@@ -16,7 +17,10 @@ extension UnitStore {
 
     /// Reads a device: `metadata` are its first `label.layout.data` bytes. Also gives what must be written (in order,
     /// with a flush after each) before the device is used: the table of what was found, and the label with its next
-    /// mount counter.
+    /// mount counter; and what must be zeroed, and flushed, before that.
+    ///
+    /// The holes of hot units are to be zeroed: a crash may have left the data of a write there whose record was lost. It
+    /// reads as zeros, and must not come to light when the record of a later write arrives and its data does not.
     ///
     /// The table ends the log: a write of several log blocks that a crash cut short may have left its later blocks, and
     /// they must never follow on a new one.
@@ -24,7 +28,7 @@ extension UnitStore {
     /// Beyond `hotUnitsMax` units recorded as being written, the caller makes others cold if it can.
     public static func open(
         _ label: DeviceLabel, metadata: [UInt8], hotUnitsMax: Int = 8192, rules: ProtocolRules = .all
-    ) throws(DeviceError) -> (store: UnitStore, writes: [(offset: UInt64, bytes: [UInt8])]) {
+    ) throws(DeviceError) -> OpenedStore {
         guard metadata.count >= Int(label.layout.data) else {
             throw DeviceError(code: .tooSmall, message: "the device is smaller than its label says")
         }
@@ -43,7 +47,25 @@ extension UnitStore {
         store.label.mountCounter += 1
         let table = (offset: store.nextTableOffset, bytes: store.encodeTable())
         store.beginNextTable()
-        return (store, [table] + DeviceLabel.copyOffsets.map { ($0, store.label.encoded()) })
+        return OpenedStore(
+            store: store, zeroes: rules.contains(.zerosBeforeHoles) ? store.holes : [],
+            writes: [table] + DeviceLabel.copyOffsets.map { ($0, store.label.encoded()) })
+    }
+
+    public struct OpenedStore: Sendable {
+        public var store: UnitStore
+        public var zeroes: [(offset: UInt64, length: UInt32)]
+        public var writes: [(offset: UInt64, bytes: [UInt8])]
+    }
+
+    private var holes: [(offset: UInt64, length: UInt32)] {
+        var holes: [(offset: UInt64, length: UInt32)] = []
+        for number in hot.sorted() {
+            for hole in slots[Int(number)]?.map.holes(in: .wholeUnit) ?? [] {
+                holes.append((layout.offset(ofSlot: number) + UInt64(hole.offset), hole.length))
+            }
+        }
+        return holes
     }
 
     /// Zeroes every slot that is not bound: a crash may have left bytes there. They become usable as this ends.
@@ -61,6 +83,7 @@ extension UnitStore {
         self.hotUnitsMax = hotUnitsMax
         acknowledgesUnflushed = !rules.contains(.flushBeforeAcknowledgement)
         isRecordedFirst = rules.contains(.intentBeforeWrite)
+        leavesOldBytesInHoles = !rules.contains(.zerosBeforeHoles)
     }
 
     // MARK: Table
@@ -203,7 +226,16 @@ extension ByteWriter {
         put(slot.map.words.3)
         put(UInt32(isBound ? 1 : 0) | UInt32(slot.intent == .cold ? 0 : 2))
         put(UInt64(0))
-        put(CRC32C.checksum(Array(bytes[start...])))
+        put(UnitStore.recordChecksum(Array(bytes[start...]), version: UnitStore.formatVersion))
+    }
+}
+
+extension UnitStore {
+    /// The CRC32C of a record, bent. A CRC of something that ends with its own CRC is the same whatever it is: the checksum
+    /// of a whole table or log block would not notice records of an older one in the place of its own.
+    static func recordChecksum(_ bytes: [UInt8], version: UInt16) -> UInt32 {
+        let plain = CRC32C.checksum(bytes)
+        return version < 2 ? plain : (plain ^ plain >> 16) &* 0x9E37_79B1
     }
 }
 
@@ -226,7 +258,7 @@ extension ByteReader {
             let flags = try self.number(UInt32.self)
             slot.intent = version < 2 || flags & 2 == 2 ? .hot : .cold
             _ = try self.number(UInt64.self)
-            let covered = CRC32C.checksum(Array(bytes[start..<position]))
+            let covered = UnitStore.recordChecksum(Array(bytes[start..<position]), version: version)
             guard try self.number(UInt32.self) == covered else { return nil }
             return (number, slot, flags & 1 == 1)
         } catch {

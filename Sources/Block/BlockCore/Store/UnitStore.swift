@@ -6,6 +6,9 @@
 /// - A record names a block only after the block's data was written, so after a crash it shows nothing older than what
 ///   was written or acknowledged there.
 /// - A freed slot is bound again only after its release was flushed, then zeroed, then flushed once more.
+/// - Blocks that were zeroed count as holding no data only after the zeros are stable: until then a record that named
+///   them again could show what was there before.
+/// - A slot whose unit is given back has no write under way.
 /// - The first failed write or flush stops the device for good. A failed read is its reader's loss alone.
 public struct UnitStore: Sendable {
     struct Slot {
@@ -63,6 +66,8 @@ public struct UnitStore: Sendable {
     var waiting: [UInt64] = []
     /// Served by the flush in progress.
     var committing: [UInt64] = []
+    /// Of the operations that wait for a flush, those that zeroed blocks which count as data until then.
+    var zeroing: [UInt64: (slot: UInt32, range: BlockRange)] = [:]
     /// Slots whose record changed, and slots released, since the last record was written.
     var changed: [UInt32] = []
     /// Slots that are not cold.
@@ -84,6 +89,7 @@ public struct UnitStore: Sendable {
     public internal(set) var stopReason: String?
     let acknowledgesUnflushed: Bool
     let isRecordedFirst: Bool
+    let leavesOldBytesInHoles: Bool
 
     public enum Start: Equatable, Sendable {
         case started
@@ -136,13 +142,24 @@ public struct UnitStore: Sendable {
         return begin(write, &requests)
     }
 
-    /// Makes the range read as zeros; done when stable.
+    /// Makes the range read as zeros; done when stable. A unit without data anywhere else is given back.
     public mutating func writeZeroes(
         _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, combEpoch: UInt64, _ requests: inout Requests
     ) -> Start {
         if stopReason != nil { return .stopped }
-        guard let slot = bySlotKey[key], slots[Int(slot)]?.map.runs(in: range).isEmpty == false else {
-            return .nothingThere
+        guard let slot = bySlotKey[key], let known = slots[Int(slot)] else { return .nothingThere }
+        if known.map.isEmpty(outside: range), known.writers == 0 {
+            release(slot, key)
+            waiting.append(operation)
+            commit(&requests)
+            return .started
+        }
+        guard !known.map.runs(in: range).isEmpty else { return .nothingThere }
+        if leavesOldBytesInHoles {
+            clear(slot, range)
+            waiting.append(operation)
+            commit(&requests)
+            return .started
         }
         let write = Write(operation: operation, slot: slot, range: range, combEpoch: combEpoch, payload: nil)
         return begin(write, &requests)
@@ -169,11 +186,9 @@ public struct UnitStore: Sendable {
         if stopReason != nil { return .stopped }
         var dropped: Set<UInt32> = []
         for key in keys {
-            guard let slot = bySlotKey.removeValue(forKey: key) else { continue }
-            slots[Int(slot)] = nil
-            hot.remove(slot)
+            guard let slot = bySlotKey[key] else { continue }
+            forget(slot, key)
             dropped.insert(slot)
-            released.append(slot)
         }
         guard !dropped.isEmpty else { return .nothingThere }
         changed.removeAll(where: dropped.contains)
@@ -203,6 +218,7 @@ public struct UnitStore: Sendable {
         case .read: preconditionFailure("answered above")
         case .write(let write):
             ended(write)
+            if write.payload == nil, !acknowledgesUnflushed { zeroing[write.operation] = (write.slot, write.range) }
             accept(write.operation, &completions)
         case .metadata:
             step = .flushing
@@ -285,7 +301,12 @@ public struct UnitStore: Sendable {
             beginNextTable()
         }
         completions.reserveCapacity(committing.count)
-        for operation in committing { completions.append(Completion(operation: operation, outcome: .done)) }
+        for operation in committing {
+            if !zeroing.isEmpty, let zeroed = zeroing.removeValue(forKey: operation) {
+                clear(zeroed.slot, zeroed.range)
+            }
+            completions.append(Completion(operation: operation, outcome: .done))
+        }
         committing.removeAll(keepingCapacity: true)
         free += freeing.sorted(by: >)
         freeing = []
@@ -334,6 +355,7 @@ public struct UnitStore: Sendable {
         waiting = []
         held = []
         begun = []
+        zeroing = [:]
         pending = IDTable()
         return ended.map { Completion(operation: $0, outcome: .failed(reason: reason)) }
     }
@@ -346,6 +368,25 @@ public struct UnitStore: Sendable {
         hot.insert(slot)
         bySlotKey[key] = slot
         return slot
+    }
+
+    /// The unit's slot is on its way to being free.
+    private mutating func forget(_ slot: UInt32, _ key: UnitKey) {
+        bySlotKey[key] = nil
+        slots[Int(slot)] = nil
+        hot.remove(slot)
+        released.append(slot)
+    }
+
+    private mutating func release(_ slot: UInt32, _ key: UnitKey) {
+        if slots[Int(slot)]?.isChanged == true { changed.removeAll { $0 == slot } }
+        forget(slot, key)
+    }
+
+    /// Blocks whose zeros are stable hold no data any more. Their record need not be written for that alone.
+    private mutating func clear(_ slot: UInt32, _ range: BlockRange) {
+        guard slots[Int(slot)]?.map.remove(range) == true, let known = slots[Int(slot)] else { return }
+        if known.map.isEmpty, known.writers == 0 { release(slot, known.key) } else { change(slot) }
     }
 
     private var isCleaning: Bool {

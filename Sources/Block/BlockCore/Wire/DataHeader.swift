@@ -8,6 +8,8 @@ public enum Opcode: UInt8, Sendable, CaseIterable {
     case flush = 4
     /// The blocks read as zeros afterwards. No payload. Also used for discards.
     case writeZeroes = 5
+    /// Which blocks of a whole unit hold data: answered by a `BlockMap` as payload, or by flag `zeros` if none does.
+    case map = 6
     /// A primary's write to its secondary.
     case replicate = 16
     /// A primary's zeroing to its secondary.

@@ -15,7 +15,7 @@ extension Simulation {
         heap.add(.work(id, life: life), at: max(now + delay(0.2, 20), node.pausedUntil))
         guard now >= node.pausedUntil, let target = core.attachments.randomElement(using: &random), node.ios.count < 6
         else { return }
-        let action = [ClientNode.IO.Action.read, .read, .read, .write, .write, .write, .zero].randomElement(
+        let action = [ClientNode.IO.Action.read, .read, .read, .write, .write, .write, .zero, .map].randomElement(
             using: &random)
         begin(action ?? .read, on: target, by: id)
     }
@@ -25,6 +25,7 @@ extension Simulation {
         let perUnit = UInt64(Geometry.blocksPerUnit)
         let inPlay = UInt64(Simulation.blocksInPlay)
         let unit = UInt64.random(in: 0..<units, using: &random) * perUnit
+        if action == .map { return (unit, Int(perUnit * min(2, units - unit / perUnit))) }
         switch Int.random(in: 0..<10, using: &random) {
         case 0 where unit > 0, 1 where unit > 0:
             let before = UInt64.random(in: 1...inPlay, using: &random)
@@ -51,6 +52,9 @@ extension Simulation {
         var kind = ClientIOKind.read
         switch action {
         case .read: break
+        case .map:
+            kind = .map
+            record.seen = Array(repeating: 0, count: count / 64)
         case .write:
             for index in 0..<UInt64(count) {
                 let block = History.Block(volume: attachment.volume, number: first + index)
@@ -84,6 +88,7 @@ extension Simulation {
         }
         guard result == .ok else { return }
         if isHealed { clients[id]?.servedSinceHeal.insert(done.volume) }
+        if done.action == .map { return sawMap(done) }
         for (index, seen) in done.seen.enumerated() {
             let block = History.Block(volume: done.volume, number: done.first + UInt64(index))
             if Simulation.isInPlay(block.number) {
@@ -96,6 +101,15 @@ extension Simulation {
             } else if seen != 0 {
                 fail("block \(block.number) of \(block.volume) was never written and holds \(seen)")
             }
+        }
+    }
+
+    /// A hole has been seen to read as zeros. Data may be anything.
+    private func sawMap(_ done: ClientNode.IO) {
+        for index in 0..<UInt64(done.seen.count * 64) where done.seen[Int(index / 64)] >> (index % 64) & 1 == 0 {
+            let block = History.Block(volume: done.volume, number: done.first + index)
+            guard Simulation.isInPlay(block.number) else { continue }
+            history.saw(block, 0, done.epoch, from: done.invoked.nanoseconds, to: now.nanoseconds)
         }
     }
 }

@@ -22,8 +22,15 @@ extension Simulation {
                 send(connection, fromOpener: isOpener, .data(header, slice.map { values($0, id) }))
             case .sendBytes(let link, let header, let bytes):
                 let connection = ConnectionID(rawValue: link.rawValue)
-                send(
-                    connection, fromOpener: network.connections[connection]?.opener.node == id, .list(header, bytes))
+                let isOpener = network.connections[connection]?.opener.node == id
+                if header.opcode == .map {
+                    let words = stride(from: 0, to: bytes.count, by: 8).map { start in
+                        bytes[start..<start + 8].reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
+                    }
+                    send(connection, fromOpener: isOpener, .data(header, words))
+                } else {
+                    send(connection, fromOpener: isOpener, .list(header, bytes))
+                }
             case .close(let link):
                 let connection = ConnectionID(rawValue: link.rawValue)
                 close(connection, byOpener: network.connections[connection]?.opener.node == id)
@@ -164,13 +171,16 @@ extension Simulation {
                     ConnectionID(rawValue: link.rawValue), fromOpener: true,
                     .data(header, slice.map { values($0, id) }))
             case .deliver(let io, let offset, let length, let payload):
-                let count = Int(length / Geometry.blockBytes)
+                // A map comes as one word for each 64 blocks.
+                let isMap = clients[id]?.ios[io]?.action == .map
+                let grain = isMap ? 8 : Geometry.blockBytes
+                let count = Int(length / grain)
                 var part = [UInt64](repeating: 0, count: count)
                 if let payload {
                     part = clients[id]?.payloads.removeValue(forKey: payload) ?? []
                     if part.count != count { fail("\(id) was delivered \(part.count) of \(count) blocks") }
                 }
-                let first = Int(offset / Geometry.blockBytes)
+                let first = Int(offset / grain)
                 for (index, value) in part.enumerated() { clients[id]?.ios[io]?.seen[first + index] = value }
             case .complete(let io, let result): completed(id, io, result)
             case .release(let payload):

@@ -34,7 +34,7 @@ struct ServerNode {
 
 struct ClientNode {
     struct IO {
-        enum Action { case read, write, zero }
+        enum Action { case read, write, zero, map }
 
         var volume: VolumeID
         var epoch: UInt64
@@ -43,7 +43,7 @@ struct ClientNode {
         /// Of a write, block by block; of a zeroing its number.
         var values: [UInt64] = []
         var invoked: Instant
-        /// Of a read, block by block.
+        /// Of a read, block by block; of a map, one bit for each.
         var seen: [UInt64]
     }
 
@@ -105,10 +105,12 @@ extension Simulation {
         node.life += 1
         do {
             let label = try DeviceLabel(device: node.disk.bytes(0..<(128 << 10)))
-            let (store, writes) = try UnitStore.open(
+            let opened = try UnitStore.open(
                 label, metadata: node.disk.bytes(0..<label.layout.data), hotUnitsMax: hotUnitsMax,
                 rules: options.rules)
-            for (offset, bytes) in writes {
+            node.disk.write(
+                opened.zeroes.map { .zero(first: $0.offset / 4096, count: UInt64($0.length) / 4096) })
+            for (offset, bytes) in opened.writes {
                 node.disk.write(FakeDisk.changes(bytes: bytes, at: offset))
                 node.disk.flush(node.disk.flushMark)
             }
@@ -120,7 +122,7 @@ extension Simulation {
             configuration.hostBoot = "\(id)-\(node.hostBoots)"
             node.core = ServerCore(
                 configuration: configuration, sds: node.sds,
-                system: label.system == 0 ? nil : SystemID(rawValue: label.system), stores: [store])
+                system: label.system == 0 ? nil : SystemID(rawValue: label.system), stores: [opened.store])
         } catch {
             return fail("\(id) cannot open its device: \(error)")
         }

@@ -1,0 +1,109 @@
+import Base
+import BlockCore
+import Linearizability
+
+/// What clients did to blocks and saw of them, and whether one order of everything explains it.
+///
+/// Every 4 KiB block is a register, and every written value is unique but zero (see `RegisterHistory`).
+struct History {
+    struct Block: Hashable, Comparable {
+        var volume: VolumeID
+        var number: UInt64
+
+        static func < (left: Block, right: Block) -> Bool {
+            (left.volume, left.number) < (right.volume, right.number)
+        }
+    }
+
+    struct Write {
+        var value: UInt64
+        var epoch: UInt64
+        var invoked: UInt64
+        /// When it was acknowledged, or the last moment at which it may have taken effect.
+        var ended: UInt64 = .max
+        var isAcknowledged = false
+    }
+
+    struct Read {
+        var value: UInt64
+        var epoch: UInt64
+        var invoked: UInt64
+        var ended: UInt64
+    }
+
+    struct Register {
+        var writes: [UInt64: Write] = [:]
+        /// By numbers that no value has.
+        var zeroings: [UInt64: Write] = [:]
+        var reads: [Read] = []
+    }
+
+    private var registers: [Block: Register] = [:]
+    private var fences: [VolumeID: [(epoch: UInt64, at: UInt64)]] = [:]
+    private(set) var acknowledgedWrites = 0
+    private(set) var finishedReads = 0
+    private(set) var violation: String?
+
+    /// From `at` on, rights older than `epoch` must be without effect.
+    mutating func fence(_ volume: VolumeID, _ epoch: UInt64, at: UInt64) {
+        fences[volume, default: []].append((epoch, at))
+    }
+
+    private func fencedAt(_ volume: VolumeID, _ epoch: UInt64) -> UInt64 {
+        fences[volume, default: []].filter { $0.epoch > epoch }.map(\.at).min() ?? .max
+    }
+
+    mutating func began(_ block: Block, _ value: UInt64, _ epoch: UInt64, at: UInt64) {
+        registers[block, default: Register()].writes[value] = Write(value: value, epoch: epoch, invoked: at)
+    }
+
+    mutating func beganZeroing(_ block: Block, _ number: UInt64, _ epoch: UInt64, at: UInt64) {
+        registers[block, default: Register()].zeroings[number] = Write(value: 0, epoch: epoch, invoked: at)
+    }
+
+    /// A write of this value, or the zeroing of this number.
+    mutating func acknowledged(_ block: Block, _ value: UInt64, at: UInt64) {
+        acknowledgedWrites += 1
+        guard let write = registers[block]?.writes[value] ?? registers[block]?.zeroings[value] else { return }
+        registers[block]?.writes[value]?.ended = at
+        registers[block]?.writes[value]?.isAcknowledged = true
+        registers[block]?.zeroings[value]?.ended = at
+        registers[block]?.zeroings[value]?.isAcknowledged = true
+        if write.invoked > fencedAt(block.volume, write.epoch) {
+            violation = violation ?? "a write begun after its right was proven fenced was acknowledged: \(block)"
+        }
+    }
+
+    mutating func saw(_ block: Block, _ value: UInt64, _ epoch: UInt64, from invoked: UInt64, to ended: UInt64) {
+        finishedReads += 1
+        // A fenced reader may see what was: without a lease only its writes are worth refusing.
+        if ended > fencedAt(block.volume, epoch) { return }
+        registers[block, default: Register()].reads.append(
+            Read(value: value, epoch: epoch, invoked: invoked, ended: ended))
+    }
+
+    mutating func check() -> String? {
+        if violation != nil { return violation }
+        for block in registers.keys.sorted() {
+            if let register = registers[block], let problem = check(register, block) {
+                violation = "block \(block.number) of \(block.volume): \(problem)"
+                return violation
+            }
+        }
+        return nil
+    }
+
+    private func check(_ register: Register, _ block: Block) -> String? {
+        var history = RegisterHistory()
+        for writes in [register.writes, register.zeroings] {
+            for number in writes.keys.sorted() {
+                guard let write = writes[number] else { continue }
+                history.write(
+                    write.value, from: write.invoked, to: min(write.ended, fencedAt(block.volume, write.epoch)),
+                    isCertain: write.isAcknowledged)
+            }
+        }
+        for read in register.reads { history.read(read.value, from: read.invoked, to: read.ended) }
+        return history.violation().map { "\($0)" }
+    }
+}

@@ -1,0 +1,23 @@
+public import BlockCore
+
+extension ProtocolRules {
+    /// Every rule by the name under which a person leaves it out.
+    public static let named: [(name: String, rule: ProtocolRules)] = [
+        ("removal-before-lone-acknowledgement", .removalBeforeLoneAcknowledgement),
+        ("comb-epoch-at-secondary", .combEpochAtSecondary),
+        ("range-locks", .rangeLocks),
+        ("no-dirty-reads", .noDirtyReads),
+        ("session-fencing", .sessionFencing),
+        ("restarted-copy-is-suspect", .restartedCopyIsSuspect),
+        ("never-promote-stale", .neverPromoteStale),
+        ("remap-waits-for-proof", .remapWaitsForProof),
+        ("flush-before-acknowledgement", .flushBeforeAcknowledgement),
+        ("intent-before-write", .intentBeforeWrite),
+        ("resync-of-targets-intents", .resyncOfTargetsIntents),
+        ("resync-of-survivors-intents", .resyncOfSurvivorsIntents),
+        ("epoch-of-settled-units", .epochOfSettledUnits),
+        ("settled-only-in-sync", .settledOnlyInSync),
+        ("survivors-list-is-truth", .survivorsListIsTruth),
+        ("zeros-before-holes", .zerosBeforeHoles),
+    ]
+}

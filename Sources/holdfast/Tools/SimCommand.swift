@@ -1,0 +1,68 @@
+import ArgumentParser
+import Base
+import BlockCore
+import SimKit
+
+/// The whole block store in virtual time, under faults that follow from a seed: for everybody who wants to see it hold.
+struct SimCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "sim",
+        abstract: "Runs the block store's simulator: one seed after the other, until the time is over or one fails.")
+
+    @Option(help: "The first seed; by default one of the clock's.") var seed: UInt64?
+
+    @Option(help: "Real minutes. 0: only the one seed.") var minutes: Double = 1
+
+    @Option(
+        name: .customLong("without-rule"),
+        help: "Leaves a safety rule out, to see that this is noticed; may be repeated. 'list' lists them.")
+    var withoutRules: [String] = []
+
+    @Flag(help: "Prints everything that happened in a run that fails.") var trace = false
+
+    func validate() throws {
+        guard minutes >= 0, minutes <= 1_000_000 else { throw ValidationError("--minutes must not be negative") }
+        for name in withoutRules where name != "list" {
+            guard ProtocolRules.named.contains(where: { $0.name == name }) else {
+                throw ValidationError("There is no rule '\(name)': try --without-rule list")
+            }
+        }
+    }
+
+    func run() throws {
+        if withoutRules.contains("list") {
+            for (name, _) in ProtocolRules.named { print(name) }
+            return
+        }
+        let rules = ProtocolRules.named.reduce(ProtocolRules.all) {
+            withoutRules.contains($1.name) ? $0.subtracting($1.rule) : $0
+        }
+        let clock = ContinuousClock()
+        let start = clock.now
+        let end = start + .seconds(minutes * 60)
+        var random = SystemRandomNumberGenerator()
+        var seed = self.seed ?? UInt64.random(in: 1...UInt64(UInt32.max), using: &random)
+        var campaign = Campaign()
+        var told = start
+        print("first seed            \(seed)")
+        repeat {
+            campaign.add(Simulation(SimulationOptions(seed: seed, rules: rules)).run())
+            seed &+= 1
+            if clock.now - told >= .seconds(30) {
+                told = clock.now
+                print("  \(campaign.runs) runs, \(campaign.simulated.inSeconds / 3600) simulated hours")
+            }
+        } while campaign.failure == nil && clock.now < end
+        for line in campaign.summary(elapsed: clock.now - start) { print(line) }
+        guard let failure = campaign.failure else { return print("no violation") }
+        print("VIOLATION by seed \(failure.seed): \(failure.failure ?? "")")
+        let options = withoutRules.map { " --without-rule \($0)" }.joined()
+        print("replay it with        holdfast sim --seed \(failure.seed) --minutes 0\(options) --trace")
+        if trace {
+            let again = Simulation(SimulationOptions(seed: failure.seed, rules: rules, keepsTrace: true))
+            _ = again.run()
+            for line in again.trace { print(line) }
+        }
+        throw ExitCode.failure
+    }
+}

@@ -1,0 +1,204 @@
+import Base
+import BlockCore
+import Linearizability
+import Testing
+
+@testable import SimKit
+
+/// One device under writes and zeroings whose power fails again and again: every block must read as one order of what
+/// was done to it explains, whatever of the unflushed arrived.
+private struct CrashingStore {
+    private enum Effort {
+        case write(block: Int, value: UInt64)
+        case zeroes(Range<Int>, number: UInt64)
+    }
+
+    private static let units = 3
+    /// Of each unit, its first blocks.
+    private static let blocks = 4
+
+    private let rules: ProtocolRules
+    private var random: SeededRandom
+    private var disk = FakeDisk()
+    private var store: UnitStore
+    /// Time is counted in steps.
+    private var now: UInt64 = 1
+    private var nextValue: UInt64 = 1
+    private var requests: [(id: DiskOperationID, request: DiskRequest, flushMark: UInt64)] = []
+    private var efforts: [UInt64: (effort: Effort, began: UInt64)] = [:]
+    private var histories: [RegisterHistory]
+    private(set) var crashes = 0
+    private(set) var givenBack = 0
+
+    init(seed: UInt64, rules: ProtocolRules) throws {
+        random = SeededRandom(seed: seed)
+        self.rules = rules
+        histories = Array(repeating: RegisterHistory(), count: CrashingStore.units * CrashingStore.blocks)
+        let label = DeviceLabel(
+            sds: SdsID(rawValue: 1), device: DeviceID(rawValue: 2), capacityUnits: UInt32(CrashingStore.units + 2),
+            logBlocks: 3)
+        for (offset, bytes) in UnitStore.format(label) { disk.write(FakeDisk.changes(bytes: bytes, at: offset)) }
+        disk.flush(disk.flushMark)
+        store = try UnitStore.open(label, metadata: disk.bytes(0..<label.layout.data)).store
+        try reopen()
+    }
+
+    private mutating func reopen() throws {
+        let label = try DeviceLabel(device: disk.bytes(0..<(128 << 10)))
+        let opened = try UnitStore.open(label, metadata: disk.bytes(0..<label.layout.data), rules: rules)
+        store = opened.store
+        disk.write(opened.zeroes.map { .zero(first: $0.offset / 4096, count: UInt64($0.length) / 4096) })
+        for (offset, bytes) in opened.writes {
+            disk.write(FakeDisk.changes(bytes: bytes, at: offset))
+            disk.flush(disk.flushMark)
+        }
+        var first: UnitStore.Requests = []
+        store.begin(&first)
+        take(first)
+        while !requests.isEmpty { carryOut(0) }
+    }
+
+    private mutating func take(_ new: UnitStore.Requests) {
+        for (id, request) in new { requests.append((id, request, disk.flushMark)) }
+    }
+
+    /// What is wrong after so many steps, if anything.
+    mutating func run(steps: Int) throws -> String? {
+        for _ in 0..<steps {
+            now += 1
+            switch Int.random(in: 0..<100, using: &random) {
+            case 0..<2: try crash()
+            case 2..<25: begin()
+            default: if !requests.isEmpty { carryOut(Int.random(in: requests.indices, using: &random)) }
+            }
+        }
+        while !requests.isEmpty { carryOut(0) }
+        readAll()
+        if let problem = store.accountingError() { return problem }
+        for (block, history) in histories.enumerated() {
+            if let violation = history.violation() { return "block \(block): \(violation)" }
+        }
+        return nil
+    }
+
+    private mutating func begin() {
+        let unit = Int.random(in: 0..<CrashingStore.units, using: &random)
+        let first = Int.random(in: 0..<CrashingStore.blocks, using: &random)
+        let isWrite = Int.random(in: 0..<3, using: &random) > 0
+        // What a whole unit has is in the first blocks.
+        let isWhole = !isWrite && Bool.random(using: &random)
+        let count = isWrite ? 1 : Int.random(in: 1...CrashingStore.blocks - first, using: &random)
+        let base = unit * CrashingStore.blocks
+        let touched = isWhole ? base..<base + CrashingStore.blocks : base + first..<base + first + count
+        let isBusy = efforts.values.contains { touched.overlaps(CrashingStore.touched($0.effort)) }
+        if isBusy { return }
+        let key = UnitKey(volume: VolumeID(rawValue: 9), index: UInt32(unit))
+        let value = nextValue
+        nextValue += 1
+        let before = store.usedUnits
+        var new: UnitStore.Requests = []
+        let start: UnitStore.Start
+        if isWrite {
+            let slice = PayloadSlice(payload: PayloadID(rawValue: value), offset: 0, length: 4096)
+            start = store.write(
+                value, key, BlockRange(start: UInt16(first), count: 1), slice, combEpoch: 1, &new)
+            efforts[value] = (.write(block: touched.lowerBound, value: value), now)
+        } else {
+            let range = isWhole ? .wholeUnit : BlockRange(start: UInt16(first), count: UInt16(count))
+            start = store.writeZeroes(value, key, range, combEpoch: 1, &new)
+            efforts[value] = (.zeroes(touched, number: value), now)
+        }
+        if store.usedUnits < before { givenBack += 1 }
+        take(new)
+        switch start {
+        case .started, .held: break
+        case .nothingThere: end(value, isCertain: true)
+        case .noSpace, .busy, .stopped: efforts[value] = nil
+        }
+    }
+
+    private static func touched(_ effort: Effort) -> Range<Int> {
+        switch effort {
+        case .write(let block, _): block..<block + 1
+        case .zeroes(let blocks, _): blocks
+        }
+    }
+
+    private mutating func end(_ operation: UInt64, isCertain: Bool) {
+        guard let (effort, began) = efforts.removeValue(forKey: operation) else { return }
+        let value: UInt64
+        switch effort {
+        case .write(_, let written): value = written
+        case .zeroes: value = RegisterHistory.blank
+        }
+        for block in CrashingStore.touched(effort) {
+            histories[block].write(value, from: began, to: now, isCertain: isCertain)
+        }
+    }
+
+    private static func changes(_ request: DiskRequest) -> [FakeDisk.Change] {
+        switch request {
+        case .write(let at, let slice): [.set(block: at / 4096, .value(slice.payload.rawValue))]
+        case .writeZeros(let at, let length), .punch(let at, let length):
+            [.zero(first: at / 4096, count: UInt64(length) / 4096)]
+        case .writeBytes(let at, let bytes): FakeDisk.changes(bytes: bytes, at: at)
+        case .read, .flush: []
+        }
+    }
+
+    private mutating func carryOut(_ index: Int) {
+        let (id, request, mark) = requests.remove(at: index)
+        if request == .flush { disk.flush(mark) } else { disk.write(CrashingStore.changes(request)) }
+        let before = store.usedUnits
+        var new: UnitStore.Requests = []
+        for completion in store.finish(id, .done, &new) { end(completion.operation, isCertain: true) }
+        if store.usedUnits < before { givenBack += 1 }
+        take(new)
+    }
+
+    private mutating func crash() throws {
+        crashes += 1
+        disk.crash(underWay: requests.map { CrashingStore.changes($0.request) }, &random)
+        requests = []
+        for operation in efforts.keys.sorted() { end(operation, isCertain: false) }
+        now += 1
+        try reopen()
+        readAll()
+    }
+
+    private mutating func readAll() {
+        now += 1
+        for unit in 0..<CrashingStore.units {
+            let key = UnitKey(volume: VolumeID(rawValue: 9), index: UInt32(unit))
+            let map = store.map(of: key)
+            let base = store.location(of: key).map { $0 / 4096 } ?? 0
+            for block in 0..<CrashingStore.blocks {
+                let value = map[UInt16(block)] ? disk.value(base + UInt64(block)) : RegisterHistory.blank
+                histories[unit * CrashingStore.blocks + block].read(value, from: now, to: now)
+            }
+        }
+        now += 1
+    }
+}
+
+@Suite struct StoreCrashTests {
+    @Test func blocksReadAsTheyWereLeft() throws {
+        var (crashes, givenBack) = (0, 0)
+        for seed in 1...UInt64(150) {
+            var store = try CrashingStore(seed: seed, rules: .all)
+            if let problem = try store.run(steps: 1500) { Issue.record("seed \(seed): \(problem)") }
+            crashes += store.crashes
+            givenBack += store.givenBack
+        }
+        #expect(crashes > 2000 && givenBack > 300, "\(crashes) crashes, \(givenBack) units given back")
+    }
+
+    @Test(arguments: [ProtocolRules.zerosBeforeHoles, .flushBeforeAcknowledgement])
+    func aBrokenRuleIsNoticed(_ rule: ProtocolRules) throws {
+        for seed in 1...UInt64(40) {
+            var store = try CrashingStore(seed: seed, rules: .all.subtracting(rule))
+            if try store.run(steps: 1500) != nil { return }
+        }
+        Issue.record("not noticed within 40 seeds")
+    }
+}
