@@ -60,7 +60,7 @@ import Testing
                         DeviceOffer(
                             id: DeviceID(rawValue: 2), poolName: "p", path: "/dev/x", capacityUnits: 3,
                             mountCounter: 4)
-                    ])),
+                    ], faultSetName: "rack1")),
             .clientHello(ClientHello(guid: "G", name: "n", ip: "10.0.0.2", incarnation: 3)),
             .keepAlive([DeviceUsage(device: DeviceID(rawValue: 2), usedUnits: 17)]), .acknowledge(revision: 99),
             .removeSecondary(key, epoch: 4, secondary: place), .rebuildDone(key, epoch: 5, target: place),
@@ -96,7 +96,7 @@ import Testing
         let frame = ControlFrame.encode(MessageFromManager.redirect(leader: leader))
         #expect(try ControlFrame.decodeFromManager(Array(frame[4...])) == .redirect(leader: leader))
         // As docs/formats/volume-wire.md has it: version, kind, text.
-        #expect(Array(frame[8..<10]) == [2, 6])
+        #expect(Array(frame[8..<10]) == [ControlFrame.version, 6])
         #expect(frame.count == 12 + (leader?.utf8.count ?? 0))
     }
 

@@ -87,7 +87,7 @@ struct Bench {
                 }
             }
         }
-        #expect(try await bench.get("/api/types/FaultSet/instances") == [])
+        #expect(try await bench.get("/api/types/SnapshotPolicy/instances") == [])
         #expect(try await bench.get("/api/instances").object?.count == ObjectType.allCases.count)
         #expect(await bench.refusal { try await bench.get("/api/types/Nonsense/instances") }?.status == 404)
     }
@@ -341,8 +341,8 @@ struct Bench {
         for path in [
             "/api/instances/Volume::\(id)/action/overwriteVolumeContent",
             "/api/instances/System::\(MemoryManager.system)/action/snapshotVolumes",
-            "/api/instances/StoragePool::\(MemoryManager.pool)/action/removeStoragePool",
-            "/api/types/FaultSet/instances",
+            "/api/instances/StoragePool::\(MemoryManager.pool)/action/setZeroPaddingPolicy",
+            "/api/types/SnapshotPolicy/instances",
         ] {
             #expect(await bench.refusal { try await bench.post(path) } == .unsupported, "\(path)")
         }

@@ -13,6 +13,7 @@ final class MemoryManager: ManagerPort {
     static let system = SystemID(rawValue: 0x4f2a_77b1_0c3d_9e58)
     static let domain = ProtectionDomainID(rawValue: 0xb988_5bb7_0000_0000)
     static let pool = StoragePoolID(rawValue: 0x048a_b3c1_0000_0000)
+    static let faultSet = FaultSetID(rawValue: 0x0fa0_17a1_0000_0000)
     static let sdc1 = SdcID(rawValue: 0xd503_8269_0000_0001)
     static let sdc2 = SdcID(rawValue: 0xd503_826a_0000_0002)
     static let guid1 = "A1B2C3D4-0001-4000-8000-000000000001"
@@ -21,6 +22,7 @@ final class MemoryManager: ManagerPort {
     init() {
         var state = SystemState(system: System(id: Self.system, name: "holdfast", createdAt: 1_700_000_000))
         state.domains[Self.domain] = ProtectionDomain(id: Self.domain, name: "pd1")
+        state.faultSets[Self.faultSet] = FaultSet(id: Self.faultSet, domain: Self.domain, name: "rack1")
         state.pools[Self.pool] = StoragePool(
             id: Self.pool, domain: Self.domain, name: "hdd", combs: Array(repeating: .unplaced, count: 16),
             sparePercentage: 10)
@@ -28,7 +30,8 @@ final class MemoryManager: ManagerPort {
             let sds = SdsID(rawValue: 0xe1f0_0000_0000_0000 + number)
             state.servers[sds] = Sds(
                 id: sds, domain: Self.domain, name: "sds\(number)", address: "10.71.0.1\(number):7072",
-                status: .up, incarnation: number, generation: 1, downRevision: 0)
+                status: .up, incarnation: number, generation: 1, downRevision: 0,
+                faultSet: number == 3 ? Self.faultSet : nil)
             let device = DeviceID(rawValue: 0x8f82_eaa0_0000_0000 + number)
             state.devices[device] = Device(
                 id: device, sds: sds, pool: Self.pool, path: "/var/lib/holdfast/device\(number).img",
@@ -128,7 +131,15 @@ final class MemoryManager: ManagerPort {
             guard state.clients[sdc] != nil else { throw ManagerError(.sdcNotFound, "\(sdc)") }
             state.clients[sdc]?.name = name
             return .done
-        case .createProtectionDomain, .createStoragePool, .renameSds, .removeSds, .registerSdc:
+        case .configure, .createProtectionDomain, .createStoragePool:
+            var draft = ManagerDraft(state, rules: .all)
+            var random = SeededRandom(seed: state.revision)
+            guard case .reply(let reply) = try draft.execute(command, &random) else {
+                throw ManagerError(.unavailable, "not part of this manager")
+            }
+            state = draft.state
+            return reply
+        case .renameSds, .removeSds, .registerSdc:
             throw ManagerError(.unavailable, "not part of this manager")
         }
     }

@@ -17,6 +17,10 @@ public final class BlockServerService: Service {
         public var name: String
         public var protectionDomain: String
         public var storagePool: String
+        /// The pools of devices that belong to another one, by the device's path.
+        public var devicePools: [String: String] = [:]
+        /// Where the server belongs from its first introduction on; empty: in no fault set.
+        public var faultSet = ""
         /// Files or raw disks.
         public var devices: [String]
         public var engine = DeviceEngine.automatic
@@ -89,10 +93,12 @@ private final class RunningServer: Sendable {
             address: configuration.advertise ?? address.description,
             incarnation: UInt64.random(in: 1...UInt64.max))
         core.hostBoot = String(decoding: try readFile("/proc/sys/kernel/random/boot_id").prefix(36), as: UTF8.self)
+        core.faultSetName = configuration.faultSet
         var files: [DeviceID: DeviceFile] = [:]
         for device in devices {
             files[device.store.device] = device.file
-            core.poolNames[device.store.device] = configuration.storagePool
+            core.poolNames[device.store.device] =
+                configuration.devicePools[device.file.path] ?? configuration.storagePool
             core.devicePaths[device.store.device] = device.file.path
         }
         let label = devices[0].store.label

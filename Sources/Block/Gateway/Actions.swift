@@ -19,11 +19,14 @@ extension Gateway {
             }
         case .storagePool:
             let name = try Self.checkedName(try fields.requiredText("name"))
+            return try await createPool(name, fields)
+        case .faultSet:
+            let name = try Self.checkedName(try fields.requiredText("name"))
             guard let domain = ProtectionDomainID(try fields.requiredText("protectionDomainId")) else {
                 throw .domainNotFound
             }
-            if case .createdStoragePool(let id) = try await submit(
-                .createStoragePool(domain: domain, name: name), about: type)
+            if case .createdFaultSet(let id) = try await submit(
+                .configure(.createFaultSet(domain, name: name)), about: type)
             {
                 return ["id": .string(id.description)]
             }
@@ -86,7 +89,10 @@ extension Gateway {
             case "removeSds": return Self.empty(try await submit(.removeSds(sds), about: type))
             default: throw .unsupported
             }
-        case .protectionDomain, .storagePool, .vtree, .device, .user:
+        case .protectionDomain, .storagePool, .faultSet, .device:
+            _ = try await views().object(type, id: id ?? "")
+            return try await configure(type, id: id ?? "", name, fields)
+        case .vtree, .user:
             _ = try await views().object(type, id: id ?? "")
             throw .unsupported
         }
@@ -302,6 +308,7 @@ extension Gateway {
                         ],
                     ]
                 })
+        case ["alerts"]: return .array(try await views().alerts)
         case let rest where rest.count == 3 && rest.first == "volumes" && rest.last == "epochs":
             let state = try await state()
             let name = segments[3]

@@ -228,6 +228,7 @@ extension GatewayError {
         case .deviceNotFound: self = .deviceNotFound
         case .sdcNotFound: self = .sdcNotFound
         case .managerNotFound: self = .managerNotFound
+        case .faultSetNotFound: self = .faultSetNotFound
         case .volumeNotFound: self = .volumeNotFound
         case .nameInUse: self = Self.nameInUse(type)
         case .invalidName: self = .nameInvalid
@@ -235,15 +236,23 @@ extension GatewayError {
         case .invalidArgument: self = .outOfRange
         case .insufficientServers: self = .poolTooSmall
         case .insufficientCapacity: self = .noCapacity
+        case .poolCritical: self = .poolCritical
+        case .hasServers: self = .domainHasServers
+        case .hasPools: self = .domainHasPools
+        case .hasDevices: self = .poolHasDevices
+        case .hasVolumes: self = .poolHasVolumes
         case .alreadyMapped: self = .alreadyMapped
         case .mappedElsewhere: self = .singleMapping
         case .notMapped: self = .notMapped
         case .volumeMapped: self = .volumeMapped
         case .inUse:
             self =
-                type == .sdc
-                ? GatewayError(code: 180, "SDC has mapped volume(s)")
-                : GatewayError(code: 64, "The object is in use: \(error.message)")
+                switch type {
+                case .sdc: GatewayError(code: 180, "SDC has mapped volume(s)")
+                case .faultSet: .faultSetNotEmpty
+                case .system, .protectionDomain, .storagePool, .volume, .vtree, .sds, .device, .user:
+                    GatewayError(code: 64, "The object is in use: \(error.message)")
+                }
         case .overloaded: self = .busy
         case .notLeader: self = .notLeader
         // The original's text first, since clients match on it; then ours, since it names the server in question.
@@ -257,9 +266,11 @@ extension GatewayError {
         case .protectionDomain:
             GatewayError(code: 141, "Protection Domain name already exists. Please use a different name.")
         case .storagePool: GatewayError(code: 173, "Storage Pool name already exists. Please use a different name.")
+        case .faultSet: GatewayError(code: 266, "Fault Set name already exists. Please use a different name.")
+        case .device: GatewayError(code: 206, "A device with the given name already exists in the SDS")
         case .sds: GatewayError(code: 98, "SDS name is already in use. Please use a different name.")
         case .sdc: GatewayError(code: 98, "SDC name is already in use. Please use a different name.")
-        case .system, .volume, .vtree, .device, .user: .nameInUse
+        case .system, .volume, .vtree, .user: .nameInUse
         }
     }
 }

@@ -64,6 +64,15 @@ extension GatewayError {
         code: 144, "Failed to create volume. The storage pool needs devices on at least two SDSs.")
     static let busy = GatewayError(code: 164, "The system is busy. Retry later")
     static let poolNotFound = GatewayError(code: 171, "Could not find Storage Pool")
+    static let domainHasServers = GatewayError(code: 143, "Protection Domain has SDSs")
+    static let poolHasDevices = GatewayError(code: 172, "The Storage Pool has SDS devices")
+    static let domainHasPools = GatewayError(code: 176, "Protection Domain has Storage Pools")
+    static let poolHasVolumes = GatewayError(
+        code: 196, "The Storage Pool has volumes. Please remove the volumes and try again.")
+    static let faultSetNotFound = GatewayError(code: 265, "Fault Set not found")
+    static let faultSetNotEmpty = GatewayError(code: 268, "The Fault Set is not empty")
+    static let poolCritical = GatewayError(
+        code: 337, "The Storage Pool is in critical capacity: no new volumes can be created or extended")
     static let tooLarge = GatewayError(code: 190, "The volume size too large")
     static let illegalSize = GatewayError(
         code: 225, "The specified volume size is illegal. Volume size must be in 8 GB blocks")

@@ -29,6 +29,11 @@ struct Lookup {
             guard let domain else { throw .domainNotFound }
             guard let found = state.pool(named: name, in: domain.id) else { throw .poolNotFound }
             return found.id.description
+        case .faultSet:
+            let name = try fields.requiredText("name")
+            let domain = ProtectionDomainID(try fields.requiredText("protectionDomainId"))
+            guard let found = domain.flatMap({ state.faultSet(named: name, in: $0) }) else { throw .faultSetNotFound }
+            return found.id.description
         case .sds:
             if let name = try fields.text("name") {
                 guard let found = state.server(named: name) else { throw .sdsNotFound }

@@ -5,6 +5,7 @@ enum ObjectType: String, CaseIterable {
     case system = "System"
     case protectionDomain = "ProtectionDomain"
     case storagePool = "StoragePool"
+    case faultSet = "FaultSet"
     case volume = "Volume"
     case vtree = "VTree"
     case sds = "Sds"
@@ -14,7 +15,7 @@ enum ObjectType: String, CaseIterable {
 
     /// Types of the original that have no objects here: clients list them and expect an empty list, not an error.
     static let empty: Set<String> = [
-        "FaultSet", "ScsiInitiator", "SnapshotPolicy", "SpSds", "AccelerationPool", "PeerMdm",
+        "ScsiInitiator", "SnapshotPolicy", "SpSds", "AccelerationPool", "PeerMdm",
         "ReplicationConsistencyGroup", "ReplicationPair", "RfcacheDevice", "NvmeHost", "Sdt",
     ]
 
@@ -24,6 +25,7 @@ enum ObjectType: String, CaseIterable {
         case .system, .vtree, .user: .notFound
         case .protectionDomain: .domainNotFound
         case .storagePool: .poolNotFound
+        case .faultSet: .faultSetNotFound
         case .volume: .volumeNotFound
         case .sds: .sdsNotFound
         case .device: .deviceNotFound
@@ -37,6 +39,7 @@ enum ObjectType: String, CaseIterable {
         case .system: ["Statistics", "ProtectionDomain", "Sdc", "User", "ScsiInitiator"]
         case .protectionDomain: ["Statistics", "StoragePool", "Sds", "FaultSet"]
         case .storagePool: ["Statistics", "Volume", "Device", "VTree", "SpSds"]
+        case .faultSet: ["Statistics", "Sds"]
         case .volume: ["Statistics"]
         case .vtree: ["Statistics", "Volume"]
         case .sds: ["Statistics", "Device"]

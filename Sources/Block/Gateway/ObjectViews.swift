@@ -20,6 +20,7 @@ struct ObjectViews {
         case .system: return [system]
         case .protectionDomain: return state.domains.values.map(domain)
         case .storagePool: return state.pools.values.map(pool)
+        case .faultSet: return state.faultSets.values.map(faultSet)
         case .volume: return state.volumes.values.map(volume)
         case .vtree: return state.volumes.values.map(vtree)
         case .sds: return state.servers.values.map(server)
@@ -35,6 +36,7 @@ struct ObjectViews {
         case .protectionDomain:
             if let found = ProtectionDomainID(id).flatMap({ state.domains[$0] }) { return domain(found) }
         case .storagePool: if let found = StoragePoolID(id).flatMap({ state.pools[$0] }) { return pool(found) }
+        case .faultSet: if let found = FaultSetID(id).flatMap({ state.faultSets[$0] }) { return faultSet(found) }
         case .volume:
             guard let volumeID = VolumeID(id) else { throw .invalidVolumeID }
             if let found = state.volumes[volumeID] { return volume(found) }
@@ -58,6 +60,10 @@ struct ObjectViews {
             return state.pools.values.filter { $0.domain.description == id }.map(pool)
         case (.protectionDomain, "Sds"):
             return state.servers.values.filter { $0.domain.description == id }.map(server)
+        case (.protectionDomain, "FaultSet"):
+            return state.faultSets.values.filter { $0.domain.description == id }.map(faultSet)
+        case (.faultSet, "Sds"):
+            return state.servers.values.filter { $0.faultSet?.description == id }.map(server)
         case (.storagePool, "Volume"): return volumes(inPool: id).map(volume)
         case (.storagePool, "VTree"): return volumes(inPool: id).map(vtree)
         case (.storagePool, "Device"): return state.devices.values.filter { $0.pool.description == id }.map(device)
@@ -94,8 +100,8 @@ extension ObjectViews {
             "daysInstalled": .integer(Int64((now - min(now, state.system.createdAt)) / 86400)),
             "maxCapacityInGb": "Unlimited",
             "capacityTimeLeftInDays": "Unlimited",
-            "capacityAlertHighThresholdPercent": 80,
-            "capacityAlertCriticalThresholdPercent": 90,
+            "capacityAlertHighThresholdPercent": .integer(Int64(PoolSettings().capacityAlertHigh)),
+            "capacityAlertCriticalThresholdPercent": .integer(Int64(PoolSettings().capacityAlertCritical)),
             "remoteReadOnlyLimitState": false,
             "defaultIsVolumeObfuscated": false,
             "enterpriseFeaturesEnabled": true,
@@ -184,8 +190,8 @@ extension ObjectViews {
             "protectionDomainId": .string(pool.domain.description),
             "sparePercentage": .integer(Int64(pool.sparePercentage)),
             "zeroPaddingEnabled": true,
-            "rebuildEnabled": true,
-            "rebalanceEnabled": false,
+            "rebuildEnabled": .bool(pool.settings.rebuildEnabled),
+            "rebalanceEnabled": .bool(pool.settings.rebalanceEnabled),
             "useRmcache": false,
             "useRfcache": false,
             "checksumEnabled": false,
@@ -193,8 +199,8 @@ extension ObjectViews {
             "numOfParallelRebuildRebalanceJobsPerDevice": 2,
             "backgroundScannerMode": "Disabled",
             "backgroundScannerBWLimitKBps": 0,
-            "capacityAlertHighThreshold": 80,
-            "capacityAlertCriticalThreshold": 90,
+            "capacityAlertHighThreshold": .integer(Int64(pool.settings.capacityAlertHigh)),
+            "capacityAlertCriticalThreshold": .integer(Int64(pool.settings.capacityAlertCritical)),
             "mediaType": "HDD",
             "dataLayout": "MediumGranularity",
             "compressionMethod": "Invalid",
@@ -205,18 +211,47 @@ extension ObjectViews {
             "fragmentationEnabled": false,
             "addressSpaceUsage": "Normal",
         ]
-        for (work, policy) in [("rebuild", "unlimited"), ("rebalance", "favorAppIos")] {
-            json["\(work)IoPriorityPolicy"] = .string(policy)
-            for parameter in [
-                "NumOfConcurrentIosPerDevice", "BwLimitPerDeviceInKbps", "AppIopsPerDeviceThreshold",
-                "AppBwPerDeviceThresholdInKbps", "QuietPeriodInMsec",
-            ] {
-                json["\(work)IoPriority\(parameter)"] = .null
+        for kind in CopyKind.allCases {
+            let policy = pool.settings.policy(kind)
+            json["\(kind.rawValue)IoPriorityPolicy"] = .string(policy.kind.rawValue)
+            for (parameter, value) in Self.parameters(policy) {
+                json["\(kind.rawValue)IoPriority\(parameter)"] = value
             }
         }
         json["links"] = ObjectType.storagePool.links(
             id: id, parents: [("protectionDomainId", .protectionDomain, pool.domain.description)])
         return json
+    }
+
+    /// The parameters of a policy; null where it has none.
+    private static func parameters(_ policy: IoPriorityPolicy) -> [(String, JSONValue)] {
+        func value(_ number: UInt32, _ kinds: Set<IoPriorityPolicy.Kind>) -> JSONValue {
+            kinds.contains(policy.kind) ? .integer(Int64(number)) : .null
+        }
+        return [
+            (
+                "NumOfConcurrentIosPerDevice",
+                value(policy.concurrentIosPerDevice, [.limitNumOfConcurrentIos, .favorAppIos, .dynamicBwThrottling])
+            ),
+            (
+                "BwLimitPerDeviceInKbps",
+                value(policy.kibibytesPerSecondPerDevice, [.favorAppIos, .dynamicBwThrottling])
+            ),
+            ("AppIopsPerDeviceThreshold", value(policy.appIopsThreshold, [.dynamicBwThrottling])),
+            ("AppBwPerDeviceThresholdInKbps", value(policy.appKibibytesThreshold, [.dynamicBwThrottling])),
+            ("QuietPeriodInMsec", value(policy.quietPeriodMilliseconds, [.dynamicBwThrottling])),
+        ]
+    }
+
+    func faultSet(_ faultSet: FaultSet) -> JSONValue {
+        let id = faultSet.id.description
+        return [
+            "id": .string(id),
+            "name": .string(faultSet.name),
+            "protectionDomainId": .string(faultSet.domain.description),
+            "links": ObjectType.faultSet.links(
+                id: id, parents: [("protectionDomainId", .protectionDomain, faultSet.domain.description)]),
+        ]
     }
 
     func volume(_ volume: Volume) -> JSONValue {
@@ -313,7 +348,7 @@ extension ObjectViews {
             "id": .string(id),
             "name": .string(server.name),
             "protectionDomainId": .string(server.domain.description),
-            "faultSetId": nil,
+            "faultSetId": .optional(server.faultSet?.description),
             "ipList": [["ip": .string(host), "role": "all"]],
             "port": .integer(Int64(port)),
             "sdsState": "Normal",
@@ -333,7 +368,9 @@ extension ObjectViews {
             "perfProfile": "Default",
             "softwareVersionInfo": .string(Self.release),
             "links": ObjectType.sds.links(
-                id: id, parents: [("protectionDomainId", .protectionDomain, server.domain.description)]),
+                id: id,
+                parents: [("protectionDomainId", .protectionDomain, server.domain.description)]
+                    + (server.faultSet.map { [("faultSetId", .faultSet, $0.description)] } ?? [])),
         ]
     }
 
@@ -342,7 +379,7 @@ extension ObjectViews {
         let capacity = Self.kibibytes(units: UInt64(device.capacityUnits))
         return [
             "id": .string(id),
-            "name": .string(String(device.path.split(separator: "/").last ?? "")),
+            "name": .string(device.name.isEmpty ? String(device.path.split(separator: "/").last ?? "") : device.name),
             "sdsId": .string(device.sds.description),
             "storagePoolId": .string(device.pool.description),
             "deviceCurrentPathName": .string(device.path),
@@ -388,6 +425,24 @@ extension ObjectViews {
             "hostType": "SdcHost",
             "links": ObjectType.sdc.links(id: id, parents: [("systemId", .system, state.system.id.description)]),
         ]
+    }
+
+    /// What an operator should look at now, in the words of the original.
+    var alerts: [JSONValue] {
+        state.alerts.map { alert in
+            let (type, id): (ObjectType, String) =
+                switch alert.object {
+                case .storagePool(let id): (.storagePool, id.description)
+                case .sds(let id): (.sds, id.description)
+                case .device(let id): (.device, id.description)
+                }
+            return [
+                "alertType": .string(alert.kind.rawValue),
+                "severity": .string("ALERT_" + alert.severity.rawValue.uppercased()),
+                "affectedObject": ["type": .string(type.rawValue), "id": .string(id)],
+                "message": .string(alert.message),
+            ]
+        }
     }
 
     private static let userID = "0000000000000001"

@@ -19,7 +19,8 @@ struct Statistics {
                     "numOfStoragePools": .integer(Int64(state.pools.count)),
                     "numOfSds": .integer(Int64(state.servers.count)),
                     "numOfSdc": .integer(Int64(state.clients.count)),
-                    "numOfScsiInitiators": 0, "numOfFaultSets": 0,
+                    "numOfScsiInitiators": 0,
+                    "numOfFaultSets": .integer(Int64(state.faultSets.count)),
                 ])
         case .protectionDomain:
             let pools = state.pools.values.filter { $0.domain.description == id }
@@ -28,9 +29,15 @@ struct Statistics {
                 more: [
                     "numOfStoragePools": .integer(Int64(pools.count)),
                     "numOfSds": .integer(Int64(state.servers.values.count { $0.domain.description == id })),
-                    "numOfFaultSets": 0,
+                    "numOfFaultSets": .integer(Int64(state.faultSets.values.count { $0.domain.description == id })),
                 ])
         case .storagePool: return pools(state.pools.values.filter { $0.id.description == id }, more: [:])
+        case .faultSet:
+            let servers = state.servers.values.filter { $0.faultSet?.description == id }
+            let ids = Set(servers.map(\.id))
+            return capacity(
+                state.devices.values.filter { ids.contains($0.sds) },
+                more: ["numOfSds": .integer(Int64(servers.count))])
         case .volume, .vtree:
             let volume = type == .volume ? VolumeID(id).flatMap { state.volumes[$0] } : tree(id)
             return mapped(volume)
@@ -100,13 +107,14 @@ struct Statistics {
         let devices = state.devices(in: pool.id)
         let volumes = state.volumes(in: pool.id)
         let unit = ObjectViews.kibibytes(units: 1)
-        let total = devices.reduce(0) { $0 + Int64($1.capacityUnits) } * unit
-        let used = min(total, devices.reduce(0) { $0 + Int64(state.usedUnits[$1.id] ?? 0) } * unit)
-        let spare = total / 100 * Int64(pool.sparePercentage)
+        let capacity = state.capacity(of: pool.id)
+        let total = Int64(capacity.total) * unit
+        let used = min(total, Int64(capacity.used) * unit)
+        let spare = Int64(capacity.spare) * unit
         func size(_ provisioning: Volume.Provisioning) -> Int64 {
             volumes.filter { $0.provisioning == provisioning }.reduce(0) { $0 + Int64($1.sizeUnits) } * unit
         }
-        let free = max(0, total - spare - used)
+        let free = Int64(capacity.free) * unit
         let grain = VolumeSize.grainKibibytes
         let health = state.health(of: pool.id)
         let placed = Int64(max(1, pool.combs.count - health.unplaced))

@@ -21,7 +21,9 @@ enum ScliCommands {
         "protection_domain_name", "protection_domain_id", "storage_pool_name", "storage_pool_id",
     ]
 
-    static let all: [String: ScliCommandDefinition] = [
+    static let all = volumesAndQueries.merging(ScliConfiguration.commands) { own, _ in own }
+
+    private static let volumesAndQueries: [String: ScliCommandDefinition] = [
         "help": .init(options: [], summary: "Print this text", body: { _, _ in help }),
         "login": .init(
             options: ["username", "password"], summary: "Open a session; later commands use it", body: { _, _ in "" }),
@@ -245,15 +247,7 @@ enum ScliLookup {
         return found
     }
 
-    static func pool(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> JSONValue {
-        let pools = try await client.list("/api/types/StoragePool/instances")
-        if let id = arguments.value("storage_pool_id") {
-            guard let found = pools.first(where: { $0["id"]?.string == id }) else {
-                throw ScliFailure.refused("Could not find Storage Pool")
-            }
-            return found
-        }
-        let name = try arguments.required("storage_pool_name")
+    static func domain(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> JSONValue {
         let domains = try await client.list("/api/types/ProtectionDomain/instances")
         let domain: JSONValue?
         if let id = arguments.value("protection_domain_id") {
@@ -263,6 +257,33 @@ enum ScliLookup {
             domain = domains.first { $0["name"]?.string == name }
         }
         guard let domain else { throw ScliFailure.refused("Could not find Protection Domain") }
+        return domain
+    }
+
+    static func faultSet(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> JSONValue {
+        let faultSets = try await client.list("/api/types/FaultSet/instances")
+        let found: JSONValue?
+        if let id = arguments.value("fault_set_id") {
+            found = faultSets.first { $0["id"]?.string == id }
+        } else {
+            let name = try arguments.required("fault_set_name")
+            let domain = try await domain(arguments, &client)
+            found = faultSets.first { $0["name"]?.string == name && $0["protectionDomainId"] == domain["id"] }
+        }
+        guard let found else { throw ScliFailure.refused("Fault Set not found") }
+        return found
+    }
+
+    static func pool(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> JSONValue {
+        let pools = try await client.list("/api/types/StoragePool/instances")
+        if let id = arguments.value("storage_pool_id") {
+            guard let found = pools.first(where: { $0["id"]?.string == id }) else {
+                throw ScliFailure.refused("Could not find Storage Pool")
+            }
+            return found
+        }
+        let name = try arguments.required("storage_pool_name")
+        let domain = try await domain(arguments, &client)
         let found = pools.first { $0["name"]?.string == name && $0["protectionDomainId"] == domain["id"] }
         guard let found else { throw ScliFailure.refused("Could not find Storage Pool") }
         return found

@@ -8,6 +8,7 @@ enum ScliQueries {
         var pools: [JSONValue]
         var volumes: [JSONValue]
         var servers: [JSONValue]
+        var faultSets: [JSONValue]
 
         init(_ client: inout ScliClient) async throws {
             system = try await client.list("/api/types/System/instances").first ?? [:]
@@ -15,6 +16,7 @@ enum ScliQueries {
             pools = try await client.list("/api/types/StoragePool/instances")
             volumes = try await client.list("/api/types/Volume/instances")
             servers = try await client.list("/api/types/Sds/instances")
+            faultSets = try await client.list("/api/types/FaultSet/instances")
         }
 
         func pools(of domain: JSONValue) -> [JSONValue] { pools.filter { $0["protectionDomainId"] == domain["id"] } }
@@ -237,11 +239,12 @@ enum ScliQueries {
         ]
         for domain in inventory.domains {
             let pools = inventory.pools(of: domain)
+            let faultSets = inventory.faultSets.count { $0["protectionDomainId"] == domain["id"] }
             let volumes = pools.reduce(0) { $0 + inventory.volumes(of: $1).count }
             let free = try await available(domain, type: "ProtectionDomain", &client)
             text.append(
                 "Protection Domain \(domain.shown("name")) (Id: \(domain.shown("id"))) has \(pools.count) storage pools,"
-                    + " 0 Fault Sets, \(inventory.servers(of: domain).count) SDS nodes, \(volumes) volumes and \(free)"
+                    + " \(faultSets) Fault Sets, \(inventory.servers(of: domain).count) SDS nodes, \(volumes) volumes and \(free)"
                     + " available for volume allocation")
             text.append("Operational state is \(domain.shown("protectionDomainState"))")
             text.append("")

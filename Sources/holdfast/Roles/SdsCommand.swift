@@ -38,7 +38,14 @@ struct SdsCommand: Role {
     @Option(name: .customLong("storage-pool"), help: "Made by the manager when absent.")
     var storagePool = "default"
 
-    @Option(name: .customLong("device"), help: "A file or a raw disk; may be given several times.")
+    @Option(
+        name: .customLong("fault-set"),
+        help: "Servers of the same fault set may fail together; counts at the first introduction. Made when absent.")
+    var faultSet = ""
+
+    @Option(
+        name: .customLong("device"),
+        help: "A file or a raw disk, PATH or PATH,pool=NAME when not of --storage-pool; may be given several times.")
     var devices: [String] = []
 
     @Option(
@@ -51,6 +58,7 @@ struct SdsCommand: Role {
 
     func validate() throws {
         if devices.isEmpty { throw ValidationError("--device is required") }
+        _ = try devices.map(DeviceArgument.init)
         if let deviceSize, byteCount(deviceSize) == nil {
             throw ValidationError("--device-size \(deviceSize) is no size; write 10g or 512m")
         }
@@ -65,7 +73,12 @@ struct SdsCommand: Role {
         }
         var configuration = BlockServerService.Configuration(
             managers: try managers.addresses(), listen: address, name: name ?? hostName(),
-            protectionDomain: protectionDomain, storagePool: storagePool, devices: devices)
+            protectionDomain: protectionDomain, storagePool: storagePool, devices: [])
+        for device in try devices.map(DeviceArgument.init) {
+            configuration.devices.append(device.path)
+            configuration.devicePools[device.path] = device.pool
+        }
+        configuration.faultSet = faultSet
         configuration.deviceSize = deviceSize.flatMap(byteCount)
         configuration.engine = engine.engine
         if let advertise {
@@ -76,6 +89,24 @@ struct SdsCommand: Role {
             configuration.advertise = try await offPool { try address.resolved().description }
         }
         return [BlockServerService(configuration, logger: logger)]
+    }
+}
+
+/// `PATH` or `PATH,pool=NAME`.
+struct DeviceArgument: Equatable {
+    var path: String
+    /// Nil: the server's.
+    var pool: String?
+
+    init(_ text: String) throws {
+        guard let comma = text.lastIndex(of: ","), text[text.index(after: comma)...].hasPrefix("pool=") else {
+            path = text
+            return
+        }
+        path = String(text[..<comma])
+        let name = String(text[comma...].dropFirst(",pool=".count))
+        guard !path.isEmpty, !name.isEmpty else { throw ValidationError("--device \(text) names no path or no pool") }
+        pool = name
     }
 }
 

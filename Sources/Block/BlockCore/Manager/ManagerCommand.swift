@@ -25,6 +25,29 @@ public enum ManagerCommand: Equatable, Sendable {
     /// Withdraws a client's right (of all clients if nil) and answers when it is proven fenced.
     case unmap(VolumeID, SdcID?)
     case setMappingLimits(VolumeID, SdcID, iops: UInt32, kibibytesPerSecond: UInt32)
+    case configure(ConfigurationCommand)
+}
+
+/// A change of what volumes live on: domains, fault sets, pools, devices.
+public enum ConfigurationCommand: Equatable, Sendable {
+    case renameProtectionDomain(ProtectionDomainID, name: String)
+    /// Only an empty one: without servers, pools and fault sets.
+    case removeProtectionDomain(ProtectionDomainID)
+    case createFaultSet(ProtectionDomainID, name: String)
+    case renameFaultSet(FaultSetID, name: String)
+    /// Only one without servers.
+    case removeFaultSet(FaultSetID)
+    case renameStoragePool(StoragePoolID, name: String)
+    /// Only one without volumes and devices.
+    case removeStoragePool(StoragePoolID)
+    /// 0 to 90. Answered with a warning when it is less than the largest part that may fail at once.
+    case setSparePercentage(StoragePoolID, UInt32)
+    /// Percentages, 1 to 100, the first not above the second; nil: as before.
+    case setCapacityAlertThresholds(StoragePoolID, high: UInt32?, critical: UInt32?)
+    /// Copies that have begun go on.
+    case setCopying(StoragePoolID, CopyKind, isEnabled: Bool)
+    case setIoPriorityPolicy(StoragePoolID, CopyKind, IoPriorityPolicy)
+    case renameDevice(DeviceID, name: String)
 }
 
 /// The proof that a volume's withdrawn rights can no longer write: what every server that could serve them did.
@@ -55,6 +78,9 @@ public enum ManagerReply: Equatable, Sendable {
     case done
     case createdProtectionDomain(ProtectionDomainID)
     case createdStoragePool(StoragePoolID)
+    case createdFaultSet(FaultSetID)
+    /// Done, but the operator should know something.
+    case doneWithWarning(String)
     case registeredSdc(SdcID)
     case createdVolume(VolumeID)
     /// Answer to map and unmap.

@@ -83,6 +83,9 @@ extension ManagerCore {
             server = Sds(
                 id: hello.sds, domain: domain, name: name, address: hello.address, status: .up, incarnation: 0,
                 generation: UInt32(truncatingIfNeeded: draft.revision), downRevision: 0)
+            if !hello.faultSetName.isEmpty {
+                server.faultSet = try faultSet(named: hello.faultSetName, in: domain, &draft, &rng)
+            }
             draft.notices.append(.serverRegistered(server.id))
         }
         let wasUp = server.status == .up
@@ -118,6 +121,7 @@ extension ManagerCore {
                 id: offer.id, sds: server.id, pool: pool, path: offer.path, capacityUnits: offer.capacityUnits,
                 status: .normal, mountCounter: offer.mountCounter)
             if let known = draft.state.devices[offer.id] {
+                device.name = known.name
                 guard known.sds == server.id, known.pool == pool else {
                     throw ManagerError(.identityConflict, "device \(offer.id) belongs elsewhere")
                 }
@@ -139,6 +143,17 @@ extension ManagerCore {
         }
         let state = draft.state
         draft.withdraw(distrusting: true) { $0.sds == server.id && !state.isUsable($0) }
+    }
+
+    private func faultSet(
+        named name: String, in domain: ProtectionDomainID, _ draft: inout ManagerDraft,
+        _ rng: inout some RandomNumberGenerator
+    ) throws(ManagerError) -> FaultSetID {
+        if let faultSet = draft.state.faultSet(named: name, in: domain) { return faultSet.id }
+        guard configuration.createsNamedPools else {
+            throw ManagerError(.faultSetNotFound, "no fault set named \(name)")
+        }
+        return try draft.createFaultSet(domain, name, &rng)
     }
 
     private func domain(

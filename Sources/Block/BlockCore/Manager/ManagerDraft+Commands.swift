@@ -49,6 +49,7 @@ extension ManagerDraft {
             volume.mappings[index].limitIops = iops
             volume.mappings[index].limitKibibytesPerSecond = bandwidth
             put(volume)
+        case .configure(let command): return .reply(try execute(command, &generator))
         }
         return .reply(.done)
     }
@@ -165,7 +166,7 @@ extension ManagerDraft {
             }
             remove(id)
         case .createProtectionDomain, .createStoragePool, .renameSds, .removeSds, .registerSdc, .renameSdc, .removeSdc,
-            .map, .unmap, .setMappingLimits:
+            .map, .unmap, .setMappingLimits, .configure:
             preconditionFailure("not about a volume alone")
         }
         return .done
@@ -180,19 +181,16 @@ extension ManagerDraft {
         }
     }
 
-    /// Thick volumes fit into what two copies and the spare leave; thin ones may promise five times as much.
     private func checkCapacity(
-        _ pool: StoragePoolID, adding units: UInt32, _ provisioning: Volume.Provisioning
+        _ id: StoragePoolID, adding units: UInt32, _ provisioning: Volume.Provisioning
     ) throws(ManagerError) {
-        let gross = state.devices(in: pool).reduce(UInt64(0)) {
-            $0 + ($1.status == .normal ? UInt64($1.capacityUnits) : 0)
+        let capacity = state.capacity(of: id)
+        if let pool = state.pools[id], units > 0, capacity.isAbove(pool.settings.capacityAlertCritical) {
+            throw ManagerError(.poolCritical, "storage pool \(pool.name) is filled to its critical threshold")
         }
-        let net = gross * UInt64(100 - min(state.pools[pool]?.sparePercentage ?? 0, 90)) / 200
-        let volumes = state.volumes(in: pool)
-        let thick = volumes.reduce(UInt64(0)) { $0 + ($1.provisioning == .thick ? UInt64($1.sizeUnits) : 0) }
-        let all = volumes.reduce(UInt64(0)) { $0 + UInt64($1.sizeUnits) }
-        let fits = provisioning == .thick ? thick + UInt64(units) <= net : all + UInt64(units) <= net * 5
-        if !fits { throw ManagerError(.insufficientCapacity, "the pool has no room for \(units) MiB more") }
+        guard capacity.hasRoom(for: units, provisioning) else {
+            throw ManagerError(.insufficientCapacity, "the pool has no room for \(units) MiB more")
+        }
     }
 
     // MARK: Mappings

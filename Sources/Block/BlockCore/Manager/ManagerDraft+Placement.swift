@@ -1,34 +1,69 @@
 extension ManagerDraft {
+    /// What one device has, for choosing among several.
+    struct Load {
+        var place: CopyPlace
+        var unit: SystemState.FaultUnit
+        var capacity: UInt64
+        var copies: UInt64 = 0
+        var primaries: UInt64 = 0
+
+        /// Copies per capacity, as a number to compare: devices of different sizes fill evenly.
+        static func share(_ copies: UInt64, of capacity: UInt64) -> UInt64 { (copies << 32) / max(1, capacity) }
+        var share: UInt64 { Load.share(copies, of: capacity) }
+        var shareWithAnother: UInt64 { Load.share(copies + 1, of: capacity) }
+        var primaryShare: UInt64 { Load.share(primaries, of: capacity) }
+    }
+
+    /// The devices of the pool for which `isWanted` says so, in order of their ids, with what they have now.
+    func loads(of pool: StoragePoolID, _ isWanted: (CopyPlace) -> Bool) -> [Load] {
+        var loads = state.devices(in: pool).map {
+            Load(
+                place: CopyPlace(sds: $0.sds, device: $0.id), unit: state.faultUnit(of: $0.sds),
+                capacity: UInt64($0.capacityUnits))
+        }.filter { $0.capacity > 0 && isWanted($0.place) }
+        var positions: [DeviceID: Int] = [:]
+        for (position, load) in loads.enumerated() { positions[load.place.device] = position }
+        for comb in state.pools[pool]?.combs ?? [] where comb.isPlaced {
+            for place in comb.inSync + [comb.target].compactMap({ $0 }) {
+                if let position = positions[place.device] { loads[position].copies += 1 }
+            }
+            if let position = positions[comb.primary.device] { loads[position].primaries += 1 }
+        }
+        return loads
+    }
+
     /// Spreads the pool's combs over the devices that are usable now, as long as the pool holds no volume; afterwards
-    /// combs move by rebuilding only. Throws if two copies cannot be kept apart.
+    /// combs move by copying only. Throws if two copies cannot be kept apart.
     mutating func place(_ pool: StoragePoolID) throws(ManagerError) {
         guard let combs = state.pools[pool]?.combs else { throw ManagerError(.poolNotFound, "no storage pool \(pool)") }
-        let devices = state.devices(in: pool).filter {
-            state.isUsable(CopyPlace(sds: $0.sds, device: $0.id)) && $0.capacityUnits > 0
-        }
         if !state.volumes(in: pool).isEmpty { return }
-        guard Set(devices.map(\.sds)).count >= 2 else {
+        var loads = loads(of: pool) { state.isUsable($0) }
+        guard Set(loads.map(\.place.sds)).count >= 2 else {
             throw ManagerError(.insufficientServers, "two copies need devices on at least two servers that are up")
         }
-        let places = devices.map { CopyPlace(sds: $0.sds, device: $0.id) }
+        guard Set(loads.map(\.unit)).count >= 2 else {
+            throw ManagerError(.insufficientServers, "two copies need devices in at least two fault sets")
+        }
         let used = Set(combs.flatMap { $0.inSync })
-        if used == Set(places), combs.allSatisfy({ $0.secondary != nil }) { return }
-        var primaries = Array(repeating: 0, count: places.count)
-        var copies = primaries
-        var pairs = Array(repeating: 0, count: places.count * places.count)
+        if used == Set(loads.map(\.place)), combs.allSatisfy({ $0.secondary != nil }) { return }
+        for index in loads.indices { (loads[index].copies, loads[index].primaries) = (0, 0) }
+        var pairs = Array(repeating: 0, count: loads.count * loads.count)
         for index in combs.indices {
-            let first = places.indices.min { (primaries[$0], copies[$0]) < (primaries[$1], copies[$1]) }!
-            let second = places.indices.filter { places[$0].sds != places[first].sds }.min {
-                (pairs[first * places.count + $0], copies[$0]) < (pairs[first * places.count + $1], copies[$1])
+            let first = loads.indices.min { loads[$0].shareWithAnother < loads[$1].shareWithAnother }!
+            let second = loads.indices.filter { loads[$0].unit != loads[first].unit }.min {
+                (loads[$0].shareWithAnother, pairs[first * loads.count + $0])
+                    < (loads[$1].shareWithAnother, pairs[first * loads.count + $1])
             }!
-            primaries[first] += 1
-            copies[first] += 1
-            copies[second] += 1
-            pairs[first * places.count + second] += 1
-            pairs[second * places.count + first] += 1
+            pairs[first * loads.count + second] += 1
+            pairs[second * loads.count + first] += 1
+            loads[first].copies += 1
+            loads[second].copies += 1
+            let isFirst = loads[first].primaryShare <= loads[second].primaryShare
+            let (primary, secondary) = isFirst ? (first, second) : (second, first)
+            loads[primary].primaries += 1
             reconfigure(
-                CombKey(pool: pool, index: UInt32(index)), primary: places[first],
-                state: .normal(secondary: places[second]))
+                CombKey(pool: pool, index: UInt32(index)), primary: loads[primary].place,
+                state: .normal(secondary: loads[secondary].place))
         }
     }
 
@@ -39,56 +74,57 @@ extension ManagerDraft {
         limits: (rebuilds: Int, resyncs: Int), isEligible: (CopyPlace) -> Bool, isAwaited: (FormerCopy) -> Bool,
         isHeldBack: (CombKey, CopyPlace?) -> Bool
     ) {
-        for pool in state.pools.values {
+        for pool in state.pools.values where pool.settings.rebuildEnabled {
             guard pool.combs.contains(where: { $0.state == .degraded }) else { continue }
-            var load = RebuildLoad(pool.combs)
-            let places = state.devices(in: pool.id).map { CopyPlace(sds: $0.sds, device: $0.id) }
-                .filter { state.isUsable($0) && isEligible($0) }
+            var active = ActiveCopies(pool.combs)
+            var loads = loads(of: pool.id) { state.isUsable($0) && isEligible($0) }
             for (index, comb) in pool.combs.enumerated() where comb.state == .degraded {
                 let key = CombKey(pool: pool.id, index: UInt32(index))
                 guard isEligible(comb.primary), !isHeldBack(key, nil) else { continue }
-                let candidates = places.filter { $0.sds != comb.primary.sds && !isHeldBack(key, $0) }
-                if let former = comb.former, candidates.contains(former.place) {
-                    guard load.take(comb.primary, former.place, isResync: true, limit: limits.resyncs) else { continue }
+                let unit = state.faultUnit(of: comb.primary.sds)
+                let candidates = loads.indices.filter { loads[$0].unit != unit && !isHeldBack(key, loads[$0].place) }
+                if let former = comb.former, let returned = candidates.first(where: { loads[$0].place == former.place })
+                {
+                    guard active.take(comb.primary, former.place, isResync: true, limit: limits.resyncs) else {
+                        continue
+                    }
+                    loads[returned].copies += 1
                     reconfigure(key, primary: comb.primary, state: .rebuilding(target: former.place))
                     continue
                 }
                 if let former = comb.former, isAwaited(former) { continue }
-                let target = candidates.filter { load.active($0.device, isResync: false) < limits.rebuilds }.min {
-                    (load.copies[$0.device, default: 0], $0.device) < (load.copies[$1.device, default: 0], $1.device)
-                }
+                let target = candidates.filter {
+                    active.count(loads[$0].place.device, isResync: false) < limits.rebuilds
+                }.min { loads[$0].shareWithAnother < loads[$1].shareWithAnother }
                 guard let target,
-                    load.take(comb.primary, target, isResync: false, limit: limits.rebuilds)
+                    active.take(comb.primary, loads[target].place, isResync: false, limit: limits.rebuilds)
                 else { continue }
-                reconfigure(key, primary: comb.primary, state: .rebuilding(target: target))
+                loads[target].copies += 1
+                reconfigure(key, primary: comb.primary, state: .rebuilding(target: loads[target].place))
             }
         }
     }
 }
 
-/// What the devices of a pool have to do with its combs.
-private struct RebuildLoad {
-    /// Copies on each device, those being filled included.
-    var copies: [DeviceID: Int] = [:]
+/// How many rebuilds go to or from each device now.
+private struct ActiveCopies {
     private var rebuilds: [DeviceID: Int] = [:]
     private var resyncs: [DeviceID: Int] = [:]
 
     init(_ combs: [Comb]) {
-        for comb in combs where comb.isPlaced {
-            for place in comb.inSync { copies[place.device, default: 0] += 1 }
+        for comb in combs {
             guard let target = comb.target else { continue }
             add(comb.primary, target, isResync: comb.targetEpoch != nil)
         }
     }
 
-    func active(_ device: DeviceID, isResync: Bool) -> Int {
+    func count(_ device: DeviceID, isResync: Bool) -> Int {
         (isResync ? resyncs : rebuilds)[device, default: 0]
     }
 
     /// Counts one more from `source` to `target` if neither has too many.
     mutating func take(_ source: CopyPlace, _ target: CopyPlace, isResync: Bool, limit: Int) -> Bool {
-        guard active(source.device, isResync: isResync) < limit, active(target.device, isResync: isResync) < limit
-        else {
+        guard count(source.device, isResync: isResync) < limit, count(target.device, isResync: isResync) < limit else {
             return false
         }
         add(source, target, isResync: isResync)
@@ -96,7 +132,6 @@ private struct RebuildLoad {
     }
 
     private mutating func add(_ source: CopyPlace, _ target: CopyPlace, isResync: Bool) {
-        copies[target.device, default: 0] += 1
         for device in [source.device, target.device] {
             if isResync { resyncs[device, default: 0] += 1 } else { rebuilds[device, default: 0] += 1 }
         }

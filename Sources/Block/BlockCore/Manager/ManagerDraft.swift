@@ -70,6 +70,17 @@ struct ManagerDraft {
         for index in 0..<pool.combCount { changedCombs.insert(CombKey(pool: pool.id, index: index)) }
     }
 
+    /// Of a pool all but its combs.
+    mutating func putSettings(of pool: StoragePool) {
+        state.pools[pool.id] = pool
+        dirty.insert(.pool(pool.id))
+    }
+
+    mutating func put(_ faultSet: FaultSet) {
+        state.faultSets[faultSet.id] = faultSet
+        dirty.insert(.faultSet(faultSet.id))
+    }
+
     mutating func put(_ server: Sds) {
         if state.servers[server.id]?.address != server.address { addressesChanged = true }
         state.servers[server.id] = server
@@ -99,6 +110,25 @@ struct ManagerDraft {
         dirty.insert(.volume(volume))
         changedVolumes.remove(volume)
         removedVolumes.insert(volume)
+    }
+
+    mutating func remove(_ domain: ProtectionDomainID) {
+        state.domains[domain] = nil
+        dirty.insert(.domain(domain))
+    }
+
+    mutating func remove(_ faultSet: FaultSetID) {
+        state.faultSets[faultSet] = nil
+        dirty.insert(.faultSet(faultSet))
+    }
+
+    /// Servers and clients may go on knowing the combs: without volumes nothing is asked of them.
+    mutating func remove(_ pool: StoragePoolID) {
+        for chunk in 0..<((state.pools[pool]?.combCount ?? 0) + Geometry.combsPerChunk - 1) / Geometry.combsPerChunk {
+            dirty.insert(.combs(pool, chunk: chunk))
+        }
+        state.pools[pool] = nil
+        dirty.insert(.pool(pool))
     }
 
     mutating func remove(_ client: SdcID) {

@@ -4,14 +4,18 @@ public import Base
 public struct ManagerError: CodedError {
     public enum Code: String, Hashable, Sendable, CaseIterable {
         case domainNotFound, poolNotFound, sdsNotFound, deviceNotFound, sdcNotFound, volumeNotFound
-        case managerNotFound
+        case managerNotFound, faultSetNotFound
         case nameInUse, invalidName, invalidSize, invalidArgument
         /// Not enough usable servers in the pool to hold two copies.
         case insufficientServers
         case insufficientCapacity
+        /// The pool is filled to its critical threshold: nothing new is promised.
+        case poolCritical
         case alreadyMapped, mappedElsewhere, notMapped, volumeMapped
         /// The object is still used by others.
         case inUse
+        /// It still has others in it, which go first.
+        case hasServers, hasPools, hasDevices, hasVolumes
         /// The change is committed, but a server that may still serve the old rights neither answers nor may be
         /// replaced: it holds the only in-sync copy of some comb. The message names it.
         case fencingUnproven

@@ -67,7 +67,7 @@ public struct ManagerConfiguration: Sendable {
     public var absenceGrace: Duration = .seconds(5)
     /// Commands that may wait for the store; more are refused as `overloaded`.
     public var queueDepthMax = 4096
-    /// Create the domains and pools that servers name in their introduction.
+    /// Create the domains, fault sets and pools that servers name in their introduction.
     public var createsNamedPools = true
     public var combCount = Geometry.defaultCombCount
     public var rules = ProtocolRules.all

@@ -2,6 +2,7 @@
 enum RecordKey: Hashable {
     case system
     case domain(ProtectionDomainID)
+    case faultSet(FaultSetID)
     case pool(StoragePoolID)
     case combs(StoragePoolID, chunk: UInt32)
     case server(SdsID)
@@ -13,6 +14,7 @@ enum RecordKey: Hashable {
         switch self {
         case .system: "system"
         case .domain(let id): "domain/\(id)"
+        case .faultSet(let id): "faultset/\(id)"
         case .pool(let id): "pool/\(id)"
         case .combs(let id, let chunk):
             "combs/\(id)/" + String(repeating: "0", count: max(0, 4 - String(chunk).count)) + String(chunk)
@@ -42,6 +44,11 @@ extension SystemState {
             guard let domain = domains[id] else { return nil }
             writer.put(domain.id)
             writer.put(domain.name)
+        case .faultSet(let id):
+            guard let faultSet = faultSets[id] else { return nil }
+            writer.put(faultSet.id)
+            writer.put(faultSet.domain)
+            writer.put(faultSet.name)
         case .pool(let id):
             guard let pool = pools[id] else { return nil }
             writer.put(pool.id)
@@ -49,6 +56,7 @@ extension SystemState {
             writer.put(pool.name)
             writer.put(pool.combCount)
             writer.put(pool.sparePercentage)
+            writer.put(pool.settings)
         case .combs(let id, let chunk):
             guard let pool = pools[id] else { return nil }
             let first = Int(chunk * Geometry.combsPerChunk)
@@ -86,7 +94,7 @@ extension SystemState {
                 id: try reader.id(SystemID.self), name: try reader.text(), createdAt: try reader.number(UInt64.self))
             var state = SystemState(system: system)
             state.revision = try reader.number(UInt64.self)
-            for kind in ["domain", "pool", "combs", "sds", "device", "sdc", "volume"] {
+            for kind in ["domain", "faultset", "pool", "combs", "sds", "device", "sdc", "volume"] {
                 for record in records where record.key.hasPrefix(kind + "/") {
                     var (reader, version) = try open(record.value)
                     try state.load(kind, &reader, version: version)
@@ -111,6 +119,9 @@ extension SystemState {
         case "domain":
             let id = try reader.id(ProtectionDomainID.self)
             domains[id] = ProtectionDomain(id: id, name: try reader.text())
+        case "faultset":
+            let id = try reader.id(FaultSetID.self)
+            faultSets[id] = FaultSet(id: id, domain: try reader.id(ProtectionDomainID.self), name: try reader.text())
         case "pool":
             let id = try reader.id(StoragePoolID.self)
             let domain = try reader.id(ProtectionDomainID.self)
@@ -119,9 +130,11 @@ extension SystemState {
             guard combCount > 0, combCount <= 1 << 16, combCount & (combCount - 1) == 0 else {
                 throw WireError(description: "a pool of \(combCount) combs")
             }
-            pools[id] = StoragePool(
+            var pool = StoragePool(
                 id: id, domain: domain, name: name, combs: Array(repeating: .unplaced, count: Int(combCount)),
                 sparePercentage: try reader.number(UInt32.self))
+            if version > 1 { pool.settings = try reader.poolSettings() }
+            pools[id] = pool
         case "combs":
             let id = try reader.id(StoragePoolID.self)
             let first = Int(try reader.number(UInt32.self))
@@ -135,7 +148,7 @@ extension SystemState {
             let server = try reader.server(version: version)
             servers[server.id] = server
         case "device":
-            let device = try reader.device()
+            let device = try reader.device(version: version)
             devices[device.id] = device
         case "sdc":
             let id = try reader.id(SdcID.self)
@@ -160,6 +173,7 @@ extension ByteWriter {
         put(server.generation)
         put(server.downRevision)
         put(server.hostBoot)
+        put(server.faultSet?.rawValue ?? 0)
     }
 
     fileprivate mutating func put(_ device: Device) {
@@ -170,6 +184,25 @@ extension ByteWriter {
         put(device.capacityUnits)
         put(device.status.rawValue)
         put(device.mountCounter)
+        put(device.name)
+    }
+
+    mutating func put(_ settings: PoolSettings) {
+        put(settings.capacityAlertHigh)
+        put(settings.capacityAlertCritical)
+        put(settings.rebuildEnabled)
+        put(settings.rebalanceEnabled)
+        put(settings.rebuildPolicy)
+        put(settings.rebalancePolicy)
+    }
+
+    private mutating func put(_ policy: IoPriorityPolicy) {
+        put(policy.kind.rawValue)
+        put(policy.concurrentIosPerDevice)
+        put(policy.kibibytesPerSecondPerDevice)
+        put(policy.appIopsThreshold)
+        put(policy.appKibibytesThreshold)
+        put(policy.quietPeriodMilliseconds)
     }
 
     fileprivate mutating func put(_ volume: Volume) {
@@ -198,15 +231,42 @@ extension ByteReader {
             id: try id(SdsID.self), domain: try id(ProtectionDomainID.self), name: try text(), address: try text(),
             status: try enumeration(Sds.Status.self), incarnation: try number(UInt64.self),
             generation: try number(UInt32.self), downRevision: try number(UInt64.self))
-        if version > 1 { server.hostBoot = try text() }
+        if version > 1 {
+            server.hostBoot = try text()
+            let faultSet = try id(FaultSetID.self)
+            server.faultSet = faultSet.rawValue == 0 ? nil : faultSet
+        }
         return server
     }
 
-    fileprivate mutating func device() throws(WireError) -> Device {
-        Device(
+    fileprivate mutating func device(version: UInt8) throws(WireError) -> Device {
+        var device = Device(
             id: try id(DeviceID.self), sds: try id(SdsID.self), pool: try id(StoragePoolID.self), path: try text(),
             capacityUnits: try number(UInt32.self), status: try enumeration(Device.Status.self),
             mountCounter: try number(UInt64.self))
+        if version > 1 { device.name = try text() }
+        return device
+    }
+
+    mutating func poolSettings() throws(WireError) -> PoolSettings {
+        var settings = PoolSettings()
+        settings.capacityAlertHigh = try number(UInt32.self)
+        settings.capacityAlertCritical = try number(UInt32.self)
+        settings.rebuildEnabled = try flag()
+        settings.rebalanceEnabled = try flag()
+        settings.rebuildPolicy = try ioPriorityPolicy()
+        settings.rebalancePolicy = try ioPriorityPolicy()
+        return settings
+    }
+
+    private mutating func ioPriorityPolicy() throws(WireError) -> IoPriorityPolicy {
+        var policy = IoPriorityPolicy(try enumeration(IoPriorityPolicy.Kind.self))
+        policy.concurrentIosPerDevice = try number(UInt32.self)
+        policy.kibibytesPerSecondPerDevice = try number(UInt32.self)
+        policy.appIopsThreshold = try number(UInt32.self)
+        policy.appKibibytesThreshold = try number(UInt32.self)
+        policy.quietPeriodMilliseconds = try number(UInt32.self)
+        return policy
     }
 
     fileprivate mutating func volume() throws(WireError) -> Volume {

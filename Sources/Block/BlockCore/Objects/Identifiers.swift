@@ -27,6 +27,11 @@ public struct ProtectionDomainID: BlockStoreID {
     public init(rawValue: UInt64) { self.rawValue = rawValue }
 }
 
+public struct FaultSetID: BlockStoreID {
+    public var rawValue: UInt64
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
+}
+
 public struct StoragePoolID: BlockStoreID {
     public var rawValue: UInt64
     public init(rawValue: UInt64) { self.rawValue = rawValue }

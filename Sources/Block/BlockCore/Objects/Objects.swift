@@ -17,6 +17,13 @@ public struct ProtectionDomain: Equatable, Sendable {
     public var name: String
 }
 
+/// Servers of a domain that may fail together, like those of one rack: the copies of a comb never share one.
+public struct FaultSet: Equatable, Sendable {
+    public var id: FaultSetID
+    public var domain: ProtectionDomainID
+    public var name: String
+}
+
 public struct StoragePool: Equatable, Sendable {
     public var id: StoragePoolID
     public var domain: ProtectionDomainID
@@ -25,6 +32,7 @@ public struct StoragePool: Equatable, Sendable {
     public var combs: [Comb]
     /// Percentage of the capacity kept for rebuilding.
     public var sparePercentage: UInt32
+    public var settings = PoolSettings()
     public var combCount: UInt32 { UInt32(combs.count) }
 }
 
@@ -46,6 +54,8 @@ public struct Sds: Equatable, Sendable {
     public var generation: UInt32
     /// Revision of the commit that last declared it down (0: never).
     public var downRevision: UInt64
+    /// Given at its first introduction, for good; nil: it may fail alone.
+    public var faultSet: FaultSetID?
 }
 
 /// A file or a raw disk of one server.
@@ -60,6 +70,8 @@ public struct Device: Equatable, Sendable {
     public var status: Status
     /// The mount counter of the label as last admitted: a lower one means that an old image was restored.
     public var mountCounter: UInt64
+    /// What an operator calls it; empty: nothing yet.
+    public var name = ""
 }
 
 /// A storage client: a host that attaches volumes.

@@ -2,6 +2,7 @@
 public struct SystemState: Equatable, Sendable {
     public internal(set) var system: System
     public internal(set) var domains = Table<ProtectionDomainID, ProtectionDomain>()
+    public internal(set) var faultSets = Table<FaultSetID, FaultSet>()
     public internal(set) var pools = Table<StoragePoolID, StoragePool>()
     public internal(set) var servers = Table<SdsID, Sds>()
     public internal(set) var devices = Table<DeviceID, Device>()
@@ -19,6 +20,9 @@ public struct SystemState: Equatable, Sendable {
     public func domain(named name: String) -> ProtectionDomain? { domains.values.first { $0.name == name } }
     public func pool(named name: String, in domain: ProtectionDomainID) -> StoragePool? {
         pools.values.first { $0.name == name && $0.domain == domain }
+    }
+    public func faultSet(named name: String, in domain: ProtectionDomainID) -> FaultSet? {
+        faultSets.values.first { $0.name == name && $0.domain == domain }
     }
     public func server(named name: String) -> Sds? { servers.values.first { $0.name == name } }
     public func volume(named name: String) -> Volume? { volumes.values.first { $0.name == name } }

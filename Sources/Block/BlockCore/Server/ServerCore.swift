@@ -107,7 +107,7 @@ public struct ServerCore: Sendable {
                     id: store.device, poolName: configuration.poolNames[store.device] ?? "default",
                     path: configuration.devicePaths[store.device] ?? "", capacityUnits: store.label.capacityUnits,
                     mountCounter: store.label.mountCounter)
-            })
+            }, faultSetName: configuration.faultSetName)
         actions.append(.sendManager(.serverHello(hello)))
     }
 

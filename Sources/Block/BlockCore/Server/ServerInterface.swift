@@ -1,6 +1,8 @@
 public struct ServerConfiguration: Sendable {
     public var name: String
     public var domainName: String
+    /// The fault set to which the server belongs from its first introduction on; empty: none.
+    public var faultSetName = ""
     /// Where clients and other servers reach the data port, `host:port`.
     public var address: String
     /// Random, non-zero, chosen at process start.

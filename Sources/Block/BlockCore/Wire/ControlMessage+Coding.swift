@@ -71,6 +71,7 @@ extension ByteWriter {
                 writer.put(device.capacityUnits)
                 writer.put(device.mountCounter)
             }
+            put(hello.faultSetName)
         case .clientHello(let hello):
             put(UInt8(2))
             put(hello.guid)
@@ -227,7 +228,7 @@ extension ByteReader {
                 DeviceOffer(
                     id: try reader.id(DeviceID.self), poolName: try reader.text(), path: try reader.text(),
                     capacityUnits: try reader.number(UInt32.self), mountCounter: try reader.number(UInt64.self))
-            })
+            }, faultSetName: try text())
     }
 
     private mutating func key() throws(WireError) -> CombKey {

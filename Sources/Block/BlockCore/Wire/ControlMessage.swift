@@ -38,10 +38,12 @@ public struct ServerHello: Equatable, Sendable {
     /// Names the run of the host's kernel (Linux: /proc/sys/kernel/random/boot_id), up to 64 bytes; empty if unknown.
     public var hostBoot: String
     public var devices: [DeviceOffer]
+    /// Where it belongs if it is new; empty: nowhere.
+    public var faultSetName: String
 
     public init(
         system: SystemID?, sds: SdsID, name: String, domainName: String, address: String, incarnation: UInt64,
-        hostBoot: String = "", devices: [DeviceOffer]
+        hostBoot: String = "", devices: [DeviceOffer], faultSetName: String = ""
     ) {
         self.system = system
         self.sds = sds
@@ -51,6 +53,7 @@ public struct ServerHello: Equatable, Sendable {
         self.incarnation = incarnation
         self.hostBoot = hostBoot
         self.devices = devices
+        self.faultSetName = faultSetName
     }
 }
 
