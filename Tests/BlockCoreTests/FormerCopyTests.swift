@@ -138,8 +138,19 @@ import Testing
         }
         for server in state.servers.values {
             let path = RecordKey.server(server.id).path
-            // An empty host is two bytes at the end.
-            records[path] = try #require(records[path]).dropLast(2)
+            // An empty host, no fault set, not leaving, "none".
+            records[path] = try #require(records[path]).dropLast(2 + 8 + 1 + 6)
+        }
+        for device in state.devices.values {
+            // No name, not leaving.
+            let path = RecordKey.device(device.id).path
+            records[path] = try #require(records[path]).dropLast(2 + 1)
+        }
+        for pool in state.pools.values {
+            var settings = ByteWriter()
+            settings.put(pool.settings)
+            let path = RecordKey.pool(pool.id).path
+            records[path] = try #require(records[path]).dropLast(settings.bytes.count)
         }
         let list = records.sorted { $0.key < $1.key }.map { (key: $0.key, value: $0.value) }
         let read = try #require(try SystemState.decode(list))

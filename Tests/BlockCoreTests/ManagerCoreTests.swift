@@ -190,6 +190,7 @@ struct ManagerBench {
         let before = try #require(bench.core.state.servers[SdsID(rawValue: 1)]?.generation)
         bench.feed(.linkClosed(LinkID(rawValue: 31)))
         _ = try bench.run(.removeSds(SdsID(rawValue: 1)))
+        _ = try bench.run(.configure(.addSds(SdsID(rawValue: 1))))
         bench.join(1, incarnation: 4, link: 41)
         #expect(try #require(bench.core.state.servers[SdsID(rawValue: 1)]?.generation) > before)
     }

@@ -206,7 +206,7 @@ extension ManagerBench {
         #expect(bench.combs.contains { $0.state == .degraded })
         #expect(!bench.combs.contains { $0.target != nil })
         _ = try bench.run(.configure(.setCopying(pool, .rebuild, isEnabled: true)))
-        bench.pass(.milliseconds(200), alive: [2, 3])
+        bench.pass(ManagerConfiguration().absenceGrace, alive: [2, 3])
         #expect(bench.combs.contains { $0.target != nil })
     }
 }

@@ -51,6 +51,9 @@ import Testing
     @Test func controlMessagesSurviveTheWire() throws {
         let key = CombKey(pool: StoragePoolID(rawValue: 5), index: 6)
         let place = CopyPlace(sds: SdsID(rawValue: 7), device: DeviceID(rawValue: 8))
+        var counters = IOCounters()
+        counters.add(.primaryWrite, bytes: 4096)
+        counters.add(.rebalanceWrite, bytes: 1 << 20)
         let messages: [MessageToManager] = [
             .serverHello(
                 ServerHello(
@@ -62,10 +65,11 @@ import Testing
                             mountCounter: 4)
                     ], faultSetName: "rack1")),
             .clientHello(ClientHello(guid: "G", name: "n", ip: "10.0.0.2", incarnation: 3)),
-            .keepAlive([DeviceUsage(device: DeviceID(rawValue: 2), usedUnits: 17)]), .acknowledge(revision: 99),
+            .keepAlive([DeviceUsage(device: DeviceID(rawValue: 2), usedUnits: 17, counters: counters)]),
+            .acknowledge(revision: 99),
             .removeSecondary(key, epoch: 4, secondary: place), .rebuildDone(key, epoch: 5, target: place),
             .rebuildFailed(key, epoch: 6, target: place), .deviceFailed(DeviceID(rawValue: 3)), .requestMap,
-            .copyUnreadable(key, epoch: 7, copy: place),
+            .copyUnreadable(key, epoch: 7, copy: place), .drained(key, epoch: 8),
         ]
         for message in messages {
             let frame = ControlFrame.encode(message)

@@ -121,6 +121,10 @@ func eventually(_ condition: @escaping () async -> Bool) async -> Bool {
             #expect(await eventually { (try? await manager.state().servers.values.first?.status) == .up })
             peer.close()
             #expect(await eventually { (try? await manager.state().servers.values.first?.status) == .down })
+            #expect(await eventually { (try? await manager.events(after: 0))?.last?.name == "SDS_DECOUPLED" })
+            let events = try await manager.events(after: 0)
+            #expect(events.map(\.number) == Array(1...UInt64(events.count)))
+            #expect(events.first?.name == "SDS_ADDED" && events.last?.object == "Sds::\(SdsID(rawValue: 1))")
         }
     }
 

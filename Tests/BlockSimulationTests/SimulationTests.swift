@@ -91,13 +91,15 @@ import Testing
     static let brokenRules = [
         BrokenRule(
             name: "1: lone acknowledgement before the removal", rule: .removalBeforeLoneAcknowledgement, seeds: 40),
-        BrokenRule(name: "2: a secondary takes lower comb epochs", rule: .combEpochAtSecondary, seeds: 40),
+        BrokenRule(name: "2: a secondary takes lower comb epochs", rule: .combEpochAtSecondary, seeds: 200),
         BrokenRule(name: "5: overlapping writes in any order", rule: .rangeLocks, seeds: 40),
         BrokenRule(name: "6: dirty reads", rule: .noDirtyReads, seeds: 40),
         BrokenRule(name: "7: old sessions go on", rule: .sessionFencing, seeds: 40),
         BrokenRule(name: "8: a restarted copy counts as before", rule: .restartedCopyIsSuspect, seeds: 40),
         BrokenRule(name: "9: a stale copy is promoted", rule: .neverPromoteStale, seeds: 40),
         BrokenRule(name: "re-map without proof", rule: .remapWaitsForProof, seeds: 40),
+        BrokenRule(name: "a move ends before it is complete", rule: .stableBeforeMove, seeds: 40),
+        BrokenRule(name: "parts are exchanged amid writes", rule: .drainBeforeSwap, seeds: 40),
         BrokenRule(name: "acknowledged means flushed", rule: .flushBeforeAcknowledgement, seeds: 40),
         BrokenRule(name: "a resync ignores the target's intents", rule: .resyncOfTargetsIntents, seeds: 60),
         BrokenRule(name: "a resync ignores the survivor's intents", rule: .resyncOfSurvivorsIntents, seeds: 60),

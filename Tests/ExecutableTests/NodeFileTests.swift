@@ -26,6 +26,7 @@ import Testing
         ("roles:\n  sds:\n    devcie: /tmp/x\n", "FILE:3: unknown flag \"devcie\" of sds; did you mean \"device\"?"),
         ("roles:\n  sds:\n    device: {a: b}\n", "the value of \"device\" is a scalar or a list of scalars"),
         ("roles:\n  sds:\n    device: /nowhere/d\n    device-size: large\n", "--device-size large is no size"),
+        ("roles:\n  sds:\n    device: '/nowhere/d,pool='\n", "--device /nowhere/d,pool= names no path or no pool"),
         ("roles:\n  mdm:\nseparate: [sdc]\n", "FILE:3: \"sdc\" is to be separate and is no role of this node"),
         ("roles:\n  mdm:\nseparate: sdc\n", "FILE:3: \"separate\" is a list of roles"),
         ("roles:\n  mdm:\nseparate: [{a: b}]\n", "FILE:3: \"separate\" is a list of roles"),

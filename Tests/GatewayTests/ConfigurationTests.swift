@@ -111,6 +111,72 @@ import Testing
         #expect(await bench.refusal { try await bench.post(path) }?.status == 400)
     }
 
+    /// The servers of this manager hold nothing: they are removed at once, and come back only when added.
+    @Test func serversAndDevicesGoAndComeBack() async throws {
+        let bench = try await Bench()
+        let server = try #require(try await bench.get("/api/types/Sds/instances").array?.first)
+        let id = try #require(server["id"]?.string)
+        #expect(server["sdsState"] == "Normal")
+        #expect(try await bench.post("/api/instances/Sds::\(id)/action/removeSds") == [:])
+        #expect(await bench.refusal { try await bench.get("/api/instances/Sds::\(id)") }?.code == 78)
+        let body: JSONValue = ["name": "sds1", "protectionDomainId": .string(MemoryManager.domain.description)]
+        #expect(try await bench.post("/api/types/Sds/instances", body)["id"] == .string(id))
+        #expect(await bench.refusal { try await bench.post("/api/types/Sds/instances", body) }?.code == 78)
+
+        let device = try #require(try await bench.get("/api/types/Device/instances").array?.first)
+        let deviceID = try #require(device["id"]?.string)
+        let path = "/api/instances/Device::\(deviceID)/action/"
+        #expect(try await bench.post(path + "removeDevice") == [:])
+        #expect(try await bench.get("/api/instances/Device::\(deviceID)")["deviceState"] == "RemovePending")
+        #expect(await bench.refusal { try await bench.post(path + "removeDevice") }?.code == 135)
+        #expect(try await bench.post(path + "abortRemoveDevice") == [:])
+        #expect(try await bench.get("/api/instances/Device::\(deviceID)")["deviceState"] == "Normal")
+        #expect(
+            await bench.refusal { try await bench.post("/api/types/Device/instances", ["sdsId": .string(id)]) }?.status
+                == 400)
+    }
+
+    @Test func eventsAreRead() async throws {
+        let bench = try await Bench()
+        for name in ["a", "b", "c"] { _ = try await bench.createVolume(name) }
+        #expect(try await bench.get("/holdfast/v1/events").array?.count == 3)
+        let later = try #require(try await bench.get("/holdfast/v1/events/2").array)
+        #expect(later.map { $0["number"]?.integer } == [3])
+        #expect(later.first?["severity"] == "WARNING" && later.first?["text"] == "change 3")
+        #expect(await bench.refusal { try await bench.get("/holdfast/v1/events/x") }?.status == 404)
+    }
+
+    @Test func whatDevicesDidIsShownAsRates() async throws {
+        let bench = try await Bench()
+        bench.manager.change { state in
+            for (index, device) in state.devices.keys.enumerated() {
+                var counters = IOCounters()
+                for _ in 0..<10 * (index + 1) { counters.add(.primaryWrite, bytes: 4096) }
+                counters.add(.rebalanceRead, bytes: 1 << 20)
+                state.activity[device] = Activity(seconds: 5, counters: counters)
+            }
+        }
+        let pool = try await bench.get(pool + "/relationships/Statistics")
+        #expect(pool["primaryWriteBwc"] == ["numOccured": 60, "numSeconds": 5, "totalWeightInKb": 240])
+        #expect(pool["totalReadBwc"] == ["numOccured": 3, "numSeconds": 5, "totalWeightInKb": 3072])
+        let server = try #require(try await bench.get("/api/types/Sds/instances").array?.first?["id"]?.string)
+        let own = try await bench.get("/api/instances/Sds::\(server)/relationships/Statistics")
+        #expect(own["primaryWriteBwc"]?["numOccured"] == 10 && own["secondaryReadBwc"]?["numOccured"] == 0)
+    }
+
+    @Test func serversGoIntoMaintenanceAndComeBack() async throws {
+        let bench = try await Bench()
+        let id = try #require(try await bench.get("/api/types/Sds/instances").array?.first?["id"]?.string)
+        let path = "/api/instances/Sds::\(id)"
+        #expect(try await bench.get(path)["maintenanceState"] == "NoMaintenance")
+        #expect(try await bench.post(path + "/action/enterProtectedMaintenanceMode") == [:])
+        #expect(try await bench.get(path)["maintenanceState"] == "SetMaintenanceInProgress")
+        #expect(try await bench.get(path)["maintenanceType"] == "ProtectedMaintenance")
+        #expect(await bench.refusal { try await bench.post(path + "/action/enterMaintenanceMode") }?.code == 64)
+        #expect(try await bench.post(path + "/action/exitMaintenanceMode") == [:])
+        #expect(await bench.refusal { try await bench.post(path + "/action/exitMaintenanceMode") }?.code == 64)
+    }
+
     @Test func scliConfigures() async throws {
         try await ServedGateway.run { served in
             let scli = Scli(environment: [
@@ -148,6 +214,18 @@ import Testing
             await expect("--query_storage_pool \(pool)", "\t\t4 concurrent I/Os per device")
             await expect("--query_storage_pool \(pool)", "Rebalance is disabled")
             await expect("--query_storage_pool \(pool)", "High: 60, Critical: 70")
+            await expect("--rename_sds --sds_name sds1 --new_name first", "to first")
+            await expect("--rename_device --sds_name first --device_name device1.img --new_name disk", "to disk")
+            await expect("--remove_sds_device --sds_name first --device_name disk", "Successfully started removing")
+            await expect("--abort_remove_sds_device --sds_name first --device_name disk", "Successfully aborted")
+            await expect("--enter_maintenance_mode --sds_name first", "SDS first is entering maintenance mode")
+            await expect("--query_sds --sds_name first", "Maintenance-state: SetMaintenanceInProgress")
+            await expect("--query_sds --sds_name first", "Primary-writes   0 IOPS 0 Bytes per-second")
+            await expect("--exit_maintenance_mode --sds_name first", "SDS first is exiting maintenance mode")
+            await expect("--remove_sds --sds_name first", "Successfully started removing SDS first")
+            await expect("--add_sds --sds_name first", "Successfully created SDS first. Object ID ")
+            await expect("--query_events --after 3", " WARNING MDM_DATA_DEGRADED StoragePool::")
+            #expect(await run("--query_events --after yesterday").exitCode == 1)
             await expect("--query_alerts", "Query-alerts returned 1 alerts")
             await expect("--query_all", "1 Fault Sets")
             await expect("--rename_storage_pool \(pool) --new_name nvme", "to nvme")

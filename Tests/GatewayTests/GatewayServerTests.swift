@@ -146,7 +146,7 @@ struct ServedGateway: Sendable {
             #expect(await run("--query_sds --sds_ip 10.71.0.12").output.contains("Storage Pool: hdd, Capacity: 20 GB"))
             #expect(await run("--query_all_sdc").output.contains("GUID: \(MemoryManager.guid1)"))
             #expect(
-                await run("--query_all").output.contains("has 1 storage pools, 0 Fault Sets, 3 SDS nodes, 2 volumes"))
+                await run("--query_all").output.contains("has 1 storage pools, 1 Fault Sets, 3 SDS nodes, 2 volumes"))
             #expect(await run("--query_volume --volume_name other").output.contains("Volume is unmapped"))
             let properties = await run(
                 "--query_properties --object_type VOLUME --all_objects --properties NAME,SIZE,MAPPED_SDC_ID_LIST")

@@ -51,6 +51,16 @@ final class MemoryManager: ManagerPort {
 
     func state() async throws(ManagerError) -> SystemState { box.withLock { $0 } }
 
+    /// One event for every revision.
+    func events(after number: UInt64) async throws(ManagerError) -> [StorageEvent] {
+        let revision = box.withLock { $0.revision }
+        return (1..<revision + 1).filter { $0 > number }.map {
+            StorageEvent(
+                number: $0, milliseconds: 1_700_000_000_000, severity: .warning, name: "MDM_DATA_DEGRADED",
+                object: "StoragePool::\(Self.pool)", text: "change \($0)")
+        }
+    }
+
     func submit(_ command: ManagerCommand) async throws(ManagerError) -> ManagerReply {
         let refused = refusal.withLock { error in
             defer { error = nil }
@@ -131,7 +141,7 @@ final class MemoryManager: ManagerPort {
             guard state.clients[sdc] != nil else { throw ManagerError(.sdcNotFound, "\(sdc)") }
             state.clients[sdc]?.name = name
             return .done
-        case .configure, .createProtectionDomain, .createStoragePool:
+        case .configure, .createProtectionDomain, .createStoragePool, .renameSds, .removeSds:
             var draft = ManagerDraft(state, rules: .all)
             var random = SeededRandom(seed: state.revision)
             guard case .reply(let reply) = try draft.execute(command, &random) else {
@@ -139,7 +149,7 @@ final class MemoryManager: ManagerPort {
             }
             state = draft.state
             return reply
-        case .renameSds, .removeSds, .registerSdc:
+        case .registerSdc:
             throw ManagerError(.unavailable, "not part of this manager")
         }
     }

@@ -70,6 +70,8 @@ public final class ManagerService: Service, ManagerPort, ManagerClusterPort {
     private let workIn: AsyncStream<Work>.Continuation
     private let shell: ManagerShell
     private let membership: ManagerMembership
+    private let log: EventLog
+    private let happened: AsyncStream<(StorageEvent, LeaderEpoch)>
     private let view = Mutex(View())
 
     /// Binds the control port; serves when run.
@@ -93,8 +95,16 @@ public final class ManagerService: Service, ManagerPort, ManagerClusterPort {
         let (work, workIn) = AsyncStream<Work>.makeStream(bufferingPolicy: .bufferingNewest(64))
         self.work = work
         self.workIn = workIn
+        log = EventLog(store: backend.store)
+        // A store that is away for long costs the oldest events, never a change.
+        let (happened, happenedIn) = AsyncStream<(StorageEvent, LeaderEpoch)>.makeStream(
+            bufferingPolicy: .bufferingNewest(Int(EventLog.kept)))
+        self.happened = happened
         shell = ManagerShell(on: reactor, logger: logger) { generation, mutations in
             workIn.yield(.commit(generation: generation, mutations))
+        }
+        shell.happened = { [weak self] event in
+            if let epoch = self?.view.withLock({ $0.epoch }) { happenedIn.yield((event, epoch)) }
         }
     }
 
@@ -111,6 +121,7 @@ public final class ManagerService: Service, ManagerPort, ManagerClusterPort {
             await withTaskGroup(of: Void.self) { group in
                 group.addTask { await self.hear(candidacy) }
                 group.addTask { await self.keepMembership() }
+                group.addTask { await self.keepEvents() }
                 await self.doWork(candidacy)
                 group.cancelAll()
             }
@@ -134,6 +145,16 @@ public final class ManagerService: Service, ManagerPort, ManagerClusterPort {
                 view.withLock { $0.leader = leader }
                 let elsewhere = leader.flatMap { $0.id == own.id ? nil : $0.address }
                 await onReactor { [shell] in shell.learn(leader: elsewhere) }
+            }
+        }
+    }
+
+    private func keepEvents() async {
+        for await (event, epoch) in happened {
+            do throws(StoreError) {
+                try await log.append([event], as: epoch)
+            } catch {
+                logger.info("an event is not kept", metadata: ["event": "\(event.text)", "error": "\(error)"])
             }
         }
     }
@@ -314,6 +335,14 @@ public final class ManagerService: Service, ManagerPort, ManagerClusterPort {
         let result = await onReactor { [shell] in shell.state() }
         guard let result else { throw ManagerError(.unavailable, "the manager is not running") }
         return try result.get()
+    }
+
+    public func events(after number: UInt64) async throws(ManagerError) -> [StorageEvent] {
+        do {
+            return try await log.events(after: number)
+        } catch {
+            throw ManagerError(.unavailable, "the events cannot be read", cause: error)
+        }
     }
 
     public func submit(_ command: ManagerCommand) async throws(ManagerError) -> ManagerReply {

@@ -1,6 +1,7 @@
 import Base
 import BlockCore
 import BlockIO
+import Glibc
 import Logging
 
 /// Performs the actions of one `ManagerCore` on a reactor: control connections and the tickets of commands. Commits go
@@ -35,6 +36,8 @@ final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
     private var events: [ManagerEvent] = []
     private var isHandling = false
     private var isStopped = false
+    /// Called with everything that an operator would want to know.
+    var happened: (StorageEvent) -> Void = { _ in }
 
     init(on reactor: Reactor, logger: Logger, commit: @escaping (UInt64, [StoreMutation]) -> Void) {
         self.reactor = reactor
@@ -172,7 +175,12 @@ final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
         case .reply(let ticket, let result): tickets.removeValue(forKey: ticket)?(result)
         case .send(let id, let message): links[id]?.send(message)
         case .close(let id): links[id]?.close(reason: "closed by the manager")
-        case .notice(let notice): tell(notice)
+        case .notice(let notice):
+            tell(notice)
+            var time = timespec()
+            clock_gettime(CLOCK_REALTIME, &time)
+            let milliseconds = UInt64(max(0, time.tv_sec)) * 1000 + UInt64(time.tv_nsec / 1_000_000)
+            if let core, let event = notice.event(core.state, milliseconds: milliseconds) { happened(event) }
         }
     }
 
@@ -190,6 +198,12 @@ final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
         case .combsUnavailable(let count, let pool):
             logger.error("combs unavailable", metadata: ["count": "\(count)", "pool.id": "\(pool)"])
         case .rebuildFinished(let pool): logger.notice("rebuild finished", metadata: ["pool.id": "\(pool)"])
+        case .serverRemoved(let id): logger.notice("server removed", metadata: ["sds.id": "\(id)"])
+        case .deviceRemoved(let id): logger.notice("device removed", metadata: ["device.id": "\(id)"])
+        case .maintenanceEntered(let id): logger.notice("server is in maintenance", metadata: ["sds.id": "\(id)"])
+        case .maintenanceLeft(let id): logger.notice("maintenance of server ended", metadata: ["sds.id": "\(id)"])
+        case .serverOscillates(let id, let count):
+            logger.warning("server oscillates", metadata: ["sds.id": "\(id)", "count": "\(count)"])
         case .fenced(let proof):
             let entries = proof.entries.map { "\($0.sds) \($0.evidence)" }.joined(separator: ", ")
             logger.notice(

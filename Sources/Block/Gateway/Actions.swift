@@ -37,7 +37,9 @@ extension Gateway {
             if case .registeredSdc(let id) = try await submit(command, about: type) {
                 return ["id": .string(id.description)]
             }
-        case .system, .vtree, .sds, .device, .user: throw .unsupported
+        case .sds: return try await addServer(fields)
+        case .device: return try await addDevice(fields)
+        case .system, .vtree, .user: throw .unsupported
         }
         throw .communication
     }
@@ -87,6 +89,14 @@ extension Gateway {
                 let name = try Self.checkedName(try fields.requiredText("name"))
                 return Self.empty(try await submit(.renameSds(sds, name: name), about: type))
             case "removeSds": return Self.empty(try await submit(.removeSds(sds), about: type))
+            case "enterMaintenanceMode", "enterProtectedMaintenanceMode":
+                let isProtected = name == "enterProtectedMaintenanceMode"
+                return Self.empty(
+                    try await submit(.configure(.enterMaintenance(sds, protected: isProtected)), about: type))
+            case "exitMaintenanceMode", "exitProtectedMaintenanceMode":
+                return Self.empty(try await submit(.configure(.exitMaintenance(sds)), about: type))
+            case "abortRemoveSds":
+                return Self.empty(try await submit(.configure(.abortRemoveSds(sds)), about: type))
             default: throw .unsupported
             }
         case .protectionDomain, .storagePool, .faultSet, .device:
@@ -302,12 +312,16 @@ extension Gateway {
                         "combs": [
                             "total": .integer(Int64(pool.combs.count)), "normal": .integer(Int64(health.normal)),
                             "degraded": .integer(Int64(health.degraded)),
+                            "moving": .integer(Int64(health.moving)),
                             "rebuilding": .integer(Int64(health.rebuilding)),
                             "unavailable": .integer(Int64(health.unavailable)),
                             "unplaced": .integer(Int64(health.unplaced)),
                         ],
                     ]
                 })
+        case let rest where rest.first == "events" && rest.count <= 2:
+            guard let after = rest.count == 1 ? 0 : UInt64(segments[3]) else { throw .unknownPath(path) }
+            return try await events(after: after)
         case ["alerts"]: return .array(try await views().alerts)
         case let rest where rest.count == 3 && rest.first == "volumes" && rest.last == "epochs":
             let state = try await state()

@@ -16,6 +16,46 @@ extension Gateway {
         return ["id": .string(id.description)]
     }
 
+    func events(after number: UInt64) async throws(GatewayError) -> JSONValue {
+        let events: [StorageEvent]
+        do throws(ManagerError) {
+            events = try await manager.events(after: number)
+        } catch {
+            throw GatewayError(error)
+        }
+        return .array(
+            events.map { event in
+                [
+                    "number": .integer(Int64(clamping: event.number)),
+                    "timeMilliseconds": .integer(Int64(clamping: event.milliseconds)),
+                    "severity": .string(event.severity.rawValue), "name": .string(event.name),
+                    "object": .string(event.object), "text": .string(event.text),
+                ]
+            })
+    }
+
+    /// Servers introduce themselves; only one that was removed has to be added before it may do so again.
+    func addServer(_ fields: RequestFields) async throws(GatewayError) -> JSONValue {
+        let name = try fields.requiredText("name")
+        let state = try await state()
+        guard let removed = state.removedServers.values.first(where: { $0.name == name }) else { throw .sdsNotFound }
+        _ = try await submit(.configure(.addSds(removed.id)), about: .sds)
+        return ["id": .string(removed.id.description)]
+    }
+
+    /// The same for a device, named by its server and path; it is used when the server introduces itself next.
+    func addDevice(_ fields: RequestFields) async throws(GatewayError) -> JSONValue {
+        // Both spellings are in use.
+        var path = try fields.text("deviceCurrentPathname")
+        if path == nil { path = try fields.requiredText("deviceCurrentPathName") }
+        guard let server = SdsID(try fields.requiredText("sdsId")) else { throw .sdsNotFound }
+        let state = try await state()
+        let removed = state.removedDevices.values.first { $0.sds == server && $0.path == path }
+        guard let removed else { throw .deviceNotFound }
+        _ = try await submit(.configure(.addDevice(removed.id)), about: .device)
+        return ["id": .string(removed.id.description)]
+    }
+
     func configure(
         _ type: ObjectType, id: String, _ action: String, _ fields: RequestFields
     ) async throws(GatewayError) -> JSONValue {
@@ -64,6 +104,8 @@ extension Gateway {
     ) throws(GatewayError) -> ConfigurationCommand {
         guard let id else { throw .deviceNotFound }
         switch action {
+        case "removeDevice": return .removeDevice(id)
+        case "abortRemoveDevice": return .abortRemoveDevice(id)
         case "setDeviceName": return .renameDevice(id, name: try Self.checkedName(try fields.requiredText("newName")))
         default: throw .unsupported
         }

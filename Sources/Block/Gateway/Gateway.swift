@@ -234,9 +234,14 @@ extension GatewayError {
         case .invalidName: self = .nameInvalid
         case .invalidSize: self = .illegalSize
         case .invalidArgument: self = .outOfRange
-        case .insufficientServers: self = .poolTooSmall
+        case .insufficientServers:
+            self =
+                type == .volume
+                ? .poolTooSmall : GatewayError(code: 64, "The data has nowhere else to go: \(error.message)")
         case .insufficientCapacity: self = .noCapacity
         case .poolCritical: self = .poolCritical
+        case .sdsLeaving: self = .sdsLeaving
+        case .deviceLeaving: self = .deviceLeaving
         case .hasServers: self = .domainHasServers
         case .hasPools: self = .domainHasPools
         case .hasDevices: self = .poolHasDevices
@@ -256,7 +261,7 @@ extension GatewayError {
         case .overloaded: self = .busy
         case .notLeader: self = .notLeader
         // The original's text first, since clients match on it; then ours, since it names the server in question.
-        case .fencingUnproven, .storeFailed, .unavailable, .identityConflict, .malformed:
+        case .fencingUnproven, .storeFailed, .unavailable, .identityConflict, .malformed, .sdsRemoved:
             self = GatewayError(code: 69, "Communication error: \(errorChain(error))")
         }
     }

@@ -50,6 +50,8 @@ extension GatewayError {
     static let sdsNotFound = GatewayError(code: 78, "Could not find SDS")
     static let volumeNotFound = GatewayError(code: 79, "Could not find the volume")
     static let sdcNotFound = GatewayError(code: 80, "Could not find the SDC")
+    static let sdsLeaving = GatewayError(code: 103, "SDS is being removed")
+    static let deviceLeaving = GatewayError(code: 135, "The SDS device is being removed")
     static let alreadyMapped = GatewayError(code: 81, "The volume is already mapped to this SDC")
     static let notMapped = GatewayError(code: 84, "The volume is not mapped to SDC")
     static let invalidVolumeID = GatewayError(code: 88, "Invalid volume ID. Please try again with a valid ID.")

@@ -351,7 +351,7 @@ extension ObjectViews {
             "faultSetId": .optional(server.faultSet?.description),
             "ipList": [["ip": .string(host), "role": "all"]],
             "port": .integer(Int64(port)),
-            "sdsState": "Normal",
+            "sdsState": server.isLeaving ? "RemovePending" : "Normal",
             "membershipState": isUp ? "Joined" : "Decoupled",
             "mdmConnectionState": isUp ? "Connected" : "Disconnected",
             "drlMode": "NonVolatile",
@@ -363,8 +363,10 @@ extension ObjectViews {
             "numOfIoBuffers": nil,
             "onVmWare": false,
             "isOnVmWare": false,
-            "maintenanceState": "NoMaintenance",
-            "maintenanceType": "NoMaintenance",
+            "maintenanceState": server.maintenance == .none
+                ? "NoMaintenance" : server.maintenance.isEntering ? "SetMaintenanceInProgress" : "InMaintenance",
+            "maintenanceType": server.maintenance == .none
+                ? "NoMaintenance" : server.maintenance.isProtected ? "ProtectedMaintenance" : "InstantMaintenance",
             "perfProfile": "Default",
             "softwareVersionInfo": .string(Self.release),
             "links": ObjectType.sds.links(
@@ -384,7 +386,7 @@ extension ObjectViews {
             "storagePoolId": .string(device.pool.description),
             "deviceCurrentPathName": .string(device.path),
             "deviceOriginalPathName": .string(device.path),
-            "deviceState": "Normal",
+            "deviceState": device.isLeaving ? "RemovePending" : "Normal",
             "errorState": device.status == .normal ? "None" : "Error",
             "capacityLimitInKb": .integer(capacity),
             "maxCapacityInKb": .integer(capacity),

@@ -88,8 +88,41 @@ struct Statistics {
             "unusedCapacityInKb": .integer(ObjectViews.kibibytes(units: total - min(total, used))),
             "thinCapacityInUseInKb": .integer(ObjectViews.kibibytes(units: used)),
         ]
+        for (key, value) in bandwidths(of: devices) { json[key] = value }
         for (key, value) in more { json[key] = value }
         return json
+    }
+
+    /// What the devices did lately, class by class, as `{numOccured, numSeconds, totalWeightInKb}`.
+    private func bandwidths(of devices: [Device]) -> JSONValue.Object {
+        func bandwidth(_ classes: IOCounters.Class...) -> JSONValue {
+            // Periods end at different moments: all are brought to the length of the longest. What servers tell may be
+            // any number.
+            let activities = devices.compactMap { state.activity[$0.id] }
+            let seconds = Double(activities.map(\.seconds).max() ?? 0)
+            var (count, bytes) = (0.0, 0.0)
+            for activity in activities {
+                let part = seconds / Double(max(1, activity.seconds))
+                for kind in classes {
+                    count += Double(activity.counters[kind].count) * part
+                    bytes += Double(activity.counters[kind].bytes) * part
+                }
+            }
+            func whole(_ value: Double) -> JSONValue { .integer(Int64(min(value, 1e18).rounded())) }
+            return [
+                "numOccured": whole(count), "numSeconds": whole(seconds), "totalWeightInKb": whole(bytes / 1024),
+            ]
+        }
+        return [
+            "primaryReadBwc": bandwidth(.primaryRead), "primaryWriteBwc": bandwidth(.primaryWrite),
+            "secondaryReadBwc": bandwidth(), "secondaryWriteBwc": bandwidth(.secondaryWrite),
+            "totalReadBwc": bandwidth(.primaryRead, .rebuildRead, .rebalanceRead),
+            "totalWriteBwc": bandwidth(.primaryWrite, .secondaryWrite, .rebuildWrite, .rebalanceWrite),
+            "fwdRebuildReadBwc": bandwidth(.rebuildRead), "fwdRebuildWriteBwc": bandwidth(.rebuildWrite),
+            "bckRebuildReadBwc": bandwidth(), "bckRebuildWriteBwc": bandwidth(),
+            "rebalanceReadBwc": bandwidth(.rebalanceRead), "rebalanceWriteBwc": bandwidth(.rebalanceWrite),
+            "userDataReadBwc": bandwidth(.primaryRead), "userDataWriteBwc": bandwidth(.primaryWrite),
+        ]
     }
 
     private func pools(_ pools: [StoragePool], more: JSONValue.Object) -> JSONValue {
@@ -99,6 +132,7 @@ struct Statistics {
         }
         var json: JSONValue = [:]
         for (name, value) in sum.sorted(by: { $0.key < $1.key }) { json[name] = .integer(value) }
+        for (name, value) in bandwidths(of: pools.flatMap { state.devices(in: $0.id) }) { json[name] = value }
         for (key, value) in more { json[key] = value }
         return json
     }
@@ -136,16 +170,16 @@ struct Statistics {
             "netCapacityInUseInKb": used / 2,
             "netUnusedCapacityInKb": free / 2,
             "capacityAvailableForVolumeAllocationInKb": free / 2 / grain * grain,
-            "protectedCapacityInKb": share(used, health.normal),
+            "protectedCapacityInKb": share(used, health.normal + health.moving),
             "degradedHealthyCapacityInKb": share(used, health.degraded + health.rebuilding),
             "degradedFailedCapacityInKb": share(used, health.degraded + health.rebuilding),
             "failedCapacityInKb": share(used, health.unavailable),
             "unreachableUnusedCapacityInKb": 0,
             "activeFwdRebuildCapacityInKb": share(used, health.rebuilding),
             "pendingFwdRebuildCapacityInKb": share(used, health.degraded),
-            "activeMovingRebalanceCapacityInKb": 0,
+            "activeMovingRebalanceCapacityInKb": share(used, health.moving),
             "atRestCapacityInKb": used,
-            "movingCapacityInKb": 0,
+            "movingCapacityInKb": share(used, health.moving),
             "numOfVolumes": Int64(volumes.count),
             "numOfUnmappedVolumes": Int64(volumes.count { $0.mappings.isEmpty }),
             "numOfMappedToAllVolumes": 0,

@@ -145,6 +145,19 @@ extension Simulation {
         }
     }
 
+    /// A server that is about to hand over what it leads reaches the others late, and a client that does not send again what
+    /// was under way dies.
+    func hamper(_ server: SdsID) {
+        guard let id = serverIDs.first(where: { servers[$0]?.sds == server }) else { return }
+        did("server slow to hand over")
+        let until = now + delay(100, 900)
+        for peer in serverIDs where peer != id { network.clog(id, peer, until: until) }
+        for client in clientIDs where Bool.random(using: &random) {
+            crash(client)
+            heap.add(.start(client), at: now + delay(200, 2000))
+        }
+    }
+
     // MARK: Who and whom
 
     private func role(_ id: NodeID) -> String {

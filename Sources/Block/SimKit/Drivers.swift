@@ -36,18 +36,25 @@ extension Simulation {
                 close(connection, byOpener: network.connections[connection]?.opener.node == id)
             case .connectPeer(let peer, _):
                 guard let to = serverIDs.first(where: { servers[$0]?.sds == peer }) else {
-                    fail("\(id) connects to an unknown server")
-                    return
+                    refuseFormer(peer, to: id)
+                    continue
                 }
                 connect(id, to: to, server: peer)
             case .disk(let device, let operation, let request): startDisk(id, device, operation, request)
             case .release(let payload):
                 if servers[id]?.payloads.removeValue(forKey: payload) == nil { fail("\(id) released a buffer twice") }
+            case .notice(.refused(ManagerError.Code.sdsRemoved.rawValue, _)): reinstall(id)
             case .notice(let notice):
                 note("\(id): \(notice)")
                 count(notice)
             }
         }
+    }
+
+    /// Nobody listens any more where a removed server was.
+    private func refuseFormer(_ server: SdsID, to id: NodeID) {
+        guard formerServers.contains(server) else { return fail("\(id) connects to an unknown server") }
+        heap.add(.refused(id, life: life(id), server), at: now + delay(0.1, 1))
     }
 
     private func count(_ notice: ServerNotice) {
@@ -161,8 +168,8 @@ extension Simulation {
                 if let link = clients[id]?.managerLink { send(link, fromOpener: true, .toManager(message)) }
             case .connect(let server, _):
                 guard let to = serverIDs.first(where: { servers[$0]?.sds == server }) else {
-                    fail("\(id) connects to an unknown server")
-                    return
+                    refuseFormer(server, to: id)
+                    continue
                 }
                 connect(id, to: to, server: server)
             case .close(let link): close(ConnectionID(rawValue: link.rawValue), byOpener: true)

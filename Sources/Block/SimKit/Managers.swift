@@ -47,6 +47,10 @@ extension Simulation {
         var configuration = ManagerConfiguration()
         configuration.rules = options.rules
         configuration.combCount = 8
+        configuration.moveInterval = .milliseconds(100)
+        configuration.rebalanceDelay = .milliseconds(500)
+        configuration.oscillationPauseMax = .seconds(8)
+        configuration.swapTimeout = .seconds(2)
         configuration.absenceGrace = absenceGrace
         let records = store.records.keys.sorted().map { (key: $0, value: store.records[$0] ?? []) }
         do {
@@ -63,7 +67,9 @@ extension Simulation {
 
     func drive(_ id: NodeID, _ event: ManagerEvent) {
         let time = clock(of: id)
+        let before = managers[id]?.core?.state
         guard let actions = managers[id]?.core?.apply(event, now: time, rng: &coreRandom) else { return }
+        if case .committed = event, let before { checkExchanges(before, id) }
         for action in actions {
             switch action {
             case .commit(let mutations): commit(mutations, by: id)
@@ -74,6 +80,22 @@ extension Simulation {
                 send(ConnectionID(rawValue: link.rawValue), fromOpener: false, .fromManager(message))
             case .close(let link): close(ConnectionID(rawValue: link.rawValue), byOpener: false)
             case .notice(let notice): note("\(id): \(notice)")
+            }
+        }
+    }
+
+    /// Whoever hands over what it leads has no write under way when that is committed.
+    private func checkExchanges(_ before: SystemState, _ id: NodeID) {
+        guard let after = managers[id]?.core?.state else { return }
+        for pool in before.pools.values {
+            for (index, comb) in pool.combs.enumerated() {
+                guard case .swapping(let secondary) = comb.state, let now = after.pools[pool.id]?.combs[index],
+                    now.primary == secondary, now.secondary == comb.primary,
+                    let server = servers.values.first(where: { $0.sds == comb.primary.sds })
+                else { continue }
+                if server.core?.isChanging(CombKey(pool: pool.id, index: UInt32(index))) == true {
+                    return fail("comb \(index) changed hands while \(comb.primary) was writing to it")
+                }
             }
         }
     }

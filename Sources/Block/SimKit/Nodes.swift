@@ -2,8 +2,10 @@ import Base
 import BlockCore
 
 struct ServerNode {
-    let sds: SdsID
-    let device: DeviceID
+    /// Others after each time that it was removed from the system and installed anew.
+    private(set) var sds = SdsID(rawValue: 0)
+    private(set) var device = DeviceID(rawValue: 0)
+    private var installations: UInt64 = 0
     var core: ServerCore?
     var disk = FakeDisk()
     var life = 0
@@ -23,9 +25,13 @@ struct ServerNode {
     /// Counts the starts of its host.
     var hostBoots = 0
 
-    init(_ id: NodeID) {
-        sds = SdsID(rawValue: 0x5D5 << 32 | UInt64(id.rawValue))
-        device = DeviceID(rawValue: 0xDE << 32 | UInt64(id.rawValue))
+    init(_ id: NodeID) { install(id) }
+
+    mutating func install(_ id: NodeID) {
+        sds = SdsID(rawValue: 0x5D5 << 32 | installations << 16 | UInt64(id.rawValue))
+        device = DeviceID(rawValue: 0xDE << 32 | installations << 16 | UInt64(id.rawValue))
+        installations += 1
+        disk = FakeDisk()
         let label = DeviceLabel(sds: sds, device: device, capacityUnits: 16, logBlocks: 4)
         for (offset, bytes) in UnitStore.format(label) { disk.write(FakeDisk.changes(bytes: bytes, at: offset)) }
         disk.flush(disk.flushMark)
@@ -158,6 +164,16 @@ extension Simulation {
         crash(id)
         servers[id]?.isRestarting = true
         heap.add(.start(id), at: now + delay(20, 1000))
+    }
+
+    /// Of a server that was removed from the system: with new devices it joins as another one.
+    func reinstall(_ id: NodeID) {
+        guard let former = servers[id]?.sds else { return }
+        did("server removed and installed anew")
+        crash(id)
+        formerServers.insert(former)
+        servers[id]?.install(id)
+        heap.add(.start(id), at: now + delay(50, 2000))
     }
 
     func die(_ id: NodeID, _ life: Int) {

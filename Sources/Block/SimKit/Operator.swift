@@ -7,6 +7,7 @@ extension Simulation {
         case create
         case fence(VolumeID)
         case change(VolumeID)
+        case reshape
     }
 
     static let volumesWanted = 2
@@ -31,7 +32,7 @@ extension Simulation {
             fences += 1
             note("proof \(proof)")
             history.fence(volume, proof.attachEpoch, at: now.nanoseconds)
-        case (.create, _), (.fence, _), (.change, _): note("answer: \(question) \(result)")
+        case (.create, _), (.fence, _), (.change, _), (.reshape, _): note("answer: \(question) \(result)")
         }
     }
 
@@ -39,6 +40,9 @@ extension Simulation {
     func operate() {
         heap.add(.operate, at: now + (isHealed ? .milliseconds(500) : delay(200, 2500)))
         guard let state = manager.core?.state, now >= manager.pausedUntil else { return }
+        if isHealed, let server = state.servers.values.first(where: { $0.maintenance != .none }) {
+            submit(.configure(.exitMaintenance(server.id)), .reshape)
+        }
         if state.volumes.count < Simulation.volumesWanted {
             create(in: state)
         } else if let homeless = state.volumes.values.first(where: { $0.mappings.isEmpty }) {
@@ -72,8 +76,39 @@ extension Simulation {
             .map(volume.id, heir, mode: .readWrite, allowMultiple: false, preempt: preempting), .fence(volume.id))
     }
 
+    /// Takes a server away although it holds data, or thinks better of it.
+    private func reshape(_ state: SystemState) {
+        if let pool = state.pools.keys.first, Int.random(in: 0..<4, using: &random) == 0,
+            let kind = IoPriorityPolicy.Kind.allCases.randomElement(using: &random)
+        {
+            var policy = IoPriorityPolicy(kind)
+            policy.concurrentIosPerDevice = UInt32.random(in: 1...4, using: &random)
+            policy.appIopsThreshold = UInt32.random(in: 0...50, using: &random)
+            let copies = CopyKind.allCases.randomElement(using: &random) ?? .rebuild
+            return submit(.configure(.setIoPriorityPolicy(pool, copies, policy)), .reshape)
+        }
+        if let server = state.servers.values.first(where: { $0.maintenance != .none }) {
+            guard Bool.random(using: &random) else { return }
+            return submit(.configure(.exitMaintenance(server.id)), .reshape)
+        }
+        if Int.random(in: 0..<4, using: &random) == 0, let server = state.servers.keys.randomElement(using: &random) {
+            let isProtected = Bool.random(using: &random)
+            if Bool.random(using: &random) { hamper(server) }
+            return submit(.configure(.enterMaintenance(server, protected: isProtected)), .reshape)
+        }
+        if let leaving = state.servers.values.first(where: \.isLeaving) {
+            guard Int.random(in: 0..<3, using: &random) == 0 else { return }
+            return submit(.configure(.abortRemoveSds(leaving.id)), .reshape)
+        }
+        guard let server = state.servers.values.randomElement(using: &random) else { return }
+        if Bool.random(using: &random) { hamper(server.id) }
+        submit(.removeSds(server.id), .reshape)
+    }
+
     private func change(_ volume: Volume, _ state: SystemState) {
-        switch Int.random(in: 0..<10, using: &random) {
+        // In every second run the system stays what it is.
+        switch Int.random(in: 0..<(options.seed % 2 == 0 ? 14 : 10), using: &random) {
+        case 10...13: reshape(state)
         case 0, 1: submit(.unmap(volume.id, volume.mappings.first?.sdc), .fence(volume.id))
         case 2, 3: submit(.removeVolume(volume.id, unmapping: true), .change(volume.id))
         case 4:

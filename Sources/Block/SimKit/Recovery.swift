@@ -35,11 +35,16 @@ extension Simulation {
         if managerIDs.contains(where: { $0 != leader && isUp($0) }) { return "a former leader goes on" }
         for server in state.servers.values where server.status != .up { return "server \(server.id) is down" }
         for device in state.devices.values where device.status != .normal { return "device \(device.id) has failed" }
+        for server in state.servers.values where server.maintenance != .none {
+            return "server \(server.id) is in maintenance"
+        }
+        for server in state.servers.values where server.isLeaving { return "server \(server.id) is leaving" }
         for pool in state.pools.values {
-            for (index, comb) in pool.combs.enumerated() where comb.secondary == nil {
-                return "comb \(index) is \(comb.state)"
+            for (index, comb) in pool.combs.enumerated() {
+                guard case .normal = comb.state else { return "comb \(index) is \(comb.state)" }
             }
         }
+        if manager.core?.isSettled == false { return "copies are still to move" }
         for volume in state.volumes.values {
             if volume.isFencePending { return "a fence of \(volume.id) is pending" }
             let isServed = clientIDs.contains { clients[$0]?.servedSinceHeal.contains(volume.id) == true }

@@ -99,6 +99,8 @@ public final class Simulation {
     var clients: [NodeID: ClientNode] = [:]
     let serverIDs: [NodeID]
     let clientIDs: [NodeID]
+    /// Ids of servers that were removed.
+    var formerServers: Set<SdsID> = []
     var history = History()
     var nextValue: UInt64 = 1
     var nextPayload: UInt64 = 1

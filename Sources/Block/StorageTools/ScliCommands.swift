@@ -260,6 +260,40 @@ enum ScliLookup {
         return domain
     }
 
+    static func server(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> JSONValue {
+        let servers = try await client.list("/api/types/Sds/instances")
+        let found: JSONValue?
+        if let id = arguments.value("sds_id") {
+            found = servers.first { $0["id"]?.string == id }
+        } else if let name = arguments.value("sds_name") {
+            found = servers.first { $0["name"]?.string == name }
+        } else {
+            let address = try arguments.required("sds_ip")
+            found = servers.first { $0["ipList"]?.array?.contains { $0["ip"]?.string == address } == true }
+        }
+        guard let found else { throw ScliFailure.refused("Could not find SDS") }
+        return found
+    }
+
+    static func device(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> JSONValue {
+        let devices = try await client.list("/api/types/Device/instances")
+        let found: JSONValue?
+        if let id = arguments.value("device_id") {
+            found = devices.first { $0["id"]?.string == id }
+        } else {
+            let server = try await server(arguments, &client)
+            let own = devices.filter { $0["sdsId"] == server["id"] }
+            if let name = arguments.value("device_name") {
+                found = own.first { $0["name"]?.string == name }
+            } else {
+                let path = try arguments.required("device_path")
+                found = own.first { $0["deviceCurrentPathName"]?.string == path }
+            }
+        }
+        guard let found else { throw ScliFailure.refused("Could not find the SDS device") }
+        return found
+    }
+
     static func faultSet(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> JSONValue {
         let faultSets = try await client.list("/api/types/FaultSet/instances")
         let found: JSONValue?

@@ -5,6 +5,8 @@ enum ScliConfiguration {
     private static let domainKeys = ["protection_domain_name", "protection_domain_id"]
     private static let poolKeys = domainKeys + ["storage_pool_name", "storage_pool_id"]
     private static let faultSetKeys = domainKeys + ["fault_set_name", "fault_set_id"]
+    private static let serverKeys = ["sds_id", "sds_name", "sds_ip"]
+    private static let deviceKeys = serverKeys + ["device_id", "device_name", "device_path"]
     private static let policyKeys = [
         "policy", "concurrent_io_limit", "bw_limit_kbps", "app_iops_threshold", "app_bw_threshold_kbps",
         "quiet_period_ms",
@@ -55,6 +57,25 @@ enum ScliConfiguration {
         "remove_fault_set": .init(options: faultSetKeys, summary: "Remove an empty fault set", body: removeFaultSet),
         "query_all_fault_sets": .init(
             options: [], summary: "Every fault set with its servers", body: queryFaultSets),
+        "add_sds": .init(
+            options: ["sds_name"], summary: "Let a server that was removed join again", body: addServer),
+        "remove_sds": .init(
+            options: serverKeys, summary: "Move a server's data away, then remove it", body: removeServer),
+        "abort_remove_sds": .init(options: serverKeys, summary: "Keep a server after all", body: keepServer),
+        "rename_sds": .init(options: serverKeys + ["new_name"], summary: "Rename a server", body: renameServer),
+        "enter_maintenance_mode": .init(
+            options: serverKeys + ["protected"], summary: "Take a server out of use for a while", body: enterMaintenance
+        ),
+        "exit_maintenance_mode": .init(
+            options: serverKeys, summary: "Bring a server back into use", body: exitMaintenance),
+        "add_sds_device": .init(
+            options: serverKeys + ["device_path"], summary: "Use a device again that was removed", body: addDevice),
+        "remove_sds_device": .init(
+            options: deviceKeys, summary: "Move a device's data away, then remove it", body: removeDevice),
+        "abort_remove_sds_device": .init(options: deviceKeys, summary: "Keep a device after all", body: keepDevice),
+        "rename_device": .init(options: deviceKeys + ["new_name"], summary: "Rename a device", body: renameDevice),
+        "query_events": .init(
+            options: ["after"], summary: "What happened, or what did after an event", body: queryEvents),
         "query_alerts": .init(options: [], summary: "What needs looking at now", body: queryAlerts),
     ]
 
@@ -260,6 +281,107 @@ enum ScliConfiguration {
         let combs = health.object?.map { "\($0.value.integer ?? 0) \($0.key)" }.joined(separator: ", ") ?? ""
         text.append("\tCombs: \(combs)")
         return text.joined(separator: "\n") + "\n"
+    }
+
+    // MARK: Servers and devices
+
+    @Sendable private static func addServer(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
+        -> String
+    {
+        let name = try arguments.required("sds_name")
+        let created = try await client.post("/api/types/Sds/instances", ["name": .string(name)])
+        return "Successfully created SDS \(name). Object ID \(created.shown("id"))\n"
+    }
+
+    @Sendable private static func removeServer(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
+        -> String
+    {
+        let server = try await ScliLookup.server(arguments, &client)
+        try await act("Sds", server, "removeSds", [:], &client)
+        return "Successfully started removing SDS \(server.shown("name"))\n"
+    }
+
+    @Sendable private static func keepServer(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
+        -> String
+    {
+        let server = try await ScliLookup.server(arguments, &client)
+        try await act("Sds", server, "abortRemoveSds", [:], &client)
+        return "Successfully aborted removing SDS \(server.shown("name"))\n"
+    }
+
+    @Sendable private static func enterMaintenance(
+        _ arguments: ScliArguments, _ client: inout ScliClient
+    ) async throws -> String {
+        let server = try await ScliLookup.server(arguments, &client)
+        let action = arguments.has("protected") ? "enterProtectedMaintenanceMode" : "enterMaintenanceMode"
+        try await act("Sds", server, action, [:], &client)
+        return "SDS \(server.shown("name")) is entering maintenance mode\n"
+    }
+
+    @Sendable private static func exitMaintenance(
+        _ arguments: ScliArguments, _ client: inout ScliClient
+    ) async throws -> String {
+        let server = try await ScliLookup.server(arguments, &client)
+        try await act("Sds", server, "exitMaintenanceMode", [:], &client)
+        return "SDS \(server.shown("name")) is exiting maintenance mode\n"
+    }
+
+    @Sendable private static func renameServer(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
+        -> String
+    {
+        let server = try await ScliLookup.server(arguments, &client)
+        let name = try arguments.required("new_name")
+        try await act("Sds", server, "setSdsName", ["name": .string(name)], &client)
+        return "Successfully renamed SDS \(server.shown("name")) to \(name)\n"
+    }
+
+    @Sendable private static func addDevice(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
+        -> String
+    {
+        let server = try await ScliLookup.server(arguments, &client)
+        let path = try arguments.required("device_path")
+        let created = try await client.post(
+            "/api/types/Device/instances",
+            ["sdsId": .string(server.shown("id")), "deviceCurrentPathname": .string(path)])
+        return "Successfully added device \(path). Object ID \(created.shown("id"))\n"
+    }
+
+    @Sendable private static func removeDevice(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
+        -> String
+    {
+        let device = try await ScliLookup.device(arguments, &client)
+        try await act("Device", device, "removeDevice", [:], &client)
+        return "Successfully started removing device \(device.shown("name"))\n"
+    }
+
+    @Sendable private static func keepDevice(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
+        -> String
+    {
+        let device = try await ScliLookup.device(arguments, &client)
+        try await act("Device", device, "abortRemoveDevice", [:], &client)
+        return "Successfully aborted removing device \(device.shown("name"))\n"
+    }
+
+    @Sendable private static func renameDevice(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
+        -> String
+    {
+        let device = try await ScliLookup.device(arguments, &client)
+        let name = try arguments.required("new_name")
+        try await act("Device", device, "setDeviceName", ["newName": .string(name)], &client)
+        return "Successfully renamed device \(device.shown("name")) to \(name)\n"
+    }
+
+    @Sendable private static func queryEvents(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
+        -> String
+    {
+        let after = arguments.value("after") ?? "0"
+        guard UInt64(after) != nil else { throw ScliFailure.usage("--after is the number of an event") }
+        let events = try await client.list("/holdfast/v1/events/\(after)")
+        let lines = events.map { event in
+            "\(event.count("number")) \(ScliText.time(milliseconds: event.count("timeMilliseconds")))"
+                + " \(event.shown("severity")) \(event.shown("name")) \(event.shown("object")) \(event.shown("text"))"
+        }
+        return (["Query-events returned \(events.count) events"] + lines).joined(separator: "\n") + "\n"
     }
 
     @Sendable private static func queryAlerts(_ arguments: ScliArguments, _ client: inout ScliClient) async throws

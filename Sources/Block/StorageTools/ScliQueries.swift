@@ -133,17 +133,7 @@ enum ScliQueries {
     }
 
     @Sendable static func server(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> String {
-        let servers = try await client.list("/api/types/Sds/instances")
-        let found: JSONValue?
-        if let id = arguments.value("sds_id") {
-            found = servers.first { $0["id"]?.string == id }
-        } else if let name = arguments.value("sds_name") {
-            found = servers.first { $0["name"]?.string == name }
-        } else {
-            let address = try arguments.required("sds_ip")
-            found = servers.first { $0["ipList"]?.array?.contains { $0["ip"]?.string == address } == true }
-        }
-        guard let server = found else { throw ScliFailure.refused("Could not find SDS") }
+        let server = try await ScliLookup.server(arguments, &client)
         let domain = try await client.get("/api/instances/ProtectionDomain::\(server.shown("protectionDomainId"))")
         let devices = try await client.list("/api/instances/Sds::\(server.shown("id"))/relationships/Device")
         let pools = try await client.list("/api/types/StoragePool/instances")
@@ -174,8 +164,24 @@ enum ScliQueries {
         text.append(
             "Membership-state: \(server.shown("membershipState"));"
                 + " Connection-state: \(server.shown("mdmConnectionState")); SDS-state: \(server.shown("sdsState"));"
-                + " \(failed) devices with error")
+                + " \(failed) devices with error; Maintenance-state: \(server.shown("maintenanceState"))")
+        let statistics = try await client.get("/api/instances/Sds::\(server.shown("id"))/relationships/Statistics")
+        for (member, words) in [
+            ("primaryReadBwc", "Primary-reads"), ("primaryWriteBwc", "Primary-writes"),
+            ("secondaryReadBwc", "Secondary-reads"), ("secondaryWriteBwc", "Secondary-writes"),
+            ("fwdRebuildReadBwc", "Forward-rebuild-reads"), ("fwdRebuildWriteBwc", "Forward-rebuild-writes"),
+            ("rebalanceReadBwc", "Rebalance-reads"), ("rebalanceWriteBwc", "Rebalance-writes"),
+        ] {
+            text.append("\(words)   \(rate(statistics[member] ?? [:]))")
+        }
         return lines(text)
+    }
+
+    /// `12 IOPS 48.0 KB (49152 Bytes) per-second`
+    private static func rate(_ counter: JSONValue) -> String {
+        let seconds = max(1, counter.count("numSeconds"))
+        return "\(counter.count("numOccured") / seconds) IOPS"
+            + " \(ScliText.size(kibibytes: counter.count("totalWeightInKb") / seconds)) per-second"
     }
 
     @Sendable static func allClients(_ arguments: ScliArguments, _ client: inout ScliClient) async throws -> String {

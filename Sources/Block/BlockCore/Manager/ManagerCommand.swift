@@ -4,7 +4,8 @@ public enum ManagerCommand: Equatable, Sendable {
     /// `combCount` must be a power of two between 1 and 65536.
     case createStoragePool(domain: ProtectionDomainID, name: String, combCount: UInt32 = Geometry.defaultCombCount)
     case renameSds(SdsID, name: String)
-    /// Only a server none of whose devices holds a copy; otherwise `inUse`.
+    /// A server without copies goes at once. From another one the copies move away first, both in sync all the time; it is
+    /// removed when nothing is left. Afterwards it is refused until it is added again.
     case removeSds(SdsID)
     /// Registers a client before it has connected, or updates one that is known by this guid.
     case registerSdc(guid: String, ip: String, name: String)
@@ -48,6 +49,19 @@ public enum ConfigurationCommand: Equatable, Sendable {
     case setCopying(StoragePoolID, CopyKind, isEnabled: Bool)
     case setIoPriorityPolicy(StoragePoolID, CopyKind, IoPriorityPolicy)
     case renameDevice(DeviceID, name: String)
+    /// As with servers: its copies move away first.
+    case removeDevice(DeviceID)
+    /// What has moved away comes back by rebalancing.
+    case abortRemoveSds(SdsID)
+    case abortRemoveDevice(DeviceID)
+    /// Takes a server out of use for a while; refused unless everything of its domain has two copies and no other is out.
+    case enterMaintenance(SdsID, protected: Bool)
+    /// Brings it back, also while it is still on its way out.
+    case exitMaintenance(SdsID)
+    /// Lets a removed server introduce itself again, as a new one.
+    case addSds(SdsID)
+    /// Lets a removed device be used again, as an empty one.
+    case addDevice(DeviceID)
 }
 
 /// The proof that a volume's withdrawn rights can no longer write: what every server that could serve them did.
@@ -93,4 +107,6 @@ public protocol ManagerPort: Sendable {
     func state() async throws(ManagerError) -> SystemState
     /// Throws what the manager refused, or `notLeader`/`unavailable` when it could not decide.
     func submit(_ command: ManagerCommand) async throws(ManagerError) -> ManagerReply
+    /// What happened, in order; of what is long past only the last thousand or so.
+    func events(after number: UInt64) async throws(ManagerError) -> [StorageEvent]
 }

@@ -28,9 +28,11 @@ extension ManagerCore {
             batch.draft.withdraw { $0.sds == id }
             absences[id] = now
             batch.draft.notices.append(.serverDown(id, reason: reason))
+            noteDecoupling(id, &batch, now)
         case .report(let server, let message): report(message, from: server, &batch, now)
         case .raiseFence(let volume, let epoch): batch.draft.raiseFence(volume, through: epoch)
         case .planRebuilds: break
+        case .planMoves: planMoves(in: &batch, now)
         }
     }
 
@@ -67,6 +69,9 @@ extension ManagerCore {
         else {
             throw ManagerError(
                 .invalidArgument, "an introduction has an id, an incarnation, an address and a name of up to 255 bytes")
+        }
+        guard draft.state.removedServers[hello.sds] == nil else {
+            throw ManagerError(.sdsRemoved, "SDS \(hello.sds) was removed from the system; add it again to use it")
         }
         let domain = try domain(named: hello.domainName, &draft, &rng)
         var server: Sds
@@ -111,7 +116,7 @@ extension ManagerCore {
         _ hello: ServerHello, of server: Sds, isRestarted: Bool, _ draft: inout ManagerDraft,
         _ rng: inout some RandomNumberGenerator
     ) throws(ManagerError) {
-        for offer in hello.devices {
+        for offer in hello.devices where draft.state.removedDevices[offer.id] == nil {
             var pool = draft.state.pool(named: offer.poolName, in: server.domain)?.id
             if pool == nil, configuration.createsNamedPools {
                 pool = try draft.createPool(server.domain, offer.poolName, configuration.combCount, &rng)
@@ -122,6 +127,7 @@ extension ManagerCore {
                 status: .normal, mountCounter: offer.mountCounter)
             if let known = draft.state.devices[offer.id] {
                 device.name = known.name
+                device.isLeaving = known.isLeaving
                 guard known.sds == server.id, known.pool == pool else {
                     throw ManagerError(.identityConflict, "device \(offer.id) belongs elsewhere")
                 }
@@ -199,7 +205,10 @@ extension ManagerCore {
             guard let comb = comb(key, epoch, reportedBy: server, batch.draft.state),
                 comb.secondary == place || comb.target == place
             else { return }
-            batch.draft.reconfigure(key, primary: comb.primary, state: .degraded)
+            // A place that was being filled while both copies were there leaves them as they are.
+            let remaining = comb.target == place ? comb.secondary : nil
+            batch.draft.reconfigure(
+                key, primary: comb.primary, state: remaining.map { .normal(secondary: $0) } ?? .degraded)
             holdBacks[key] = (now + .seconds(1), place.sds, now + .seconds(5))
         case .rebuildDone(let key, let epoch, let place):
             guard let comb = comb(key, epoch, reportedBy: server, batch.draft.state), comb.target == place,
@@ -207,9 +216,16 @@ extension ManagerCore {
             else { return }
             batch.draft.reconfigure(key, primary: comb.primary, state: .normal(secondary: place))
             holdBacks[key] = nil
-            if batch.draft.state.pools[key.pool]?.combs.allSatisfy({ $0.secondary != nil }) == true {
+            if comb.secondary == nil,
+                batch.draft.state.pools[key.pool]?.combs.allSatisfy({ $0.secondary != nil }) == true
+            {
                 batch.draft.notices.append(.rebuildFinished(key.pool))
             }
+        case .drained(let key, let epoch):
+            guard let comb = comb(key, epoch, reportedBy: server, batch.draft.state),
+                case .swapping(let secondary) = comb.state, batch.draft.state.isUsable(secondary)
+            else { return }
+            batch.draft.reconfigure(key, primary: secondary, state: .normal(secondary: comb.primary))
         case .copyUnreadable(let key, let epoch, let place):
             guard let comb = comb(key, epoch, reportedBy: server, batch.draft.state), comb.primary == place,
                 let secondary = comb.secondary, batch.draft.state.isUsable(secondary)
@@ -238,22 +254,87 @@ extension ManagerCore {
     }
 
     mutating func planRebuilds(in batch: inout Batch, _ now: Instant) {
-        let (presence, holdBacks, absences) = (presence, holdBacks, absences)
+        let (presence, absences) = (presence, absences)
         let (state, grace) = (batch.draft.state, configuration.absenceGrace)
         batch.draft.planRebuilds(
             limits: (rebuilds: configuration.rebuildsPerDevice, resyncs: configuration.resyncsPerDevice),
             isEligible: { presence[$0.sds]?.link != nil },
             isAwaited: { former in
                 guard state.devices[former.place.device]?.status == .normal else { return false }
+                if state.servers[former.place.sds]?.maintenance == .instant { return true }
                 let isHere = state.isUsable(former.place) && presence[former.place.sds]?.link != nil
                 if isHere { return false }
                 return absences[former.place.sds].map { now - $0 < grace } ?? true
-            },
-            isHeldBack: { key, place in
-                guard let held = holdBacks[key] else { return false }
-                guard let place else { return now < held.until }
-                return place.sds == held.avoid && now < held.avoidUntil
-            })
+            }, isHeldBack: heldBack(now))
+    }
+
+    private mutating func noteDecoupling(_ id: SdsID, _ batch: inout Batch, _ now: Instant) {
+        let known = oscillations[id].flatMap { now - $0.last < configuration.oscillationWindow ? $0.count : nil } ?? 0
+        oscillations[id] = (known + 1, now)
+        guard known + 1 >= configuration.oscillationThreshold else { return }
+        state.oscillating[id] = known + 1
+        batch.draft.notices.append(.serverOscillates(id, count: known + 1))
+    }
+
+    /// Servers that have been steady for long are trusted again.
+    private mutating func forgetOscillations(_ now: Instant) {
+        for id in oscillations.keys.sorted() {
+            guard let known = oscillations[id], now - known.last >= configuration.oscillationWindow else { continue }
+            oscillations[id] = nil
+            state.oscillating[id] = nil
+        }
+    }
+
+    private func heldBack(_ now: Instant) -> (CombKey, CopyPlace?) -> Bool {
+        { [holdBacks, oscillations, configuration] key, place in
+            if let place, let known = oscillations[place.sds],
+                now - known.last < configuration.oscillationPause(after: known.count)
+            {
+                return true
+            }
+            guard let held = holdBacks[key] else { return false }
+            guard let place else { return now < held.until }
+            return place.sds == held.avoid && now < held.avoidUntil
+        }
+    }
+
+    private mutating func planMoves(in batch: inout Batch, _ now: Instant) {
+        forgetOscillations(now)
+        giveUpSwaps(in: &batch, now)
+        let presence = presence
+        batch.draft.planMoves(
+            ManagerDraft.MoveLimits(
+                movesPerDevice: configuration.movesPerDevice, swapsPerPool: configuration.swapsPerPool,
+                rebalances: now - disturbedAt >= configuration.rebalanceDelay),
+            isEligible: { presence[$0.sds]?.link != nil }, isHeldBack: heldBack(now))
+    }
+
+    /// A primary that cannot finish its writes goes on as it is, under a new epoch.
+    private mutating func giveUpSwaps(in batch: inout Batch, _ now: Instant) {
+        var known: [CombKey: (epoch: UInt64, since: Instant)] = [:]
+        for pool in batch.draft.state.pools.values {
+            for (index, comb) in pool.combs.enumerated() {
+                guard case .swapping(let secondary) = comb.state else { continue }
+                let key = CombKey(pool: pool.id, index: UInt32(index))
+                let since = swaps[key].flatMap { $0.epoch == comb.epoch ? $0.since : nil } ?? now
+                if now - since >= configuration.swapTimeout {
+                    batch.draft.reconfigure(key, primary: comb.primary, state: .normal(secondary: secondary))
+                    holdBacks[key] = (now + .seconds(5), secondary.sds, now + .seconds(5))
+                } else {
+                    known[key] = (comb.epoch, since)
+                }
+            }
+        }
+        swaps = known
+    }
+
+    /// Whether nothing would be moved now if nothing were limited: for those who wait for an end.
+    public var isSettled: Bool {
+        var draft = ManagerDraft(state, rules: configuration.rules)
+        draft.planMoves(
+            ManagerDraft.MoveLimits(movesPerDevice: 1, swapsPerPool: 1, rebalances: true), isEligible: { _ in true },
+            isHeldBack: { _, _ in false })
+        return draft.isEmpty
     }
 
     // MARK: Fencing

@@ -17,6 +17,7 @@ public struct ManagerCore: Sendable {
         case report(SdsID, MessageToManager)
         case raiseFence(VolumeID, epoch: UInt64)
         case planRebuilds
+        case planMoves
     }
 
     /// Each change touches a few records, the introduction of a server one for each of its devices; a store takes
@@ -75,6 +76,14 @@ public struct ManagerCore: Sendable {
     var holdBacks: [CombKey: (until: Instant, avoid: SdsID, avoidUntil: Instant)] = [:]
     /// Since when this leader knows servers to be down.
     var absences: [SdsID: Instant] = [:]
+    var samples: [DeviceID: Sample] = [:]
+    /// How often servers were declared down in a short while.
+    var oscillations: [SdsID: (count: Int, last: Instant)] = [:]
+    /// Since when combs exchange their parts, as far as this leader knows.
+    var swaps: [CombKey: (epoch: UInt64, since: Instant)] = [:]
+    var lastMovePlan: Instant
+    /// When a server or device last came, went or changed.
+    var disturbedAt: Instant
     let startedAt: Instant
     var lastKeepAlive: Instant
     var isFinished = false
@@ -100,6 +109,8 @@ public struct ManagerCore: Sendable {
         self.configuration = configuration
         startedAt = now
         lastKeepAlive = now
+        lastMovePlan = now
+        disturbedAt = now
         needsFirstCommit = false
         for server in state.servers.values {
             presence[server.id] = Presence(lastHeard: now)
@@ -139,8 +150,7 @@ public struct ManagerCore: Sendable {
             case .serverHello(let hello): queue.append(.serverHello(link, hello))
             case .clientHello(let hello): queue.append(.clientHello(link, hello))
             case .keepAlive, .acknowledge, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed,
-                .copyUnreadable,
-                .requestMap:
+                .copyUnreadable, .drained, .requestMap:
                 links[link] = nil
                 actions.append(.close(link))
             }
@@ -154,7 +164,7 @@ public struct ManagerCore: Sendable {
             case .requestMap: actions.append(.send(link, .update(state.fullUpdate(for: client))))
             case .keepAlive, .acknowledge: break
             case .serverHello, .clientHello, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed,
-                .copyUnreadable:
+                .copyUnreadable, .drained:
                 drop(link, now, &actions)
             }
         case .server(let server):
@@ -163,6 +173,7 @@ public struct ManagerCore: Sendable {
             case .keepAlive(let usage):
                 for usage in usage where state.devices[usage.device]?.sds == server {
                     state.usedUnits[usage.device] = usage.usedUnits
+                    sample(usage, now)
                 }
             case .acknowledge(let revision):
                 // Proof of a fence rests on this word: who confirms what does not exist yet is not believed again.
@@ -172,7 +183,7 @@ public struct ManagerCore: Sendable {
                     evaluateFences()
                 }
             case .requestMap: actions.append(.send(link, .update(state.fullUpdate(for: nil))))
-            case .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed, .copyUnreadable:
+            case .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed, .copyUnreadable, .drained:
                 if queue.count < configuration.queueDepthMax * 4 { queue.append(.report(server, message)) }
             case .serverHello, .clientHello: drop(link, now, &actions)
             }
@@ -226,6 +237,10 @@ public struct ManagerCore: Sendable {
         if state.pools.values.contains(where: { $0.combs.contains { $0.state == .degraded } }) {
             queue.append(.planRebuilds)
         }
+        if now - lastMovePlan >= configuration.moveInterval {
+            lastMovePlan = now
+            queue.append(.planMoves)
+        }
     }
 
     // MARK: Batches
@@ -266,6 +281,9 @@ public struct ManagerCore: Sendable {
         state = draft.state
         state.usedUnits = before.usedUnits
         state.connectedClients = before.connectedClients
+        state.activity = before.activity
+        state.oscillating = before.oscillating
+        if before.servers != state.servers || before.devices != state.devices { disturbedAt = now }
         // Who was declared down has to introduce itself again, even if its old connection still carries something.
         for link in links.keys.sorted() {
             if case .server(let server) = links[link]?.role, state.servers[server]?.status != .up {

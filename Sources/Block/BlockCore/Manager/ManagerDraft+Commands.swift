@@ -90,14 +90,17 @@ extension ManagerDraft {
         return id
     }
 
+    /// At once if the server holds nothing; otherwise its copies move away first.
     private mutating func removeServer(_ id: SdsID) throws(ManagerError) {
-        guard state.servers[id] != nil else { throw ManagerError(.sdsNotFound, "no SDS \(id)") }
-        for pool in state.pools.values {
-            for comb in pool.combs where comb.inSync.contains(where: { $0.sds == id }) || comb.target?.sds == id {
-                throw ManagerError(.inUse, "SDS \(id) holds data")
-            }
+        guard var server = state.servers[id] else { throw ManagerError(.sdsNotFound, "no SDS \(id)") }
+        guard !server.isLeaving else { throw ManagerError(.sdsLeaving, "SDS \(id) is being removed") }
+        let isUsed = state.pools.values.contains { pool in
+            pool.combs.contains { $0.isPlaced && $0.places.contains { $0.sds == id } }
         }
-        remove(id)
+        guard isUsed else { return remove(id) }
+        try checkRoom { $0.sds == id }
+        server.isLeaving = true
+        put(server)
     }
 
     private mutating func registerClient(

@@ -36,6 +36,9 @@ extension ManagerDraft {
             }
             device.name = name
             put(device)
+        case .removeDevice, .abortRemoveSds, .abortRemoveDevice, .addSds, .addDevice,
+            .enterMaintenance, .exitMaintenance:
+            try executeMembership(command)
         case .renameStoragePool, .removeStoragePool, .setSparePercentage, .setCapacityAlertThresholds, .setCopying,
             .setIoPriorityPolicy:
             return try executePool(command)
@@ -91,10 +94,46 @@ extension ManagerDraft {
             }
             putSettings(of: pool)
         case .renameProtectionDomain, .removeProtectionDomain, .createFaultSet, .renameFaultSet, .removeFaultSet,
-            .renameDevice:
+            .renameDevice, .removeDevice, .abortRemoveSds, .abortRemoveDevice, .addSds, .addDevice,
+            .enterMaintenance, .exitMaintenance:
             preconditionFailure("not about a pool")
         }
         return .done
+    }
+
+    private mutating func executeMembership(_ command: ConfigurationCommand) throws(ManagerError) {
+        switch command {
+        case .removeDevice(let id):
+            guard var device = state.devices[id] else { throw ManagerError(.deviceNotFound, "no device \(id)") }
+            guard !device.isLeaving else { throw ManagerError(.deviceLeaving, "device \(id) is being removed") }
+            try checkRoom { $0.id == id }
+            device.isLeaving = true
+            put(device)
+        case .abortRemoveSds(let id):
+            guard var server = state.servers[id] else { throw ManagerError(.sdsNotFound, "no SDS \(id)") }
+            guard server.isLeaving else { throw ManagerError(.invalidArgument, "SDS \(id) is not being removed") }
+            server.isLeaving = false
+            put(server)
+        case .abortRemoveDevice(let id):
+            guard var device = state.devices[id] else { throw ManagerError(.deviceNotFound, "no device \(id)") }
+            guard device.isLeaving else { throw ManagerError(.invalidArgument, "device \(id) is not being removed") }
+            device.isLeaving = false
+            put(device)
+        case .enterMaintenance(let id, let isProtected): try beginMaintenance(id, protected: isProtected)
+        case .exitMaintenance(let id): try endMaintenance(id)
+        case .addSds(let id):
+            guard state.removedServers[id] != nil else { throw ManagerError(.sdsNotFound, "no removed SDS \(id)") }
+            forget(id)
+        case .addDevice(let id):
+            guard state.removedDevices[id] != nil else {
+                throw ManagerError(.deviceNotFound, "no removed device \(id)")
+            }
+            forget(id)
+        case .renameProtectionDomain, .removeProtectionDomain, .createFaultSet, .renameFaultSet, .removeFaultSet,
+            .renameDevice, .renameStoragePool, .removeStoragePool, .setSparePercentage, .setCapacityAlertThresholds,
+            .setCopying, .setIoPriorityPolicy:
+            preconditionFailure("not about who belongs to the system")
+        }
     }
 
     // MARK: Steps

@@ -24,7 +24,9 @@ extension ManagerDraft {
         var positions: [DeviceID: Int] = [:]
         for (position, load) in loads.enumerated() { positions[load.place.device] = position }
         for comb in state.pools[pool]?.combs ?? [] where comb.isPlaced {
-            for place in comb.inSync + [comb.target].compactMap({ $0 }) {
+            for place in comb.places {
+                // A copy on its way counts where it goes.
+                if case .moving(place, _) = comb.state { continue }
                 if let position = positions[place.device] { loads[position].copies += 1 }
             }
             if let position = positions[comb.primary.device] { loads[position].primaries += 1 }
@@ -37,7 +39,7 @@ extension ManagerDraft {
     mutating func place(_ pool: StoragePoolID) throws(ManagerError) {
         guard let combs = state.pools[pool]?.combs else { throw ManagerError(.poolNotFound, "no storage pool \(pool)") }
         if !state.volumes(in: pool).isEmpty { return }
-        var loads = loads(of: pool) { state.isUsable($0) }
+        var loads = loads(of: pool) { state.isUsable($0) && !state.isAvoided($0) }
         guard Set(loads.map(\.place.sds)).count >= 2 else {
             throw ManagerError(.insufficientServers, "two copies need devices on at least two servers that are up")
         }
@@ -77,7 +79,7 @@ extension ManagerDraft {
         for pool in state.pools.values where pool.settings.rebuildEnabled {
             guard pool.combs.contains(where: { $0.state == .degraded }) else { continue }
             var active = ActiveCopies(pool.combs)
-            var loads = loads(of: pool.id) { state.isUsable($0) && isEligible($0) }
+            var loads = loads(of: pool.id) { state.isUsable($0) && isEligible($0) && !state.isAvoided($0) }
             for (index, comb) in pool.combs.enumerated() where comb.state == .degraded {
                 let key = CombKey(pool: pool.id, index: UInt32(index))
                 guard isEligible(comb.primary), !isHeldBack(key, nil) else { continue }

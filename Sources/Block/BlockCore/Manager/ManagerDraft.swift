@@ -3,11 +3,14 @@ struct ManagerDraft {
     private(set) var state: SystemState
     private var dirty: Set<RecordKey> = []
     private var changedCombs: Set<CombKey> = []
+    private var changedSettings: Set<StoragePoolID> = []
     private var changedVolumes: Set<VolumeID> = []
     private var removedVolumes: Set<VolumeID> = []
     private var addressesChanged = false
     var notices: [ManagerNotice] = []
     let rules: ProtocolRules
+    /// So many removed servers, and devices, are remembered; the oldest are forgotten.
+    static let removedMax = 1024
 
     init(_ state: SystemState, rules: ProtocolRules) {
         self.state = state
@@ -36,10 +39,10 @@ struct ManagerDraft {
         if addressesChanged { update.servers = state.serverAddresses }
         for pool in state.pools.values {
             let entries = changedCombs.filter { $0.pool == pool.id }.map(\.index).sorted()
-            if entries.isEmpty { continue }
+            if entries.isEmpty && !changedSettings.contains(pool.id) { continue }
             update.pools.append(
                 PoolUpdate(
-                    pool: pool.id, combCount: pool.combCount,
+                    pool: pool.id, combCount: pool.combCount, settings: pool.settings,
                     entries: entries.map { PoolUpdate.Entry(index: $0, comb: pool.combs[Int($0)]) }))
         }
         for id in changedVolumes.sorted() {
@@ -74,6 +77,7 @@ struct ManagerDraft {
     mutating func putSettings(of pool: StoragePool) {
         state.pools[pool.id] = pool
         dirty.insert(.pool(pool.id))
+        changedSettings.insert(pool.id)
     }
 
     mutating func put(_ faultSet: FaultSet) {
@@ -136,13 +140,48 @@ struct ManagerDraft {
         dirty.insert(.client(client))
     }
 
-    mutating func remove(_ server: SdsID) {
-        for device in state.devices.values where device.sds == server {
+    /// A server and its devices; it is remembered as removed.
+    mutating func remove(_ id: SdsID) {
+        guard let server = state.servers[id] else { return }
+        for device in state.devices.values where device.sds == id {
             state.devices[device.id] = nil
             dirty.insert(.device(device.id))
         }
-        state.servers[server] = nil
-        dirty.insert(.server(server))
+        for device in state.removedDevices.values where device.sds == id { forget(device.id) }
+        state.servers[id] = nil
+        dirty.insert(.server(id))
+        dirty.insert(.removedServer(id))
+        state.removedServers[id] = RemovedServer(
+            id: id, name: server.name, address: server.address, revision: revision)
+        if state.removedServers.count > ManagerDraft.removedMax,
+            let oldest = state.removedServers.values.min(by: { $0.revision < $1.revision })
+        {
+            forget(oldest.id)
+        }
+    }
+
+    mutating func remove(_ id: DeviceID) {
+        guard let device = state.devices[id] else { return }
+        state.devices[id] = nil
+        dirty.insert(.device(id))
+        dirty.insert(.removedDevice(id))
+        state.removedDevices[id] = RemovedDevice(id: id, sds: device.sds, path: device.path, revision: revision)
+        if state.removedDevices.count > ManagerDraft.removedMax,
+            let oldest = state.removedDevices.values.min(by: { $0.revision < $1.revision })
+        {
+            forget(oldest.id)
+        }
+    }
+
+    /// It may introduce itself again.
+    mutating func forget(_ removed: SdsID) {
+        state.removedServers[removed] = nil
+        dirty.insert(.removedServer(removed))
+    }
+
+    mutating func forget(_ removed: DeviceID) {
+        state.removedDevices[removed] = nil
+        dirty.insert(.removedDevice(removed))
     }
 
     /// Gives the comb a new configuration under the next epoch. A copy that leaves by it is remembered as the former one,
@@ -192,7 +231,7 @@ struct ManagerDraft {
                 let key = CombKey(pool: pool.id, index: UInt32(index))
                 switch comb.state {
                 case .unplaced, .unavailable: break
-                case .normal(let secondary):
+                case .normal(let secondary), .moving(let secondary, _), .swapping(let secondary):
                     if isLost(comb.primary) {
                         let usable = state.isUsable(secondary) && !isLost(secondary)
                         reconfigure(
@@ -201,6 +240,8 @@ struct ManagerDraft {
                     } else if isLost(secondary) {
                         reconfigure(key, primary: comb.primary, state: .degraded, distrusting: distrusting)
                         degraded += 1
+                    } else if let target = comb.target, isLost(target) {
+                        reconfigure(key, primary: comb.primary, state: .normal(secondary: secondary))
                     }
                 case .degraded:
                     if isLost(comb.primary) {
@@ -259,7 +300,7 @@ extension SystemState {
         update.servers = serverAddresses
         update.pools = pools.values.map { pool in
             PoolUpdate(
-                pool: pool.id, combCount: pool.combCount,
+                pool: pool.id, combCount: pool.combCount, settings: pool.settings,
                 entries: pool.combs.enumerated().map { PoolUpdate.Entry(index: UInt32($0.offset), comb: $0.element) })
         }
         update.volumes = volumes.values.compactMap { $0.record(for: client) }

@@ -12,6 +12,10 @@ public struct ManagerError: CodedError {
         /// The pool is filled to its critical threshold: nothing new is promised.
         case poolCritical
         case alreadyMapped, mappedElsewhere, notMapped, volumeMapped
+        /// The object is on its way out.
+        case sdsLeaving, deviceLeaving
+        /// An operator removed this server; it has to be added first.
+        case sdsRemoved
         /// The object is still used by others.
         case inUse
         /// It still has others in it, which go first.

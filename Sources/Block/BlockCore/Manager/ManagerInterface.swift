@@ -23,6 +23,13 @@ public enum ManagerNotice: Sendable {
     case combsDegraded(count: Int, pool: StoragePoolID)
     case combsUnavailable(count: Int, pool: StoragePoolID)
     case rebuildFinished(StoragePoolID)
+    /// All its copies have moved away, as asked for.
+    case serverRemoved(SdsID)
+    case deviceRemoved(DeviceID)
+    case maintenanceEntered(SdsID)
+    case maintenanceLeft(SdsID)
+    /// It was declared down for the `count`-th time in a short while.
+    case serverOscillates(SdsID, count: Int)
     case fenced(FencingProof)
     case connectionRefused(LinkID, ManagerError)
 }
@@ -65,6 +72,21 @@ public struct ManagerConfiguration: Sendable {
     public var resyncsPerDevice = 32
     /// How long the combs that a server left wait for it before they are rebuilt elsewhere.
     public var absenceGrace: Duration = .seconds(5)
+    /// Combs that may move at once to or from one device, for evacuation or rebalancing.
+    public var movesPerDevice = 2
+    /// Combs of a pool whose primary and secondary may exchange their parts at once: clients have to ask another server then.
+    public var swapsPerPool = 4
+    /// How often moves are looked for.
+    public var moveInterval: Duration = .milliseconds(500)
+    /// How long servers and devices must have stayed as they are before copies are moved for evenness alone.
+    public var rebalanceDelay: Duration = .seconds(10)
+    /// A server that was declared down so often, each time within `oscillationWindow` of the last, gets copies only after a pause
+    /// that doubles with every time.
+    public var oscillationThreshold = 3
+    public var oscillationWindow: Duration = .seconds(300)
+    public var oscillationPauseMax: Duration = .seconds(60)
+    /// An exchange of parts that takes longer is given up.
+    public var swapTimeout: Duration = .seconds(5)
     /// Commands that may wait for the store; more are refused as `overloaded`.
     public var queueDepthMax = 4096
     /// Create the domains, fault sets and pools that servers name in their introduction.
@@ -111,14 +133,17 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let settledOnlyInSync = ProtocolRules(rawValue: 1 << 16)
     /// Of units that only one of two copies has, the survivor's list is the truth.
     public static let survivorsListIsTruth = ProtocolRules(rawValue: 1 << 17)
-
     /// Blocks count as holes only once the zeros in them are stable.
     public static let zerosBeforeHoles = ProtocolRules(rawValue: 1 << 20)
+    /// A moved copy counts only when it is complete.
+    public static let stableBeforeMove = ProtocolRules(rawValue: 1 << 24)
+    /// Primary and secondary exchange their parts only when nothing is under way.
+    public static let drainBeforeSwap = ProtocolRules(rawValue: 1 << 25)
 
     public static let all: ProtocolRules = [
         .removalBeforeLoneAcknowledgement, .combEpochAtSecondary, .rangeLocks, .noDirtyReads, .sessionFencing,
         .restartedCopyIsSuspect, .neverPromoteStale, .remapWaitsForProof, .flushBeforeAcknowledgement,
         .intentBeforeWrite, .resyncOfTargetsIntents, .resyncOfSurvivorsIntents, .epochOfSettledUnits,
-        .settledOnlyInSync, .survivorsListIsTruth, .zerosBeforeHoles,
+        .settledOnlyInSync, .survivorsListIsTruth, .zerosBeforeHoles, .stableBeforeMove, .drainBeforeSwap,
     ]
 }

@@ -7,6 +7,8 @@ enum RecordKey: Hashable {
     case combs(StoragePoolID, chunk: UInt32)
     case server(SdsID)
     case device(DeviceID)
+    case removedServer(SdsID)
+    case removedDevice(DeviceID)
     case client(SdcID)
     case volume(VolumeID)
 
@@ -20,6 +22,8 @@ enum RecordKey: Hashable {
             "combs/\(id)/" + String(repeating: "0", count: max(0, 4 - String(chunk).count)) + String(chunk)
         case .server(let id): "sds/\(id)"
         case .device(let id): "device/\(id)"
+        case .removedServer(let id): "removed-sds/\(id)"
+        case .removedDevice(let id): "removed-device/\(id)"
         case .client(let id): "sdc/\(id)"
         case .volume(let id): "volume/\(id)"
         }
@@ -70,6 +74,18 @@ extension SystemState {
         case .device(let id):
             guard let device = devices[id] else { return nil }
             writer.put(device)
+        case .removedServer(let id):
+            guard let removed = removedServers[id] else { return nil }
+            writer.put(removed.id)
+            writer.put(removed.name)
+            writer.put(removed.address)
+            writer.put(removed.revision)
+        case .removedDevice(let id):
+            guard let removed = removedDevices[id] else { return nil }
+            writer.put(removed.id)
+            writer.put(removed.sds)
+            writer.put(removed.path)
+            writer.put(removed.revision)
         case .client(let id):
             guard let client = clients[id] else { return nil }
             writer.put(client.id)
@@ -94,7 +110,10 @@ extension SystemState {
                 id: try reader.id(SystemID.self), name: try reader.text(), createdAt: try reader.number(UInt64.self))
             var state = SystemState(system: system)
             state.revision = try reader.number(UInt64.self)
-            for kind in ["domain", "faultset", "pool", "combs", "sds", "device", "sdc", "volume"] {
+            for kind in [
+                "domain", "faultset", "pool", "combs", "sds", "device", "removed-sds", "removed-device", "sdc",
+                "volume",
+            ] {
                 for record in records where record.key.hasPrefix(kind + "/") {
                     var (reader, version) = try open(record.value)
                     try state.load(kind, &reader, version: version)
@@ -150,6 +169,15 @@ extension SystemState {
         case "device":
             let device = try reader.device(version: version)
             devices[device.id] = device
+        case "removed-sds":
+            let id = try reader.id(SdsID.self)
+            removedServers[id] = RemovedServer(
+                id: id, name: try reader.text(), address: try reader.text(), revision: try reader.number(UInt64.self))
+        case "removed-device":
+            let id = try reader.id(DeviceID.self)
+            removedDevices[id] = RemovedDevice(
+                id: id, sds: try reader.id(SdsID.self), path: try reader.text(),
+                revision: try reader.number(UInt64.self))
         case "sdc":
             let id = try reader.id(SdcID.self)
             clients[id] = Sdc(
@@ -174,6 +202,8 @@ extension ByteWriter {
         put(server.downRevision)
         put(server.hostBoot)
         put(server.faultSet?.rawValue ?? 0)
+        put(server.isLeaving)
+        put(server.maintenance.rawValue)
     }
 
     fileprivate mutating func put(_ device: Device) {
@@ -185,6 +215,7 @@ extension ByteWriter {
         put(device.status.rawValue)
         put(device.mountCounter)
         put(device.name)
+        put(device.isLeaving)
     }
 
     mutating func put(_ settings: PoolSettings) {
@@ -235,6 +266,8 @@ extension ByteReader {
             server.hostBoot = try text()
             let faultSet = try id(FaultSetID.self)
             server.faultSet = faultSet.rawValue == 0 ? nil : faultSet
+            server.isLeaving = try flag()
+            server.maintenance = try enumeration(Sds.Maintenance.self)
         }
         return server
     }
@@ -244,7 +277,10 @@ extension ByteReader {
             id: try id(DeviceID.self), sds: try id(SdsID.self), pool: try id(StoragePoolID.self), path: try text(),
             capacityUnits: try number(UInt32.self), status: try enumeration(Device.Status.self),
             mountCounter: try number(UInt64.self))
-        if version > 1 { device.name = try text() }
+        if version > 1 {
+            device.name = try text()
+            device.isLeaving = try flag()
+        }
         return device
     }
 

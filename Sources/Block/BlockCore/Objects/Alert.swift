@@ -11,6 +11,8 @@ public struct Alert: Equatable, Sendable {
         case failedCapacity = "STORAGE_POOL_HAS_FAILED_CAPACITY"
         case sdsDisconnected = "SDS_DISCONNECTED"
         case deviceFailed = "DEVICE_FAILED"
+        case sdsInMaintenance = "SDS_IN_MAINTENANCE"
+        case sdsOscillates = "SDS_DECOUPLED_OSCILLATION"
     }
 
     public enum Object: Equatable, Sendable {
@@ -35,6 +37,20 @@ extension SystemState {
                 Alert(
                     kind: .sdsDisconnected, severity: .high, object: .sds(server.id),
                     message: "SDS \(server.name) is not connected"))
+        }
+        for server in servers.values {
+            if server.maintenance != .none {
+                alerts.append(
+                    Alert(
+                        kind: .sdsInMaintenance, severity: .low, object: .sds(server.id),
+                        message: "SDS \(server.name) is in maintenance (\(server.maintenance.rawValue))"))
+            }
+            if let count = oscillating[server.id] {
+                alerts.append(
+                    Alert(
+                        kind: .sdsOscillates, severity: .high, object: .sds(server.id),
+                        message: "SDS \(server.name) was lost \(count) times in a short while"))
+            }
         }
         for device in devices.values where device.status == .failed {
             alerts.append(

@@ -56,6 +56,18 @@ public struct Sds: Equatable, Sendable {
     public var downRevision: UInt64
     /// Given at its first introduction, for good; nil: it may fail alone.
     public var faultSet: FaultSetID?
+    /// To be removed as soon as all copies have moved away.
+    public var isLeaving = false
+    public var maintenance = Maintenance.none
+
+    /// A server that is taken out of use for a while. In instant maintenance its copies stay where they are and are brought up
+    /// to date afterwards: meanwhile there is one copy of them. For protected maintenance they move away first.
+    public enum Maintenance: String, Sendable {
+        case none, enteringInstant, instant, enteringProtected, protected
+
+        public var isProtected: Bool { self == .enteringProtected || self == .protected }
+        public var isEntering: Bool { self == .enteringInstant || self == .enteringProtected }
+    }
 }
 
 /// A file or a raw disk of one server.
@@ -72,6 +84,25 @@ public struct Device: Equatable, Sendable {
     public var mountCounter: UInt64
     /// What an operator calls it; empty: nothing yet.
     public var name = ""
+    /// To be removed as soon as all copies have moved away.
+    public var isLeaving = false
+}
+
+/// A server that an operator removed, and which may not introduce itself again before it is added.
+public struct RemovedServer: Equatable, Sendable {
+    public var id: SdsID
+    public var name: String
+    public var address: String
+    /// Revision of the commit that removed it.
+    public var revision: UInt64
+}
+
+/// A device that an operator removed: its server may go on offering it, and it is not used.
+public struct RemovedDevice: Equatable, Sendable {
+    public var id: DeviceID
+    public var sds: SdsID
+    public var path: String
+    public var revision: UInt64
 }
 
 /// A storage client: a host that attaches volumes.
@@ -158,6 +189,10 @@ public struct Comb: Equatable, Sendable {
         case degraded
         /// `target` is being filled from the primary and does not count as a copy.
         case rebuilding(target: CopyPlace)
+        /// Both copies are equal as in `normal`; `target` is being filled and takes the secondary's part when it is complete.
+        case moving(secondary: CopyPlace, target: CopyPlace)
+        /// Both copies are equal; the primary finishes its writes and begins none, then the two exchange their parts.
+        case swapping(secondary: CopyPlace)
         case unavailable
     }
 
@@ -176,24 +211,30 @@ public struct Comb: Equatable, Sendable {
         revision: 0)
 
     public var secondary: CopyPlace? {
-        if case .normal(let secondary) = state { return secondary }
-        return nil
+        switch state {
+        case .normal(let secondary), .moving(let secondary, _), .swapping(let secondary): secondary
+        case .unplaced, .degraded, .rebuilding, .unavailable: nil
+        }
     }
     public var target: CopyPlace? {
-        if case .rebuilding(let target) = state { return target }
-        return nil
+        switch state {
+        case .rebuilding(let target), .moving(_, let target): target
+        case .unplaced, .normal, .degraded, .swapping, .unavailable: nil
+        }
     }
     /// The epoch from which the target needs the changes; nil unless it is a copy that returns.
     public var targetEpoch: UInt64? {
         guard let target, let former, former.place == target else { return nil }
         return former.epoch
     }
+    /// Every place that has, or is about to have, a copy.
+    public var places: [CopyPlace] { inSync + [target].compactMap { $0 } }
     public var isPlaced: Bool { state != .unplaced }
     /// The copies that hold everything acknowledged: what may serve, now or after a promotion.
     public var inSync: [CopyPlace] {
         switch state {
         case .unplaced: []
-        case .normal(let secondary): [primary, secondary]
+        case .normal(let secondary), .moving(let secondary, _), .swapping(let secondary): [primary, secondary]
         case .degraded, .rebuilding, .unavailable: [primary]
         }
     }

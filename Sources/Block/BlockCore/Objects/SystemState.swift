@@ -6,12 +6,18 @@ public struct SystemState: Equatable, Sendable {
     public internal(set) var pools = Table<StoragePoolID, StoragePool>()
     public internal(set) var servers = Table<SdsID, Sds>()
     public internal(set) var devices = Table<DeviceID, Device>()
+    public internal(set) var removedServers = Table<SdsID, RemovedServer>()
+    public internal(set) var removedDevices = Table<DeviceID, RemovedDevice>()
     public internal(set) var clients = Table<SdcID, Sdc>()
     public internal(set) var volumes = Table<VolumeID, Volume>()
     /// Grows with every commit; what servers and clients acknowledge.
     public internal(set) var revision: UInt64 = 0
     /// Units in use as the devices last told; not stored.
     public internal(set) var usedUnits: [DeviceID: UInt32] = [:]
+    /// What devices did lately; not stored.
+    public internal(set) var activity: [DeviceID: Activity] = [:]
+    /// Servers that were declared down often lately, and how often; not stored.
+    public internal(set) var oscillating: [SdsID: Int] = [:]
     /// Clients that hold a connection to the manager now; not stored.
     public internal(set) var connectedClients: Set<SdcID> = []
 
@@ -38,10 +44,23 @@ public struct SystemState: Equatable, Sendable {
         servers[place.sds]?.status == .up && devices[place.device]?.status == .normal
     }
 
+    /// Whether an operator wants nothing to be there any more.
+    public func isLeaving(_ place: CopyPlace) -> Bool {
+        guard let server = servers[place.sds] else { return false }
+        return server.isLeaving || server.maintenance.isProtected || devices[place.device]?.isLeaving == true
+    }
+
+    /// Whether no copy may be brought there.
+    public func isAvoided(_ place: CopyPlace) -> Bool {
+        isLeaving(place) || servers[place.sds].map { $0.maintenance != .none } ?? true
+    }
+
     public struct PoolHealth: Equatable, Sendable {
         public var normal = 0
         public var degraded = 0
         public var rebuilding = 0
+        /// With two equal copies, one of which is moving elsewhere.
+        public var moving = 0
         public var unavailable = 0
         public var unplaced = 0
     }
@@ -52,7 +71,8 @@ public struct SystemState: Equatable, Sendable {
         for comb in pools[pool]?.combs ?? [] {
             switch comb.state {
             case .unplaced: health.unplaced += 1
-            case .normal: health.normal += 1
+            case .normal, .swapping: health.normal += 1
+            case .moving: health.moving += 1
             case .degraded: health.degraded += 1
             case .rebuilding: health.rebuilding += 1
             case .unavailable: health.unavailable += 1

@@ -12,19 +12,6 @@ extension ServerCore {
             var isClientsWrite: Bool { self == .clientWrite || self == .clientZeroes }
         }
 
-        /// The second copy's part in a write.
-        enum Remote: Equatable {
-            case notNeeded
-            /// Not before the own device says that the unit is being written: what the second copy has of a write that this
-            /// one lost is found by it.
-            case afterIntent
-            /// To be sent, or sent again, not before this moment.
-            case due(Instant)
-            case sent(request: UInt64, combEpoch: UInt64)
-            /// It answered that it cannot: only its removal ends the wait.
-            case impossible
-        }
-
         var kind: Kind
         var link: LinkID?
         var header: DataHeader
@@ -35,12 +22,12 @@ extension ServerCore {
         var store: Int
         var isStarted = false
         var isLocalPending = false
-        var remote = Remote.notNeeded
-        var remotePlace: CopyPlace?
-        /// Since when the second copy is awaited.
-        var remoteSince = Instant.zero
+        /// What other copies have to do yet.
+        var forwards = Forwards()
         /// Set when the request is lost for its sender; the operation only waits for what it has begun.
         var failure: DataStatus?
+        /// Of a copy: what it is for.
+        var copyKind: CopyKind?
         /// Of a copy: what remains to be done at the target, the first being under way.
         var steps: [CopyStep] = []
 
@@ -71,15 +58,20 @@ extension ServerCore {
         let id = nextOperation
         nextOperation += 1
         operations[id] = operation
-        if operation.isClients { clientOperations += 1 }
+        if operation.isClients {
+            clientOperations += 1
+            throttles[operation.store].noteRequest(bytes: operation.range.length)
+        }
+        count(operation)
         queues[operation.unit, default: []].append(id)
         startReady(operation.unit, now, &actions)
     }
 
     /// Starts whatever no earlier overlapping operation stands in the way of.
     private func isBlocked(_ position: Int, in queue: [UInt64]) -> Bool {
-        guard position > 0 else { return false }
+        guard position > 0 || !handovers.isEmpty else { return false }
         guard let operation = operations[queue[position]] else { return true }
+        if operation.kind.isClientsWrite, isHolding(operation.comb) { return true }
         for earlier in queue[..<position] {
             guard let other = operations[earlier], other.range.overlaps(operation.range),
                 other.excludesReads || operation.excludesReads
@@ -118,14 +110,14 @@ extension ServerCore {
     mutating func remove(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations.removeValue(forKey: id) else { return }
         if operation.isClients { clientOperations -= 1 }
+        copyEnded(operation)
         if let payload = operation.payload { actions.append(.release(payload)) }
-        if case .sent(let request, _) = operation.remote, let place = operation.remotePlace {
-            peers[place.sds]?.outstanding[request] = nil
-        }
+        for slot in Forwards.slots { forgetQuestion(operation.forwards[slot]) }
         for index in barriers.indices { barriers[index].open.remove(id) }
         queues[operation.unit]?.removeAll { $0 == id }
         if queues[operation.unit]?.isEmpty == true { queues[operation.unit] = nil }
         if operation.isStarted { startReady(operation.unit, now, &actions) }
+        if handovers[operation.comb] != nil { tellDrained(operation.comb, now, &actions) }
     }
 
     mutating func reject(_ id: UInt64, _ status: DataStatus, _ now: Instant, _ actions: inout [ServerAction]) {
@@ -157,11 +149,9 @@ extension ServerCore {
         case .busy: return reject(id, .notReady, now, &actions)
         case .stopped: return reject(id, operation.isClients ? .notReady : .mediaError, now, &actions)
         }
-        if operation.kind.isClientsWrite,
-            let place = forwardPlace(operation.unit, operation.comb)
-        {
-            operations[id]?.remotePlace = place
-            operations[id]?.remote = .afterIntent
+        if operation.kind.isClientsWrite {
+            if let secondary = map.comb(operation.comb)?.secondary { operations[id]?.forwards.add(secondary, now) }
+            if let target = targetPlace(operation.unit, operation.comb) { operations[id]?.forwards.add(target, now) }
             if started != .held { began(id, now, &actions) }
         }
         if started == .nothingThere, operation.kind == .clientRead {
@@ -201,12 +191,13 @@ extension ServerCore {
         return started
     }
 
-    /// The write may go to the second copy as well.
+    /// The write may go to the other copies as well.
     mutating func began(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
-        guard operations[id]?.remote == .afterIntent else { return }
-        operations[id]?.remote = .due(now)
-        operations[id]?.remoteSince = now
-        forward(id, now, &actions)
+        for slot in Forwards.slots where operations[id]?.forwards[slot]?.state == .afterIntent {
+            operations[id]?.forwards[slot]?.state = .due(now)
+            operations[id]?.forwards[slot]?.since = now
+            forward(id, slot, now, &actions)
+        }
     }
 
     private mutating func answerMap(
@@ -293,7 +284,7 @@ extension ServerCore {
     /// Answers and ends a write whose parts are all done.
     mutating func endIfDone(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id], operation.isStarted, !operation.isLocalPending,
-            operation.remote == .notNeeded, operation.kind != .copyUnit, operation.kind != .clientRead
+            operation.forwards.isEmpty, operation.kind != .copyUnit, operation.kind != .clientRead
         else { return }
         if operation.failure == nil, let link = operation.link {
             actions.append(.send(link, operation.header.reply(.ok), nil))

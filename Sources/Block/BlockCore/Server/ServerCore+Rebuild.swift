@@ -14,6 +14,8 @@ extension ServerCore {
         var remaining: Set<UnitKey> = []
         /// The same, last one first.
         var order: [UnitKey] = []
+        /// Units that are being copied.
+        var copiesActive = 0
         /// What a target that keeps its units has, and whether it calls them hot.
         var listed: [UnitKey: Bool] = [:]
         var listedEntries: UInt64 = 0
@@ -44,6 +46,7 @@ extension ServerCore {
             rebuilds[key] = nil
             endCopies(of: key, now, &actions)
         }
+        reviseHandover(key, comb, now, &actions)
         if comb.primary.sds == sds, let target = comb.target, rebuilds[key] == nil {
             rebuilds[key] = Rebuild(epoch: comb.epoch, target: target, since: comb.targetEpoch, now: now)
             askToBegin(key, now, &actions)
@@ -92,16 +95,10 @@ extension ServerCore {
     mutating func copyNext(_ key: CombKey, _ store: Int, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let rebuild = rebuilds[key], rebuild.phase == .copying else { return }
         rebuilds[key]?.progressAt = now
-        guard let unit = rebuilds[key]?.order.popLast() else {
-            rebuilds[key]?.phase = .finishing
-            rebuilds[key]?.nextTry = now
-            tellDone(key, now, &actions)
-            return
-        }
-        enqueue(
-            Operation(
-                kind: .copyUnit, link: nil, header: DataHeader(opcode: .copy), payload: nil, unit: unit,
-                range: .wholeUnit, comb: key, store: store), now, &actions)
+        guard rebuild.order.isEmpty, rebuild.copiesActive == 0 else { return startCopies(store, now, &actions) }
+        rebuilds[key]?.phase = .finishing
+        rebuilds[key]?.nextTry = now
+        tellDone(key, now, &actions)
     }
 
     private mutating func tellDone(_ key: CombKey, _ now: Instant, _ actions: inout [ServerAction]) {
@@ -135,7 +132,10 @@ extension ServerCore {
             let started = stores[operation.store].read(id, operation.unit, run, &requests)
             issue(requests, operation.store, &actions)
             switch started {
-            case .started: operations[id]?.isLocalPending = true
+            case .started:
+                operations[id]?.isLocalPending = true
+                counters[operation.store].add(
+                    operation.copyKind == .rebalance ? .rebalanceRead : .rebuildRead, bytes: run.length)
             case .held, .nothingThere, .noSpace, .busy, .stopped: abort(operation.comb, now, &actions)
             }
         case .zeros, .drop: sendStep(id, now, &actions)
@@ -156,10 +156,8 @@ extension ServerCore {
 
     private mutating func sendStep(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id], let rebuild = rebuilds[operation.comb] else { return }
-        operations[id]?.remotePlace = rebuild.target
-        operations[id]?.remote = .due(now)
-        operations[id]?.remoteSince = now
-        forward(id, now, &actions)
+        operations[id]?.forwards.add(rebuild.target, now, .due(now))
+        for slot in Forwards.slots { forward(id, slot, now, &actions) }
     }
 
     mutating func stepDone(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
@@ -178,10 +176,10 @@ extension ServerCore {
         rebuilds[key]?.nextTry = now
         endCopies(of: key, now, &actions)
         for id in operations.keys.sorted() {
-            guard let operation = operations[id], operation.comb == key, operation.remotePlace == rebuild.target,
-                operation.remote != .notNeeded
+            guard let operation = operations[id], operation.comb == key,
+                let slot = operation.forwards.slot(of: rebuild.target)
             else { continue }
-            forgetRemote(id)
+            forgetForward(id, slot)
             endIfDone(id, now, &actions)
         }
         tellFailed(key, now, &actions)
@@ -198,6 +196,8 @@ extension ServerCore {
             guard let rebuild = rebuilds[key] else { continue }
             switch rebuild.phase {
             case .beginning, .listing, .copying:
+                // Who waits for its turn is not stuck.
+                if rebuild.phase == .copying, rebuild.copiesActive == 0 { rebuilds[key]?.progressAt = now }
                 if now - rebuild.progressAt > configuration.replicaTimeout * 3 {
                     abort(key, now, &actions)
                 } else {
@@ -269,8 +269,7 @@ extension ServerCore {
             var isHeldUp = false
             let stale = stores[index].units { unit in
                 if let key = map.combKey(of: unit), let comb = map.comb(key) {
-                    let places = comb.inSync + [comb.target].compactMap { $0 }
-                    if !comb.isPlaced || places.contains(where: { $0.device == device }) { return false }
+                    if !comb.isPlaced || comb.places.contains(where: { $0.device == device }) { return false }
                     if comb.secondary == nil {
                         isHeldUp = true
                         return false

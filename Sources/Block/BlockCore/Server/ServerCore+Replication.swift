@@ -10,7 +10,7 @@ extension ServerCore {
             case open(LinkID)
         }
         enum Question {
-            case operation(UInt64)
+            case operation(UInt64, slot: Int)
             case begin(CombKey, epoch: UInt64)
             case list(CombKey, epoch: UInt64)
         }
@@ -71,7 +71,7 @@ extension ServerCore {
         peers[peer]?.state = .closed(retryAt: now + .milliseconds(50))
         for request in outstanding.keys.sorted() {
             switch outstanding[request]?.question {
-            case .operation(let id): operations[id]?.remote = .due(now)
+            case .operation(let id, let slot): operations[id]?.forwards[slot]?.state = .due(now)
             case .begin(let key, _), .list(let key, _): rebuilds[key]?.isAsking = false
             case nil: break
             }
@@ -137,7 +137,7 @@ extension ServerCore {
             let outstanding = peers[peer]?.outstanding.removeValue(forKey: header.request)
         else { return }
         switch outstanding.question {
-        case .operation(let id): forwardAnswered(id, header, peer, now, &actions)
+        case .operation(let id, let slot): forwardAnswered(id, slot, header, now, &actions)
         case .begin(let key, let epoch): beginAnswered(key, epoch, header.status, now, &actions)
         case .list(let key, let epoch): listAnswered(key, epoch, header.status, bytes, now, &actions)
         }
@@ -146,11 +146,11 @@ extension ServerCore {
 
     // MARK: Forwarding writes
 
-    /// Where a write that starts now has to go besides the own device.
-    func forwardPlace(_ unit: UnitKey, _ key: CombKey) -> CopyPlace? {
-        guard let comb = map.comb(key) else { return nil }
-        if let secondary = comb.secondary { return secondary }
-        guard let target = comb.target, let rebuild = rebuilds[key], rebuild.epoch == comb.epoch else { return nil }
+    /// Where a write that starts now has to go besides the two copies: to a target that has the unit already.
+    func targetPlace(_ unit: UnitKey, _ key: CombKey) -> CopyPlace? {
+        guard let comb = map.comb(key), let target = comb.target, let rebuild = rebuilds[key],
+            rebuild.epoch == comb.epoch
+        else { return nil }
         switch rebuild.phase {
         case .beginning, .listing, .aborted: return nil
         case .copying: return rebuild.remaining.contains(unit) ? nil : target
@@ -158,8 +158,8 @@ extension ServerCore {
         }
     }
 
-    mutating func forward(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
-        guard let operation = operations[id], let place = operation.remotePlace,
+    mutating func forward(_ id: UInt64, _ slot: Int, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let operation = operations[id], let place = operation.forwards[slot]?.place,
             let comb = map.comb(operation.comb)
         else { return }
         var header = DataHeader(opcode: .replicate)
@@ -192,20 +192,20 @@ extension ServerCore {
         if header.flags.contains(.payload), let payload = operation.payload {
             slice = PayloadSlice(payload: payload, offset: 0, length: range.length)
         }
-        if let request = ask(place.sds, .operation(id), header, slice, now, &actions) {
-            operations[id]?.remote = .sent(request: request, combEpoch: comb.epoch)
+        if let request = ask(place.sds, .operation(id, slot: slot), header, slice, now, &actions) {
+            operations[id]?.forwards[slot]?.state = .sent(request: request, combEpoch: comb.epoch)
         }
     }
 
     private mutating func forwardAnswered(
-        _ id: UInt64, _ header: DataHeader, _ peer: SdsID, _ now: Instant, _ actions: inout [ServerAction]
+        _ id: UInt64, _ slot: Int, _ header: DataHeader, _ now: Instant, _ actions: inout [ServerAction]
     ) {
-        guard let operation = operations[id], case .sent(let request, let epoch) = operation.remote,
-            request == header.request
+        guard let operation = operations[id], let known = operation.forwards[slot],
+            case .sent(let request, let epoch) = known.state, request == header.request
         else { return }
         switch header.status {
         case .ok:
-            operations[id]?.remote = .notNeeded
+            operations[id]?.forwards[slot] = nil
             if operation.kind == .copyUnit {
                 stepDone(id, now, &actions)
             } else {
@@ -213,32 +213,33 @@ extension ServerCore {
             }
         case .staleComb:
             let isNewer = (map.comb(operation.comb)?.epoch ?? 0) > epoch
-            operations[id]?.remote = .due(isNewer ? now : now + .milliseconds(20))
-            if isNewer { forward(id, now, &actions) }
-        case .notReady, .staleSession, .overloaded: operations[id]?.remote = .due(now + .milliseconds(10))
+            operations[id]?.forwards[slot]?.state = .due(isNewer ? now : now + .milliseconds(20))
+            if isNewer { forward(id, slot, now, &actions) }
+        case .notReady, .staleSession, .overloaded:
+            operations[id]?.forwards[slot]?.state = .due(now + .milliseconds(10))
         case .fenced, .readOnly, .invalid, .noSpace, .mediaError:
-            operations[id]?.remote = .impossible
-            if let place = operation.remotePlace { giveUp(on: place, operation.comb, now, &actions) }
+            operations[id]?.forwards[slot]?.state = .impossible
+            giveUp(on: known.place, operation.comb, now, &actions)
         }
     }
 
     mutating func tickForwards(_ now: Instant, _ actions: inout [ServerAction]) {
         var overdue: Set<SdsID> = []
         for id in operations.keys.sorted() {
-            guard let operation = operations[id], operation.remote != .notNeeded, operation.remote != .afterIntent,
-                let place = operation.remotePlace
-            else { continue }
-            if case .due(let moment) = operation.remote, now >= moment { forward(id, now, &actions) }
-            guard operation.remote == .impossible || now - operation.remoteSince >= configuration.replicaTimeout else {
-                continue
-            }
-            if operation.remote != .impossible, overdue.insert(place.sds).inserted {
-                actions.append(.notice(.peerUnanswering(place.sds)))
-            }
-            giveUp(on: place, operation.comb, now, &actions)
-            if !rules.contains(.removalBeforeLoneAcknowledgement), operation.kind != .copyUnit {
-                operations[id]?.remote = .notNeeded
-                endIfDone(id, now, &actions)
+            for slot in Forwards.slots {
+                guard let operation = operations[id], let known = operation.forwards[slot],
+                    known.state != .afterIntent
+                else { continue }
+                if case .due(let moment) = known.state, now >= moment { forward(id, slot, now, &actions) }
+                guard known.state == .impossible || now - known.since >= configuration.replicaTimeout else { continue }
+                if known.state != .impossible, overdue.insert(known.place.sds).inserted {
+                    actions.append(.notice(.peerUnanswering(known.place.sds)))
+                }
+                giveUp(on: known.place, operation.comb, now, &actions)
+                if !rules.contains(.removalBeforeLoneAcknowledgement), operation.kind != .copyUnit {
+                    forgetForward(id, slot)
+                    endIfDone(id, now, &actions)
+                }
             }
         }
     }
@@ -268,27 +269,32 @@ extension ServerCore {
         let isPrimary = comb?.primary.sds == sds && comb?.state != .unavailable
         let exists = map.volumes[operation.unit.volume] != nil
         if let comb, isPrimary, exists {
-            guard operation.remote != .notNeeded, let place = operation.remotePlace,
-                comb.secondary != place, comb.target != place
-            else { return }
-            forgetRemote(id)
+            for slot in Forwards.slots {
+                guard let place = operation.forwards[slot]?.place, comb.secondary != place, comb.target != place else {
+                    continue
+                }
+                forgetForward(id, slot)
+            }
         } else {
             if operation.failure == nil, let link = operation.link {
                 let status: DataStatus = exists ? .staleComb : .notReady
                 actions.append(.send(link, operation.header.reply(status), nil))
             }
             operations[id]?.failure = .staleComb
-            forgetRemote(id)
+            for slot in Forwards.slots { forgetForward(id, slot) }
         }
         endIfDone(id, now, &actions)
     }
 
-    /// Stops waiting for the second copy.
-    mutating func forgetRemote(_ id: UInt64) {
-        guard let operation = operations[id] else { return }
-        if case .sent(let request, _) = operation.remote, let place = operation.remotePlace {
-            peers[place.sds]?.outstanding[request] = nil
+    /// Stops waiting for another copy.
+    mutating func forgetForward(_ id: UInt64, _ slot: Int) {
+        forgetQuestion(operations[id]?.forwards[slot])
+        operations[id]?.forwards[slot] = nil
+    }
+
+    mutating func forgetQuestion(_ forward: Forward?) {
+        if let forward, case .sent(let request, _) = forward.state {
+            peers[forward.place.sds]?.outstanding[request] = nil
         }
-        operations[id]?.remote = .notNeeded
     }
 }

@@ -98,6 +98,10 @@ extension ServerCore {
         rebuilds[key]?.phase = .copying
         rebuilds[key]?.remaining = Set(lacking)
         rebuilds[key]?.order = lacking.reversed()
+        if !rules.contains(.stableBeforeMove), map.comb(key)?.secondary != nil {
+            rebuilds[key]?.remaining = []
+            rebuilds[key]?.order = []
+        }
         actions.append(
             .notice(.copying(key, to: rebuild.target, since: rebuild.since, units: lacking.count, of: own.count)))
         copyNext(key, store, now, &actions)

@@ -34,6 +34,12 @@ public struct ServerCore: Sendable {
     /// Per unit, operations in the order of arrival: the range locks.
     var queues = IDTable<UnitKey, [UInt64]>()
     var rebuilds: [CombKey: Rebuild] = [:]
+    /// Combs whose primary this server is to be no longer.
+    /// For each of `stores`.
+    var throttles: [CopyThrottle]
+    var counters: [IOCounters]
+    var isStartingCopies = false
+    var handovers: [CombKey: Handover] = [:]
     /// Combs that this server is ready to receive, by the epoch for which it forgot its old units.
     var readyTargets: [CombKey: UInt64] = [:]
     /// Drops of stale units that are not stable yet: as a target (to be answered), or in the background.
@@ -66,6 +72,8 @@ public struct ServerCore: Sendable {
         self.sds = sds
         self.system = system
         self.stores = stores
+        throttles = stores.map { _ in CopyThrottle() }
+        counters = stores.map { _ in IOCounters() }
     }
 
     /// To be called once before any event: starts the devices' housekeeping.
@@ -134,7 +142,9 @@ public struct ServerCore: Sendable {
     private mutating func tick(_ now: Instant, _ actions: inout [ServerAction]) {
         if isManagerConnected, generation != nil, now - lastKeepAlive >= configuration.keepAliveInterval {
             lastKeepAlive = now
-            let usage = stores.map { DeviceUsage(device: $0.device, usedUnits: $0.usedUnits) }
+            let usage = stores.indices.map {
+                DeviceUsage(device: stores[$0].device, usedUnits: stores[$0].usedUnits, counters: counters[$0])
+            }
             actions.append(.sendManager(.keepAlive(usage)))
             for store in stores where store.stopReason != nil {
                 actions.append(.sendManager(.deviceFailed(store.device)))
@@ -144,6 +154,8 @@ public struct ServerCore: Sendable {
         tickPeers(now, &actions)
         tickForwards(now, &actions)
         tickRebuilds(now, &actions)
+        tickCopies(now, &actions)
+        tickHandovers(now, &actions)
         if now - lastCooling >= configuration.intentCooling {
             lastCooling = now
             for index in stores.indices { cool(index, underPressure: false, &actions) }

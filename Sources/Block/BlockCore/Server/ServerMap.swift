@@ -2,6 +2,7 @@
 struct ClusterMap: Sendable {
     struct Pool {
         var combs: [Comb]
+        var settings: PoolSettings
     }
 
     var revision: UInt64 = 0
@@ -31,7 +32,7 @@ struct ClusterMap: Sendable {
                 combs[Int(entry.index)] = entry.comb
                 changes.combs.append((CombKey(pool: pool.pool, index: entry.index), before))
             }
-            pools[pool.pool] = Pool(combs: combs)
+            pools[pool.pool] = Pool(combs: combs, settings: pool.settings)
         }
         var mentioned: Set<VolumeID> = []
         for volume in update.volumes {

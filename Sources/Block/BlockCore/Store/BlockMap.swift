@@ -46,6 +46,9 @@ public struct BlockMap: Equatable, Sendable {
         return self != before
     }
 
+    public var count: Int {
+        words.0.nonzeroBitCount + words.1.nonzeroBitCount + words.2.nonzeroBitCount + words.3.nonzeroBitCount
+    }
     public var isEmpty: Bool { words == (0, 0, 0, 0) }
 
     /// Whether all data lies inside the range.

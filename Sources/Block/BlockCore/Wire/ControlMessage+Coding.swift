@@ -83,6 +83,10 @@ extension ByteWriter {
             put(list: usage) { writer, usage in
                 writer.put(usage.device)
                 writer.put(usage.usedUnits)
+                for kind in IOCounters.Class.allCases {
+                    writer.put(usage.counters[kind].count)
+                    writer.put(usage.counters[kind].bytes)
+                }
             }
         case .acknowledge(let revision):
             put(UInt8(4))
@@ -95,6 +99,11 @@ extension ByteWriter {
             put(device)
         case .requestMap: put(UInt8(9))
         case .copyUnreadable(let key, let epoch, let place): put(10, key, epoch, place)
+        case .drained(let key, let epoch):
+            put(UInt8(11))
+            put(key.pool)
+            put(key.index)
+            put(epoch)
         }
     }
 
@@ -147,6 +156,7 @@ extension ByteWriter {
         put(list: update.pools) { writer, pool in
             writer.put(pool.pool)
             writer.put(pool.combCount)
+            writer.put(pool.settings)
             writer.put(list: pool.entries) { writer, entry in
                 writer.put(entry.index)
                 writer.put(entry.comb)
@@ -185,6 +195,13 @@ extension ByteWriter {
             put(UInt8(3))
             put(target)
         case .unavailable: put(UInt8(4))
+        case .moving(let secondary, let target):
+            put(UInt8(5))
+            put(secondary)
+            put(target)
+        case .swapping(let secondary):
+            put(UInt8(6))
+            put(secondary)
         }
         put(comb.former != nil)
         if let former = comb.former {
@@ -204,18 +221,26 @@ extension ByteReader {
                 ClientHello(guid: try text(), name: try text(), ip: try text(), incarnation: try number(UInt64.self)))
         case 3:
             return .keepAlive(
-                try list(minimumSize: 12) { reader throws(WireError) in
-                    DeviceUsage(device: try reader.id(DeviceID.self), usedUnits: try reader.number(UInt32.self))
-                })
+                try list(minimumSize: 124) { reader throws(WireError) in try reader.deviceUsage() })
         case 4: return .acknowledge(revision: try number(UInt64.self))
         case 5: return .removeSecondary(try key(), epoch: try number(UInt64.self), secondary: try place())
         case 6: return .rebuildDone(try key(), epoch: try number(UInt64.self), target: try place())
         case 7: return .rebuildFailed(try key(), epoch: try number(UInt64.self), target: try place())
         case 8: return .deviceFailed(try id(DeviceID.self))
         case 9: return .requestMap
+        case 11: return .drained(try key(), epoch: try number(UInt64.self))
         case 10: return .copyUnreadable(try key(), epoch: try number(UInt64.self), copy: try place())
         default: throw WireError(description: "unknown message \(kind) to the manager")
         }
+    }
+
+    private mutating func deviceUsage() throws(WireError) -> DeviceUsage {
+        var usage = DeviceUsage(device: try id(DeviceID.self), usedUnits: try number(UInt32.self))
+        for kind in IOCounters.Class.allCases {
+            usage.counters[kind].count = try number(UInt64.self)
+            usage.counters[kind].bytes = try number(UInt64.self)
+        }
+        return usage
     }
 
     private mutating func serverHello() throws(WireError) -> ServerHello {
@@ -275,12 +300,13 @@ extension ByteReader {
         guard combCount > 0, combCount <= 1 << 16, combCount & (combCount - 1) == 0 else {
             throw WireError(description: "a pool of \(combCount) combs")
         }
+        let settings = try poolSettings()
         let entries = try list(minimumSize: 38) { reader throws(WireError) in
             PoolUpdate.Entry(
                 index: try reader.number(UInt32.self), comb: try reader.comb(version: ControlFrame.version))
         }
         guard entries.allSatisfy({ $0.index < combCount }) else { throw WireError(description: "comb out of range") }
-        return PoolUpdate(pool: pool, combCount: combCount, entries: entries)
+        return PoolUpdate(pool: pool, combCount: combCount, settings: settings, entries: entries)
     }
 
     private mutating func volumeRecord() throws(WireError) -> VolumeRecord {
@@ -312,6 +338,8 @@ extension ByteReader {
         case 2: state = .degraded
         case 3: state = .rebuilding(target: try place())
         case 4: state = .unavailable
+        case 5: state = .moving(secondary: try place(), target: try place())
+        case 6: state = .swapping(secondary: try place())
         default: throw WireError(description: "comb state \(kind)")
         }
         var comb = Comb(epoch: epoch, primary: primary, state: state, revision: revision)

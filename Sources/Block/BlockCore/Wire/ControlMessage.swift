@@ -73,14 +73,16 @@ public struct ClientHello: Equatable, Sendable {
     }
 }
 
-/// Units in use on a device.
+/// Units in use on a device, and what was done on it.
 public struct DeviceUsage: Equatable, Sendable {
     public var device: DeviceID
     public var usedUnits: UInt32
+    public var counters: IOCounters
 
-    public init(device: DeviceID, usedUnits: UInt32) {
+    public init(device: DeviceID, usedUnits: UInt32, counters: IOCounters = IOCounters()) {
         self.device = device
         self.usedUnits = usedUnits
+        self.counters = counters
     }
 }
 
@@ -99,6 +101,8 @@ public enum MessageToManager: Equatable, Sendable {
     case deviceFailed(DeviceID)
     /// The primary cannot read something of its own copy that the secondary has.
     case copyUnreadable(CombKey, epoch: UInt64, copy: CopyPlace)
+    /// The primary of a comb whose parts are to be exchanged has finished every write and begins none.
+    case drained(CombKey, epoch: UInt64)
     /// Something arrived from a peer that knows more: send the whole map again.
     case requestMap
 }
@@ -122,6 +126,7 @@ public struct PoolUpdate: Equatable, Sendable {
 
     public var pool: StoragePoolID
     public var combCount: UInt32
+    public var settings = PoolSettings()
     public var entries: [Entry]
 }
 

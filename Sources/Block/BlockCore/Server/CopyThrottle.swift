@@ -1,0 +1,151 @@
+import Base
+
+/// What copies between devices take of one device, held to the policies of its pool. Copies are counted in units.
+struct CopyThrottle {
+    private struct Work {
+        /// Units that are being copied.
+        var active = 0
+        /// When the bandwidth that was used so far is paid for.
+        var paidAt = Instant.zero
+        /// When applications were last seen above the thresholds.
+        var busyAt: Instant?
+    }
+
+    /// A copy may begin so long before its bandwidth is there: it is looked for only at every tick.
+    private static let advance = Duration.milliseconds(25)
+    private static let window = Duration.seconds(1)
+
+    private var rebuild = Work()
+    private var rebalance = Work()
+    private var windowStart = Instant.zero
+    private var requests: UInt64 = 0
+    private var bytes: UInt64 = 0
+
+    private subscript(kind: CopyKind) -> Work {
+        get { kind == .rebuild ? rebuild : rebalance }
+        set { if kind == .rebuild { rebuild = newValue } else { rebalance = newValue } }
+    }
+
+    func mayStart(_ kind: CopyKind, _ policy: IoPriorityPolicy, _ now: Instant) -> Bool {
+        let work = self[kind]
+        let isBelowCount = work.active < Int(policy.concurrentIosPerDevice)
+        switch policy.kind {
+        case .unlimited: return true
+        case .limitNumOfConcurrentIos: return isBelowCount
+        case .favorAppIos: return isBelowCount && now + CopyThrottle.advance >= work.paidAt
+        case .dynamicBwThrottling:
+            let quiet = Duration.milliseconds(Int64(policy.quietPeriodMilliseconds))
+            guard let busyAt = work.busyAt, now - busyAt < quiet + CopyThrottle.window else { return true }
+            return isBelowCount && now + CopyThrottle.advance >= work.paidAt
+        }
+    }
+
+    mutating func started(_ kind: CopyKind, _ policy: IoPriorityPolicy, bytes: UInt64, _ now: Instant) {
+        self[kind].active += 1
+        switch policy.kind {
+        case .unlimited, .limitNumOfConcurrentIos: break
+        case .favorAppIos, .dynamicBwThrottling:
+            let rate = UInt64(max(1, policy.kibibytesPerSecondPerDevice)) * 1024
+            self[kind].paidAt =
+                max(now, self[kind].paidAt) + .nanoseconds(Int64(clamping: bytes * 1_000_000_000 / rate))
+        }
+    }
+
+    mutating func ended(_ kind: CopyKind) { self[kind].active -= 1 }
+
+    /// A client's request on the device.
+    mutating func noteRequest(bytes count: UInt32) {
+        requests += 1
+        bytes += UInt64(count)
+    }
+
+    /// Looks once a second how busy applications are.
+    mutating func tick(_ policies: PoolSettings, _ now: Instant) {
+        let elapsed = now - windowStart
+        guard elapsed >= CopyThrottle.window else { return }
+        let milliseconds = UInt64(
+            max(1, elapsed.components.seconds * 1000 + elapsed.components.attoseconds / 1_000_000_000_000_000))
+        let requestsPerSecond = requests * 1000 / milliseconds
+        let kibibytesPerSecond = bytes * 1000 / 1024 / milliseconds
+        for kind in CopyKind.allCases {
+            let policy = policies.policy(kind)
+            if requestsPerSecond > policy.appIopsThreshold || kibibytesPerSecond > policy.appKibibytesThreshold {
+                self[kind].busyAt = now
+            }
+        }
+        windowStart = now
+        (requests, bytes) = (0, 0)
+    }
+}
+
+extension ServerCore {
+    /// Units of one comb that are copied at once when nothing limits them: enough to keep a disk and a link busy.
+    static let copiesPerComb = 4
+
+    /// What a comb's copies are for.
+    func copyKind(_ key: CombKey) -> CopyKind {
+        if case .moving = map.comb(key)?.state { .rebalance } else { .rebuild }
+    }
+
+    private func policy(_ key: CombKey) -> IoPriorityPolicy {
+        (map.pools[key.pool]?.settings ?? PoolSettings()).policy(copyKind(key))
+    }
+
+    /// Begins as many copies from a device as the policies allow, the comb with the fewest under way first.
+    mutating func startCopies(_ store: Int, _ now: Instant, _ actions: inout [ServerAction]) {
+        // A copy that ends at once asks for the next one: the loop below already does.
+        guard !isStartingCopies else { return }
+        isStartingCopies = true
+        defer { isStartingCopies = false }
+        while let key = nextToCopy(store, now), let unit = rebuilds[key]?.order.popLast() {
+            let kind = copyKind(key)
+            rebuilds[key]?.copiesActive += 1
+            let bytes = UInt64(stores[store].map(of: unit).count) * UInt64(Geometry.blockBytes)
+            throttles[store].started(kind, policy(key), bytes: bytes, now)
+            var operation = Operation(
+                kind: .copyUnit, link: nil, header: DataHeader(opcode: .copy), payload: nil, unit: unit,
+                range: .wholeUnit, comb: key, store: store)
+            operation.copyKind = kind
+            enqueue(operation, now, &actions)
+        }
+    }
+
+    private func nextToCopy(_ store: Int, _ now: Instant) -> CombKey? {
+        let device = stores[store].device
+        return rebuilds.keys.sorted().filter { key in
+            guard let rebuild = rebuilds[key], rebuild.phase == .copying, !rebuild.order.isEmpty,
+                rebuild.copiesActive < ServerCore.copiesPerComb, map.comb(key)?.primary.device == device
+            else { return false }
+            return throttles[store].mayStart(copyKind(key), policy(key), now)
+        }.min { (rebuilds[$0]?.copiesActive ?? 0, $0) < (rebuilds[$1]?.copiesActive ?? 0, $1) }
+    }
+
+    mutating func copyEnded(_ operation: Operation) {
+        guard let kind = operation.copyKind else { return }
+        throttles[operation.store].ended(kind)
+        rebuilds[operation.comb]?.copiesActive -= 1
+    }
+
+    mutating func tickCopies(_ now: Instant, _ actions: inout [ServerAction]) {
+        for index in stores.indices {
+            let pool = rebuilds.keys.sorted().first { map.comb($0)?.primary.device == stores[index].device }?.pool
+            guard let pool else { continue }
+            throttles[index].tick(map.pools[pool]?.settings ?? PoolSettings(), now)
+            startCopies(index, now, &actions)
+        }
+    }
+
+    /// Counts what is accepted. What a copy reads is counted run by run.
+    mutating func count(_ operation: Operation) {
+        let kind: IOCounters.Class
+        switch operation.kind {
+        case .clientRead: kind = .primaryRead
+        case .clientWrite, .clientZeroes: kind = .primaryWrite
+        case .replicaWrite where operation.header.opcode == .copy:
+            kind = copyKind(operation.comb) == .rebuild ? .rebuildWrite : .rebalanceWrite
+        case .replicaWrite, .replicaZeroes: kind = .secondaryWrite
+        case .replicaDrop, .copyUnit: return
+        }
+        counters[operation.store].add(kind, bytes: operation.range.length)
+    }
+}
