@@ -146,6 +146,53 @@ private struct ServerBench {
         #expect(bench.told.contains(.copyUnreadable(key, epoch: 2, copy: place)))
     }
 
+    /// A copy returns that was in sync at epoch 1. Unit 0 was changed since, unit 1 was not, the target was writing unit 2,
+    /// it never had unit 3, and it has a unit 7 that nobody else has.
+    @Test func aReturningCopyGetsWhatItLacks() throws {
+        var bench = try ServerBench(secondary: false)
+        for unit in 0..<4 as Range<UInt32> {
+            bench.ask(.write, unit: unit)
+            bench.answerDisk()
+        }
+        for _ in 0..<3 {
+            bench.now = bench.now + .seconds(4)
+            bench.feed(.tick)
+            bench.answerDisk()
+        }
+        #expect(bench.core.stores[0].hotUnits == 0)
+        var update = later(ServerBench.map(secondary: false))
+        bench.feed(.manager(.update(update)))
+        bench.ask(.write, epoch: 2)
+        bench.answerDisk()
+        let target = CopyPlace(sds: ServerBench.other, device: DeviceID(rawValue: 6))
+        update = later(update)
+        update.pools[0].entries[0].comb.state = .rebuilding(target: target)
+        update.pools[0].entries[0].comb.former = FormerCopy(place: target, epoch: 1)
+        let link = LinkID(rawValue: 9)
+        bench.feed(.manager(.update(update)))
+        bench.feed(.peerConnected(ServerBench.other, link))
+        let list = [(0, false), (1, false), (2, true), (7, false)].map { index, isHot in
+            UnitList.Entry(unit: UnitKey(volume: ServerBench.volume, index: UInt32(index)), isHot: isHot)
+        }
+        var answered = bench.sent.count - 1
+        var asked: [Opcode: [UInt32]] = [:]
+        while answered < bench.sent.count {
+            let (to, header) = bench.sent[answered]
+            answered += 1
+            guard to == link else { continue }
+            asked[header.opcode, default: []].append(header.unit)
+            if header.opcode == .beginCopy { #expect(header.attachEpoch == 1) }
+            let bytes = header.opcode == .listUnits ? UnitList.encode(list[...]) : []
+            bench.feed(.answer(link, header.reply(.ok), bytes))
+            bench.answerDisk()
+        }
+        #expect(asked[.copy] == [0, 2, 3])
+        #expect(asked[.replicateZeroes] == [0, 2], "what the target may have beyond the source's data")
+        #expect(asked[.dropUnit] == [7])
+        let key = CombKey(pool: ServerBench.pool, index: 0)
+        #expect(bench.told.contains(.rebuildDone(key, epoch: 3, target: target)))
+    }
+
     private func later(_ update: MapUpdate) -> MapUpdate {
         var update = update
         update.revision += 1

@@ -24,6 +24,17 @@ import Testing
         #expect(report.acknowledgedWrites > 50, "a run without work proves nothing")
     }
 
+    /// Most copies that return are brought up to date instead of made anew, although hardly any unit rests here.
+    @Test func copiesThatReturnAreBroughtUpToDate() {
+        let runs = (1...20).map { Simulation(SimulationOptions(seed: $0)).run().copies }
+        let (full, resyncs) = (runs.map(\.full).reduce(0, +), runs.map(\.resyncs).reduce(0, +))
+        let (copied, spared) = (runs.map(\.resyncedUnits).reduce(0, +), runs.map(\.sparedUnits).reduce(0, +))
+        print(
+            "simulator: \(resyncs) copies brought up to date with \(copied) units, \(spared) spared; \(full) made anew")
+        #expect(resyncs > full)
+        #expect(spared > 0)
+    }
+
     @Test func replayIsExact() {
         let first = Simulation(SimulationOptions(seed: 77)).run()
         let second = Simulation(SimulationOptions(seed: 77)).run()
@@ -90,22 +101,22 @@ import Testing
 
     static let brokenRules = [
         BrokenRule(
-            name: "1: lone acknowledgement before the removal", rule: .removalBeforeLoneAcknowledgement, seeds: 40),
+            name: "1: lone acknowledgement before the removal", rule: .removalBeforeLoneAcknowledgement, seeds: 200),
         BrokenRule(name: "2: a secondary takes lower comb epochs", rule: .combEpochAtSecondary, seeds: 200),
-        BrokenRule(name: "5: overlapping writes in any order", rule: .rangeLocks, seeds: 40),
-        BrokenRule(name: "6: dirty reads", rule: .noDirtyReads, seeds: 40),
-        BrokenRule(name: "7: old sessions go on", rule: .sessionFencing, seeds: 40),
-        BrokenRule(name: "8: a restarted copy counts as before", rule: .restartedCopyIsSuspect, seeds: 40),
-        BrokenRule(name: "9: a stale copy is promoted", rule: .neverPromoteStale, seeds: 40),
-        BrokenRule(name: "re-map without proof", rule: .remapWaitsForProof, seeds: 40),
-        BrokenRule(name: "a move ends before it is complete", rule: .stableBeforeMove, seeds: 40),
-        BrokenRule(name: "parts are exchanged amid writes", rule: .drainBeforeSwap, seeds: 40),
-        BrokenRule(name: "acknowledged means flushed", rule: .flushBeforeAcknowledgement, seeds: 40),
-        BrokenRule(name: "a resync ignores the target's intents", rule: .resyncOfTargetsIntents, seeds: 60),
-        BrokenRule(name: "a resync ignores the survivor's intents", rule: .resyncOfSurvivorsIntents, seeds: 60),
-        BrokenRule(name: "settled units keep their epoch", rule: .epochOfSettledUnits, seeds: 60),
+        BrokenRule(name: "5: overlapping writes in any order", rule: .rangeLocks, seeds: 200),
+        BrokenRule(name: "6: dirty reads", rule: .noDirtyReads, seeds: 200),
+        BrokenRule(name: "7: old sessions go on", rule: .sessionFencing, seeds: 200),
+        BrokenRule(name: "8: a restarted copy counts as before", rule: .restartedCopyIsSuspect, seeds: 200),
+        BrokenRule(name: "9: a stale copy is promoted", rule: .neverPromoteStale, seeds: 200),
+        BrokenRule(name: "re-map without proof", rule: .remapWaitsForProof, seeds: 200),
+        BrokenRule(name: "a move ends before it is complete", rule: .stableBeforeMove, seeds: 200),
+        BrokenRule(name: "parts are exchanged amid writes", rule: .drainBeforeSwap, seeds: 200),
+        BrokenRule(name: "acknowledged means flushed", rule: .flushBeforeAcknowledgement, seeds: 200),
+        BrokenRule(name: "a resync ignores the target's intents", rule: .resyncOfTargetsIntents, seeds: 200),
+        BrokenRule(name: "a resync ignores the survivor's intents", rule: .resyncOfSurvivorsIntents, seeds: 200),
+        BrokenRule(name: "settled units keep their epoch", rule: .epochOfSettledUnits, seeds: 200),
         BrokenRule(name: "copies out of sync call units settled", rule: .settledOnlyInSync, seeds: 200),
-        BrokenRule(name: "units that one copy has stay as they are", rule: .survivorsListIsTruth, seeds: 60),
+        BrokenRule(name: "units that one copy has stay as they are", rule: .survivorsListIsTruth, seeds: 200),
     ]
 
     /// The checkers are worth something only if they notice what they are for.

@@ -13,8 +13,9 @@ extension Simulation {
     /// Each run knows only some kinds, so that some runs are all of a kind.
     func chooseFaults() {
         faultKinds = FaultKind.allCases.filter { _ in Int.random(in: 0..<3, using: &random) > 0 }
-        // These two are where most rules are broken, if they are.
+        // These are where most rules are broken, if they are.
         faultKinds += [.lonelyServer, .deafPair]
+        if Int.random(in: 0..<3, using: &random) == 0 { faultKinds += [.diesWriting, .diesWriting, .diesWriting] }
     }
 
     /// Does one bad thing, and comes back for the next.
@@ -65,7 +66,8 @@ extension Simulation {
             let victim = someServer
             servers[victim]?.writesToLive = Int.random(in: 1...3, using: &random)
             if Int.random(in: 0..<4, using: &random) > 0 {
-                for peer in serverIDs where peer != victim { network.block(victim, peer, until: until) }
+                let end = now + delay(100, 1000)
+                for peer in serverIDs where peer != victim { network.block(victim, peer, until: end) }
             }
         case .pause:
             let victim = someone

@@ -180,11 +180,12 @@ extension Simulation {
         guard self.life(id) == life, isUp(id), !isHealed else { return }
         did("server dies writing")
         crash(id)
-        heap.add(.start(id), at: now + delay(20, 3000))
-        // A client that dies too does not send again what the server alone has.
-        for client in clientIDs where Bool.random(using: &random) {
+        // Clients that die too do not send again what the server alone has, and do not soon write over it.
+        let isAlone = Bool.random(using: &random)
+        heap.add(.start(id), at: now + delay(20, isAlone ? 3000 : 600))
+        for client in clientIDs where !isAlone {
             crash(client)
-            heap.add(.start(client), at: now + delay(20, 3000))
+            heap.add(.start(client), at: now + delay(1500, 5000))
         }
     }
 

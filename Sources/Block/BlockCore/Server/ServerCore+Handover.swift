@@ -10,7 +10,7 @@ extension ServerCore {
 
     /// Whether a client's write to the comb has begun and not ended.
     public func isChanging(_ key: CombKey) -> Bool {
-        operations.values.contains { $0.comb == key && $0.isStarted && $0.isClientsChange }
+        operations.values.contains { $0.comb == key && $0.isStarted && $0.kind.isClientsWrite }
     }
 
     /// Whether writes to the comb have to wait.
