@@ -109,11 +109,12 @@ import Testing
         for offset in layout.tables { downgrade(&device.bytes, Int(offset), versionAt: 4) }
         for block in 0..<device.store.logUsed {
             let start = Int(layout.log) + Int(block) * 4096
+            downgrade(&device.bytes, start, versionAt: 4)
+            // The checksum of a record was plain.
             for record in 0..<Int(device.bytes[start + 6]) {
-                // The checksum of a record was plain.
                 seal(&device.bytes, start + 24 + record * 80, length: 76)
             }
-            downgrade(&device.bytes, start, versionAt: 4)
+            seal(&device.bytes, start, length: 4092)
         }
         try device.reopen()
         #expect(device.store.isHot(unit) && device.store.map(of: unit).runs() == [block])

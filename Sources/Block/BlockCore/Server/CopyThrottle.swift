@@ -144,7 +144,7 @@ extension ServerCore {
         case .replicaWrite where operation.header.opcode == .copy:
             kind = copyKind(operation.comb) == .rebuild ? .rebuildWrite : .rebalanceWrite
         case .replicaWrite, .replicaZeroes: kind = .secondaryWrite
-        case .replicaDrop, .copyUnit: return
+        case .clientMap, .replicaDrop, .copyUnit: return
         }
         counters[operation.store].add(kind, bytes: operation.range.length)
     }
