@@ -19,5 +19,7 @@ extension ProtocolRules {
         ("settled-only-in-sync", .settledOnlyInSync),
         ("survivors-list-is-truth", .survivorsListIsTruth),
         ("zeros-before-holes", .zerosBeforeHoles),
+        ("stable-before-move", .stableBeforeMove),
+        ("drain-before-swap", .drainBeforeSwap),
     ]
 }
