@@ -64,8 +64,7 @@ final class TortureLoad: Sendable {
     // MARK: Running
 
     func create() async throws {
-        let size = kind == .files(filesystem: "xfs") ? "1" : "1"
-        try await execute(["rexray", "volume", "create", "--size=\(size)", volume])
+        try await execute(["rexray", "volume", "create", "--size=1", volume])
     }
 
     /// Keeps the load running, somewhere, until the task is cancelled. Throws when it said something that must not be.
