@@ -88,6 +88,24 @@ import Testing
         #expect(attempts == 20)
     }
 
+    /// The same master may be elected again, of which nobody tells the agent.
+    @Test func pausesStayShortWhileNobodyLeads() {
+        var agent = AgentFixture()
+        agent.register()
+        for _ in 0..<10 {
+            agent.apply(.masterLost)
+            agent.now = agent.now + .seconds(61)
+            agent.apply(.tick)
+        }
+        for _ in 0..<20 {
+            agent.apply(.masterUndecided)
+            let deadline = agent.core.nextDeadline ?? .zero
+            #expect(deadline - agent.now <= .seconds(1))
+            agent.now = max(agent.now, deadline)
+            #expect(agent.apply(.tick).connections.count == 1)
+        }
+    }
+
     @Test func tasksTheMasterMissesAreAnsweredUnlessKnown() {
         var agent = AgentFixture()
         agent.register()

@@ -47,13 +47,13 @@ import Testing
                 try await eventually("\(command) runs after: \(blow)", within: .seconds(90)) {
                     try await cluster.runs("rolling", command)
                 }
-                #expect(try await cluster.processes("sleep 20000[0-9][0-9]").count == 3, "after: \(blow)")
-                #expect(try await cluster.taskIDs("steady") == tasks, "after: \(blow)")
-                #expect(try await cluster.processes(ElectedCluster.steady) == processes, "after: \(blow)")
+                try #require(try await cluster.processes("sleep 20000[0-9][0-9]").count == 3, "after: \(blow)")
+                try #require(try await cluster.taskIDs("steady") == tasks, "after: \(blow)")
+                try #require(try await cluster.processes(ElectedCluster.steady) == processes, "after: \(blow)")
                 let told = try await eventually("the volumes are told after: \(blow)", within: .seconds(30)) {
                     try await cluster.volumes()
                 }
-                #expect(told == cluster.expectedVolumes(number), "after: \(blow)")
+                try #require(told == cluster.expectedVolumes(number), "after: \(blow)")
                 try await eventually("a write after: \(blow)") { try await cluster.written() > before }
             }
 

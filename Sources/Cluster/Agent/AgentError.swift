@@ -11,6 +11,8 @@ public struct AgentError: CodedError {
         case incompatible
         /// The master cannot be reached or answers nonsense.
         case master
+        /// The master does not lead, and knows nobody who does.
+        case undecided
     }
 
     public var code: Code

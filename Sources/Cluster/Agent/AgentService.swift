@@ -258,7 +258,7 @@ public actor AgentService: Service {
         guard link === self.link else { return }
         self.link = nil
         logger.warning("no link to master", metadata: ["error": "\(error)"])
-        handle(.masterLost)
+        handle((error as? AgentError)?.code == .undecided ? .masterUndecided : .masterLost)
     }
 
     // MARK: Recovery

@@ -59,7 +59,7 @@ final class MasterLink: Sendable {
                     let leader = MasterLink.leader(location)
                 {
                     guard !isElected else {
-                        throw AgentError(.master, "The master at \(address) does not know yet that it leads")
+                        throw AgentError(.undecided, "The master at \(address) does not know yet that it leads")
                     }
                     address = leader
                     continue
@@ -67,7 +67,7 @@ final class MasterLink: Sendable {
                 guard response.status == .ok, let streamID = response.headers.first(name: "mesos-stream-id") else {
                     let text = try? await withDeadline(.seconds(5)) { try await response.body.collect(upTo: 4096) }
                     throw AgentError(
-                        .master,
+                        response.status == .serviceUnavailable ? .undecided : .master,
                         "The master at \(address) refused the registration: \(response.status.code) \(text.map { String(buffer: $0) } ?? "")"
                     )
                 }

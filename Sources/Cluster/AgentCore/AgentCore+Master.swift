@@ -9,8 +9,8 @@ extension AgentCore {
 
     mutating func scheduleConnection(now: Instant, rng: inout some RandomNumberGenerator) {
         let factor = Double(configuration.registrationBackoff.wholeNanoseconds)
-        let bound = min(
-            factor * Double(1 << min(attempt, 16)), Double(AgentCore.registrationBackoffMax.wholeNanoseconds))
+        let doublings = min(max(attempt - 1, 0), 16)
+        let bound = min(factor * Double(1 << doublings), Double(AgentCore.registrationBackoffMax.wholeNanoseconds))
         // The first attempt goes out at once: it is the one that decides how soon the agent's resources are offered.
         let delay = attempt == 0 ? 0 : Double.random(in: 0...max(bound, 1), using: &rng)
         attempt += 1

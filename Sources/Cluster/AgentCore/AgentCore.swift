@@ -52,6 +52,8 @@ public struct AgentCore: Sendable {
         case master(ClusterMasterMessage)
         /// The link broke or could not be made.
         case masterLost
+        /// The master answered that it does not lead and knows nobody who does.
+        case masterUndecided
         /// A new leader is known.
         case masterFound
         case containerStarted(id: String, ContainerReport)
@@ -165,6 +167,11 @@ public struct AgentCore: Sendable {
         case .recovered(let state): recover(state, now: now, rng: &rng, &actions)
         case .master(let message): handle(message, now: now, rng: &rng, &actions)
         case .masterLost: loseMaster(now: now, rng: &rng, &actions)
+        case .masterUndecided:
+            // That was no registration: pauses stay short, so that the agent is back soon after the election, which
+            // this very master may win again without any news of another.
+            attempt = min(attempt, 1)
+            loseMaster(now: now, rng: &rng, &actions)
         case .masterFound: findMaster(&actions)
         case .containerStarted(let id, let report): containerStarted(id, report, now: now, rng: &rng, &actions)
         case .containerFailed(let id, let message): containerFailed(id, message, now: now, rng: &rng, &actions)
