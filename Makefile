@@ -59,4 +59,5 @@ torture: build
 bench: release
 	@$(MAKE) --no-print-directory $(IMAGE)
 	Benchmarks/block.sh .build/release/holdfast
+	Benchmarks/volumes.sh .build/release/holdfast
 	Benchmarks/failover.sh .build/release/holdfast $(IMAGE)

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Measures the block store against the raw file below it, in the same run: three servers with two copies, every acknowledged write
 # flushed on both, through NBD; and a prefilled file of the same disk with direct I/O (writes with O_DSYNC). Then how long
-# writes pause when a server or the leading manager dies or stands still. Only the ratios mean something.
+# writes pause when a server or the leading manager dies or stands still, and how fast a dead server's data is copied. Only the
+# ratios mean something.
 #
 #   Benchmarks/block.sh [PATH OF holdfast]
 #
@@ -13,67 +14,18 @@ holdfast=${1:-.build/release/holdfast}
 here=$(dirname "$(realpath "$0")")
 seconds=${SECONDS_PER_RUN:-10} rounds=${ROUNDS:-1} size=${SIZE:-1g} faults=${FAULTS:-yes}
 cases=${CASES:-randwrite-qd1,randwrite-qd32,randread-qd1,randread-qd32,write-qd8,read-qd8}
-password=bench
 [ -x "$holdfast" ] || { echo "no executable $holdfast: swift build -c release --product holdfast" >&2; exit 1; }
 command -v fio >/dev/null || { echo "fio is needed (apt-get install fio)" >&2; exit 1; }
 directory=${DIRECTORY:-$(mktemp -d /var/tmp/holdfast-bench-XXXXXX)}
 
-processes=()
-finish() {
-    for process in "${processes[@]}"; do kill -CONT "$process" 2>/dev/null || true; kill "$process" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    rm -rf "$directory"
-}
-trap finish EXIT
 # Every allocation of the servers and the client is counted: in the steady state there are none.
+mkdir -p "$directory"
 cc -O2 -shared -fPIC "$here/allocations.c" -o "$directory/allocations.so"
-start() {
-    HOLDFAST_ALLOCATIONS="$directory/allocations" LD_PRELOAD="$directory/allocations.so" \
-        "$holdfast" "$@" >>"$directory/log" 2>&1 &
-    processes+=($!)
-    started=$!
-}
-manager() {
-    start mdm --store "embedded:$directory/mdm.db" --listen 127.0.0.1:2661$1 --name "mdm$1" --gateway-http 127.0.0.1:2808$1 \
-        --gateway-https none --gateway-password $password --work-dir "$directory/gateway$1"
-}
-server() {
-    start sds --mdm 127.0.0.1:26611,127.0.0.1:26612 --listen 127.0.0.1:2707$1 --name "node$1" --storage-pool bench \
-        --device "$directory/device$1" --device-size 10g ${ENGINE:+--engine "$ENGINE"}
-    servers[$1]=$started
-}
-
-servers=()
-manager 1
-leader=$started
-for number in 1 2 3; do server $number; done
-start sdc --mdm 127.0.0.1:26611,127.0.0.1:26612 --work-dir "$directory/sdc" --control "$directory/sdc.sock" --nbd-dir "$directory/nbd" \
-    --guid-file "$directory/guid" --attach nbd --name bench
-client=$started
-
-api=http://127.0.0.1:28081/api
-first_id() { sed -n 's/.*"id" *: *"\([0-9a-f]\{16\}\)".*/\1/p' | head -1; }
-call() { curl -sfL --user ":$token" -H 'Content-Type: application/json' "$@"; }
-# What lists something as soon as there is something.
-await() {
-    for _ in $(seq 600); do
-        found=$(call "$api/types/$1/instances" | tr ',{' '\n\n' | first_id || true)
-        [ -n "$found" ] && { echo "$found"; return; }
-        sleep 0.1
-    done
-    echo "no $1 appeared" >&2; tail -5 "$directory/log" >&2; return 1
-}
-for _ in $(seq 600); do
-    token=$(curl -sf --user admin:$password $api/login | tr -d '"' || true)
-    [ -n "$token" ] && break
-    sleep 0.1
-done
-pool=$(await StoragePool)
-sdc=$(await Sdc)
-until [ "$(call "$api/types/Sds/instances" | grep -o '"sdsState"' | wc -l)" -ge 3 ]; do sleep 0.1; done
-volume=$(call -d "{\"volumeSizeInKb\":\"8388608\",\"storagePoolId\":\"$pool\",\"name\":\"bench\",\"volumeType\":\"ThinProvisioned\"}" \
-    "$api/types/Volume/instances" | tr ',{' '\n\n' | first_id)
-call -d "{\"sdcId\":\"$sdc\"}" "$api/instances/Volume::$volume/action/addMappedSdc" >/dev/null
+preloaded=(HOLDFAST_ALLOCATIONS="$directory/allocations" LD_PRELOAD="$directory/allocations.so")
+device_size=10g
+source "$here/cluster.sh"
+volume=$(create bench)
+map "$volume"
 socket="$directory/nbd/$volume.sock"
 until [ -S "$socket" ]; do sleep 0.1; done
 uri="nbd+unix:///$volume?socket=$socket"
@@ -96,6 +48,15 @@ sleep 20
 measure idle --name Holdfast --case "20 s later"
 pause() { python3 "$here/measure.py" pause --to "$directory/results" --name Holdfast --nbd "$socket" "$@"; }
 if [ "$faults" = yes ]; then
+    # Before the pauses, whose scattered writes bind many units that hold little.
+    rebuild() {
+        python3 "$here/measure.py" rebuild --to "$directory/results" --name Holdfast --api $api --token "$token" \
+            --case "$1" --policy "$2" --kill "${servers[$3]}" --sds "node$3" --size "$size" "${@:4}"
+        server "$3"
+    }
+    rebuild "the default policy" limitNumOfConcurrentIos 3 --seconds "$seconds" -- "${store[@]}"
+    rebuild "without a limit" unlimited 1
+    sleep 20
     pause --case "a server killed" --signal "KILL:${servers[1]}"
     server 1
     sleep 20

@@ -4,13 +4,18 @@
   measure.py load  --name NAME --to RESULTS --servers PIDS --client PIDS [--cases CASES] -- FIO ARGUMENTS
   measure.py idle  --name NAME --to RESULTS --servers PIDS
   measure.py pause --name NAME --to RESULTS --case CASE --signal NAME:PID (--nbd SOCKET | --rbd POOL/IMAGE)
+  measure.py rebuild --name NAME --to RESULTS --case CASE --kill PID --sds NAME --api URL --token TOKEN --policy POLICY
+                     [--seconds N] [-- FIO ARGUMENTS]
   measure.py table RESULTS STORE RAW
 
 `load` runs fio once per case. CPU is what /proc/PID/stat shows of the servers, of the client's process and of fio itself between
 the end of the ramp and the end of the run, divided by the I/Os of that time. `pause` writes 4 KiB at random places one after
-the other, sends the signal, and takes the longest time that one write needed. `table` prints STORE's results as ratios of RAW's.
+the other, sends the signal, and takes the longest time that one write needed. `rebuild` kills a server for good and divides what it
+held by the seconds from the first comb that is copied to the last; with fio's arguments it writes 4 KiB at depth 1 before and during
+that, and compares the 99th percentiles. `table` prints STORE's results as ratios of RAW's.
 """
 import argparse
+import base64
 import glob
 import json
 import os
@@ -21,6 +26,7 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.request
 
 CASES = {
     "randwrite-qd1": ("randwrite", "4k", 1, "4 KiB random write, depth 1"),
@@ -203,6 +209,66 @@ def pause(options):
     record(options.to, {"name": options.name, "case": options.case, "pause_s": longest, "usual_s": usual})
 
 
+class Gateway:
+    def __init__(self, url, token):
+        self.url = url.removesuffix("/api")
+        self.headers = {
+            "Content-Type": "application/json",
+            "Authorization": "Basic " + base64.b64encode(f":{token}".encode()).decode()}
+
+    def call(self, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, self.headers), timeout=10) as reply:
+            return json.loads(reply.read() or b"null")
+
+    def unmirrored(self):
+        """Combs that are being copied, and all that lack a copy."""
+        combs = [pool["combs"] for pool in self.call("/holdfast/v1/pools")]
+        copying = sum(comb["rebuilding"] for comb in combs)
+        return copying, copying + sum(comb["degraded"] + comb["unavailable"] for comb in combs)
+
+    def wait(self, what, condition, seconds):
+        end = time.monotonic() + seconds
+        while not condition(*self.unmirrored()):
+            if time.monotonic() > end:
+                sys.exit(f"{what}: not within {seconds} s")
+            time.sleep(0.05)
+        return time.monotonic()
+
+
+def write_p99(options, seconds):
+    """Starts writing; the result is read with `p99_of`."""
+    return subprocess.Popen(
+        ["fio", "--name=load", "--thread", "--direct=1", "--rw=randwrite", "--bs=4k", "--iodepth=1", f"--size={options.size}",
+         "--time_based", f"--runtime={seconds}", "--norandommap", "--randrepeat=0", "--output-format=json"] + options.fio,
+        stdout=subprocess.PIPE, text=True)
+
+
+def p99_of(fio):
+    output, _ = fio.communicate()
+    job = json.loads(output[output.index("{"):])["jobs"][0]
+    if job["error"] != 0:
+        sys.exit(f"fio ended with error {job['error']}")
+    return job["write"]["clat_ns"]["percentile"]["99.000000"] / 1e3
+
+
+def rebuild(options):
+    gateway = Gateway(options.api, options.token)
+    gateway.wait("two copies of everything", lambda _, lacking: lacking == 0, 300)
+    pool = gateway.call("/api/types/StoragePool/instances")[0]["id"]
+    gateway.call(f"/api/instances/StoragePool::{pool}/action/setRebuildIoPriorityPolicy", {"policy": options.policy})
+    server = next(sds["id"] for sds in gateway.call("/api/types/Sds/instances") if sds["name"] == options.sds)
+    held = gateway.call(f"/api/instances/Sds::{server}/relationships/Statistics")["capacityInUseInKb"]
+    before = p99_of(write_p99(options, options.seconds)) if options.fio else None
+    os.kill(options.kill, signal.SIGKILL)
+    began = gateway.wait("the rebuild", lambda copying, _: copying > 0, 120)
+    fio = write_p99(options, options.seconds) if options.fio else None
+    ended = gateway.wait("the rebuild's end", lambda _, lacking: lacking == 0, 900)
+    record(options.to, {
+        "name": options.name, "case": options.case, "rebuilt_mb": held * 1024 / 1e6, "rebuild_s": ended - began,
+        "p99_before_us": before, "p99_during_us": p99_of(fio) if fio else None})
+
+
 def table(options):
     with open(options.results) as lines:
         results = [json.loads(line) for line in lines]
@@ -239,6 +305,18 @@ def table(options):
             print(f"longest write, {entry['case']}: {entry['pause_s']:.2f} s (before: {entry['usual_s']:.2f} s)")
 
 
+        if "rebuild_s" in entry:
+            speed = entry["rebuilt_mb"] / entry["rebuild_s"]
+            line = f"rebuild, {entry['case']}: {entry['rebuilt_mb']:.0f} MB in {entry['rebuild_s']:.1f} s = {speed:.0f} MB/s"
+            reads, writes = mean(raw, CASES["read-qd8"][3], "mb_s"), mean(raw, CASES["write-qd8"][3], "mb_s")
+            if reads and writes:
+                # One disk below all servers gives every byte and takes it.
+                line += f", {speed * (1 / reads + 1 / writes):.2f} of what the raw file could copy"
+            if entry["p99_before_us"]:
+                line += f"; writes at depth 1 meanwhile: p99 {entry['p99_during_us']:.0f} us, before {entry['p99_before_us']:.0f} us"
+            print(line)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -260,6 +338,11 @@ def main():
     command(
         pause, **shared, case={"required": True}, signal={"required": True}, nbd={}, rbd={},
         seconds={"type": float, "default": 8})
+    made = command(
+        rebuild, **shared, case={"required": True}, kill={"type": int, "required": True}, sds={"required": True},
+        api={"required": True}, token={"required": True}, policy={"required": True}, seconds={"type": int, "default": 20},
+        size={"default": "1g"})
+    made.add_argument("fio", nargs="*")
     made = command(table)
     for name in ("results", "store", "raw"):
         made.add_argument(name)
