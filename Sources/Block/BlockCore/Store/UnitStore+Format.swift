@@ -38,10 +38,9 @@ extension UnitStore {
         guard !store.isOutlived(byLogIn: metadata) else {
             throw DeviceError(code: .corrupt, message: "the unit table that the log continues is corrupt")
         }
-        for (index, slot) in store.slots.enumerated() {
-            guard let slot else { continue }
-            store.bySlotKey[slot.key] = UInt32(index)
-            if slot.intent != .cold { store.hot.insert(UInt32(index)) }
+        for (number, slot) in store.slots.bound {
+            store.bySlotKey[slot.key] = number
+            if slot.intent != .cold { store.hot.insert(number) }
             store.generation = max(store.generation, slot.generation)
         }
         store.label.mountCounter += 1
@@ -70,13 +69,13 @@ extension UnitStore {
 
     /// Zeroes every slot that is not bound: a crash may have left bytes there. They become usable as this ends.
     public mutating func begin(_ requests: inout Requests) {
-        punch(slots.indices.filter { slots[$0] == nil }.map { UInt32($0) }, &requests)
+        punch((0..<label.capacityUnits).filter { slots[Int($0)] == nil }, &requests)
     }
 
     private init(empty label: DeviceLabel, hotUnitsMax: Int, rules: ProtocolRules) {
         self.label = label
         layout = label.layout
-        slots = Array(repeating: nil, count: Int(label.capacityUnits))
+        slots = SlotPages(count: Int(label.capacityUnits))
         tableGeneration = 0
         logSequence = 0
         logUsed = 0
@@ -92,9 +91,8 @@ extension UnitStore {
     func encodeTable() -> [UInt8] {
         var records = ByteWriter()
         var count: UInt32 = 0
-        for (index, slot) in slots.enumerated() {
-            guard let slot else { continue }
-            records.put(slot, number: UInt32(index), isBound: true)
+        for (number, slot) in slots.bound {
+            records.put(slot, number: number, isBound: true)
             count += 1
         }
         let padding = (4096 - records.bytes.count % 4096) % 4096

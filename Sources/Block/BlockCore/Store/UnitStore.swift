@@ -47,7 +47,7 @@ public struct UnitStore: Sendable {
 
     public internal(set) var label: DeviceLabel
     let layout: DeviceLayout
-    var slots: [Slot?]
+    var slots: SlotPages
     var bySlotKey: [UnitKey: UInt32] = [:]
     /// Clean slots, last freed first.
     var free: [UInt32] = []
