@@ -152,6 +152,11 @@ import Testing
             let path = RecordKey.pool(pool.id).path
             records[path] = try #require(records[path]).dropLast(settings.bytes.count)
         }
+        for volume in state.volumes.values {
+            // No tree and head, no ancestor and group.
+            let path = RecordKey.volume(volume.id).path
+            records[path] = try #require(records[path]).dropLast(8 + 4 + 8 + 8)
+        }
         let list = records.sorted { $0.key < $1.key }.map { (key: $0.key, value: $0.value) }
         let read = try #require(try SystemState.decode(list))
         #expect(read.pools == state.pools && read.servers == state.servers && read.volumes == state.volumes)

@@ -105,11 +105,11 @@ import Testing
         for _ in 0..<2 { cool(&device, epoch: 1) }
         #expect(!device.store.isHot(unit))
         let layout = device.store.label.layout
-        for offset in DeviceLabel.copyOffsets { downgrade(&device.bytes, Int(offset), versionAt: 8) }
-        for offset in layout.tables { downgrade(&device.bytes, Int(offset), versionAt: 4) }
+        for offset in DeviceLabel.copyOffsets { downgrade(&device.bytes, Int(offset), versionAt: 8, to: 1) }
+        for offset in layout.tables { downgrade(&device.bytes, Int(offset), versionAt: 4, to: 1) }
         for block in 0..<device.store.logUsed {
             let start = Int(layout.log) + Int(block) * 4096
-            downgrade(&device.bytes, start, versionAt: 4)
+            downgrade(&device.bytes, start, versionAt: 4, to: 1)
             // The checksum of a record was plain.
             for record in 0..<Int(device.bytes[start + 6]) {
                 seal(&device.bytes, start + 24 + record * 80, length: 76)
@@ -122,10 +122,43 @@ import Testing
         #expect(try DeviceLabel(device: Array(device.bytes[..<(128 << 10)])).mountCounter > 2)
     }
 
-    private func downgrade(_ bytes: inout [UInt8], _ block: Int, versionAt: Int) {
+    /// A device of version 2, which knew no nodes, keeps its data and what it says of writes.
+    @Test func aDeviceOfVersionTwoKeepsItsData() throws {
+        var device = try MemoryDevice()
+        let other = UnitKey(volume: VolumeID(rawValue: 9), index: 1)
+        _ = device.write(unit, block, byte: 7)
+        for _ in 0..<2 { cool(&device, epoch: 1) }
+        _ = device.write(other, block, byte: 8)
+        let layout = device.store.label.layout
+        for offset in DeviceLabel.copyOffsets { downgrade(&device.bytes, Int(offset), versionAt: 8, to: 2) }
+        for offset in layout.tables { downgrade(&device.bytes, Int(offset), versionAt: 4, to: 2) }
+        for block in 0..<device.store.logUsed {
+            downgrade(&device.bytes, Int(layout.log) + Int(block) * 4096, versionAt: 4, to: 2)
+        }
+        for _ in 0..<2 {
+            try device.reopen()
+            #expect(device.store.units { _ in true } == [unit, other])
+            #expect(!device.store.isHot(unit) && device.store.isHot(other))
+            #expect(device.store.map(of: unit).runs() == [block] && device.store.map(of: other).runs() == [block])
+        }
+        #expect(device.bytes[8] == UInt8(DeviceLabel.formatVersion), "the label says what it is now")
+    }
+
+    @Test func nodesOfOneIndexAreUnitsOfTheirOwn() throws {
+        var device = try MemoryDevice()
+        let head = UnitKey(tree: unit.tree, node: 5, index: 0)
+        _ = device.write(unit, block, byte: 7)
+        _ = device.write(head, BlockRange(start: 9, count: 1), byte: 8)
+        try device.reopen()
+        #expect(device.store.units { _ in true } == [unit, head])
+        #expect(device.store.map(of: unit).runs() == [block])
+        #expect(device.store.map(of: head).runs() == [BlockRange(start: 9, count: 1)])
+    }
+
+    private func downgrade(_ bytes: inout [UInt8], _ block: Int, versionAt: Int, to version: UInt8) {
         guard ByteReader.isSealed(Array(bytes[block..<block + 4096])) else { return }
-        #expect(bytes[block + versionAt] == 2)
-        bytes[block + versionAt] = 1
+        #expect(bytes[block + versionAt] == UInt8(DeviceLabel.formatVersion), "the newest, of labels as of tables")
+        bytes[block + versionAt] = version
         seal(&bytes, block, length: 4092)
     }
 
@@ -138,8 +171,10 @@ import Testing
 
     @Test func listsSurviveTheWire() throws {
         for count in [0, 1, 255, 256, 257] {
-            let entries = (0..<count).map {
-                UnitList.Entry(unit: UnitKey(volume: VolumeID(rawValue: 7), index: UInt32($0)), isHot: $0 % 3 == 0)
+            let entries = (0..<count).map { number in
+                let node = UInt32(number % 5) << 20
+                let unit = UnitKey(tree: TreeID(rawValue: 7), node: node, index: UInt32(number))
+                return UnitList.Entry(unit: unit, isHot: number % 3 == 0)
             }
             let bytes = UnitList.encode(entries[...])
             #expect(bytes.count % 4096 == 0 && bytes.count > 0)

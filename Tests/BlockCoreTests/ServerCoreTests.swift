@@ -4,7 +4,7 @@ import Testing
 @testable import BlockCore
 
 /// One storage server that is primary of the only comb, and a client that writes to it.
-private struct ServerBench {
+struct ServerBench {
     static let link = LinkID(rawValue: 1)
     static let device = DeviceID(rawValue: 5)
     static let own = SdsID(rawValue: 1)

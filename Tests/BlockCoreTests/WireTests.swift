@@ -23,15 +23,18 @@ import Testing
         header.length = 4096
         header.combEpoch = 11
         header.attachEpoch = 12
+        header.node = 13
         return header
     }
 
-    /// The bytes of version 2, as docs/formats/volume-wire.md lays them out.
+    /// The bytes of version 3, as docs/formats/volume-wire.md lays them out.
     @Test func dataHeaderLayout() throws {
         let bytes = header().encoded()
         #expect(bytes.count == 80)
-        #expect(Array(bytes[0..<8]) == [0x46, 0x4C, 0x44, 0x48, 2, 3, 8, 0])
-        #expect(bytes[8] == 7 && bytes[24] == 0xCD && bytes[32] == 3 && bytes[48] == 11 && bytes[56] == 12)
+        #expect(Array(bytes[0..<8]) == [0x46, 0x4C, 0x44, 0x48, 3, 3, 8, 0])
+        #expect(
+            bytes[8] == 7 && bytes[24] == 0xCD && bytes[32] == 3 && bytes[48] == 11 && bytes[56] == 12
+                && bytes[72] == 13)
         let decoded = try bytes.withUnsafeBytes { try DataHeader(decoding: $0) }
         #expect(decoded == header())
     }

@@ -15,7 +15,7 @@ extension Simulation {
             guard let pool = state.pools[volume.pool] else { continue }
             for index in 0..<volume.sizeUnits {
                 let unit = UnitKey(volume: volume.id, index: index)
-                let comb = pool.combs[Int(Geometry.comb(of: unit, combCount: pool.combCount))]
+                let comb = pool.combs[Int(Geometry.comb(of: unit.family, combCount: pool.combCount))]
                 guard let secondary = comb.secondary, isQuiet(unit, at: comb.primary, state),
                     isQuiet(unit, at: secondary, state)
                 else { continue }
@@ -32,7 +32,7 @@ extension Simulation {
         guard let core = node(of: place)?.core, let store = store(at: place),
             core.configuration.incarnation == state.servers[place.sds]?.incarnation
         else { return false }
-        return store.stopReason == nil && !core.hasWork(on: unit)
+        return store.stopReason == nil && !core.hasWork(on: unit.family)
     }
 
     private func node(of place: CopyPlace) -> ServerNode? { servers.values.first { $0.sds == place.sds } }

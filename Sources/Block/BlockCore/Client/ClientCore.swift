@@ -39,7 +39,13 @@ public struct ClientCore: Sendable {
         var ioOffset: UInt32
         var state: State
 
-        var key: UnitKey { UnitKey(volume: volume, index: unit) }
+        var key: VolumeUnit { VolumeUnit(volume: volume, index: unit) }
+    }
+
+    /// One unit of a volume's address space.
+    struct VolumeUnit: Hashable {
+        var volume: VolumeID
+        var index: UInt32
     }
 
     struct Server {
@@ -87,7 +93,7 @@ public struct ClientCore: Sendable {
     var pieces = IDTable<UInt64, Piece>()
     var nextPiece: UInt64 = 1
     /// Pieces of writes that found no server when they came, or that were or will be sent again.
-    var unsettled: [UnitKey: Set<UInt64>] = [:]
+    var unsettled: [VolumeUnit: Set<UInt64>] = [:]
     var servers = IDTable<SdsID, Server>()
     var isManagerConnected = false
     var lastKeepAlive = Instant.zero
@@ -193,7 +199,7 @@ public struct ClientCore: Sendable {
         for id in pieces.keys.sorted() {
             guard let piece = pieces[id] else { continue }
             if case .sent(let server, let request, _) = piece.state {
-                guard let key = map.combKey(of: piece.key),
+                guard let key = map.combKey(of: piece.volume, at: piece.unit),
                     let comb = map.comb(key), comb.primary.sds != server
                 else { continue }
                 unlist(request, of: piece, server)
@@ -258,7 +264,7 @@ public struct ClientCore: Sendable {
             return
         }
         if isHeldBack(id, piece, isRead: !io.kind.isWrite) { return }
-        guard now >= moment, let key = map.combKey(of: piece.key), let comb = map.comb(key),
+        guard now >= moment, let key = map.combKey(of: piece.volume, at: piece.unit), let comb = map.comb(key),
             comb.isPlaced, comb.state != .unavailable,
             let link = openLink(comb.primary.sds, now, &actions), let server = servers[comb.primary.sds]
         else {
@@ -313,7 +319,7 @@ public struct ClientCore: Sendable {
     }
 
     /// A piece that is no more; true if others of its unit may have waited for it.
-    private mutating func settle(_ id: UInt64, _ key: UnitKey) -> Bool {
+    private mutating func settle(_ id: UInt64, _ key: VolumeUnit) -> Bool {
         guard !unsettled.isEmpty, unsettled[key]?.remove(id) != nil else { return false }
         if unsettled[key]?.isEmpty == true { unsettled[key] = nil }
         return true

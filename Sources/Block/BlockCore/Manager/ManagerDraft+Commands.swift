@@ -143,7 +143,7 @@ extension ManagerDraft {
             guard sizeUnits > 0 else { throw ManagerError(.invalidSize, "a volume has at least 1 MiB") }
             try place(pool)
             try checkCapacity(pool, adding: sizeUnits, provisioning)
-            let id: VolumeID = unusedID(&generator) { state.volumes[$0] != nil }
+            let id = unusedVolumeID(&generator)
             put(
                 Volume(
                     id: id, pool: pool, name: name, sizeUnits: sizeUnits, provisioning: provisioning,
@@ -173,6 +173,11 @@ extension ManagerDraft {
             preconditionFailure("not about a volume alone")
         }
         return .done
+    }
+
+    /// Not the number of a tree either: units are named by trees, and one may outlive its first volume.
+    func unusedVolumeID(_ generator: inout some RandomNumberGenerator) -> VolumeID {
+        unusedID(&generator) { state.volumes[$0] != nil || state.trees[TreeID(rawValue: $0.rawValue)] != nil }
     }
 
     /// A volume may stay unnamed.

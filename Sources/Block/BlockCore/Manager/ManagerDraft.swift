@@ -6,6 +6,7 @@ struct ManagerDraft {
     private var changedSettings: Set<StoragePoolID> = []
     private var changedVolumes: Set<VolumeID> = []
     private var removedVolumes: Set<VolumeID> = []
+    private var changedTrees: Set<TreeID> = []
     private var addressesChanged = false
     var notices: [ManagerNotice] = []
     let rules: ProtocolRules
@@ -54,6 +55,10 @@ struct ManagerDraft {
             }
         }
         update.removedVolumes += removedVolumes.sorted()
+        if client == nil {
+            update.trees = changedTrees.sorted().compactMap { state.trees[$0] }
+            update.removedTrees = changedTrees.sorted().filter { state.trees[$0] == nil }
+        }
         return update
     }
 
@@ -110,10 +115,32 @@ struct ManagerDraft {
     }
 
     mutating func remove(_ volume: VolumeID) {
+        let tree = state.volumes[volume]?.tree
         state.volumes[volume] = nil
         dirty.insert(.volume(volume))
         changedVolumes.remove(volume)
         removedVolumes.insert(volume)
+        if let tree { prune(tree) }
+    }
+
+    mutating func put(_ tree: VolumeTree) {
+        state.trees[tree.id] = tree
+        dirty.insert(.tree(tree.id))
+        changedTrees.insert(tree.id)
+    }
+
+    /// Takes away what no volume of the tree can see any more, and the tree itself with its last volume.
+    mutating func prune(_ id: TreeID) {
+        guard var tree = state.trees[id] else { return }
+        let heads = Set(state.volumes(in: id).map(\.head))
+        guard tree.prune(keeping: heads) else { return }
+        guard !tree.nodes.isEmpty else {
+            state.trees[id] = nil
+            dirty.insert(.tree(id))
+            changedTrees.insert(id)
+            return
+        }
+        put(tree)
     }
 
     mutating func remove(_ domain: ProtectionDomainID) {
@@ -304,6 +331,7 @@ extension SystemState {
                 entries: pool.combs.enumerated().map { PoolUpdate.Entry(index: UInt32($0.offset), comb: $0.element) })
         }
         update.volumes = volumes.values.compactMap { $0.record(for: client) }
+        if client == nil { update.trees = trees.values.map { $0 } }
         return update
     }
 }
@@ -317,6 +345,7 @@ extension Volume {
             if shown.isEmpty { return nil }
         }
         return VolumeRecord(
-            id: id, pool: pool, name: name, sizeUnits: sizeUnits, attachEpoch: attachEpoch, mappings: shown)
+            id: id, pool: pool, name: name, sizeUnits: sizeUnits, attachEpoch: attachEpoch, mappings: shown,
+            tree: tree, head: head)
     }
 }

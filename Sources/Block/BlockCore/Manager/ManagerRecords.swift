@@ -11,6 +11,7 @@ enum RecordKey: Hashable {
     case removedDevice(DeviceID)
     case client(SdcID)
     case volume(VolumeID)
+    case tree(TreeID)
 
     var path: String {
         switch self {
@@ -26,12 +27,13 @@ enum RecordKey: Hashable {
         case .removedDevice(let id): "removed-device/\(id)"
         case .client(let id): "sdc/\(id)"
         case .volume(let id): "volume/\(id)"
+        case .tree(let id): "tree/\(id)"
         }
     }
 }
 
 /// Every record begins with its version; a reader refuses later ones than its own.
-private let recordVersion: UInt8 = 2
+private let recordVersion: UInt8 = 3
 
 extension SystemState {
     /// The record's bytes, or nil if the object is gone.
@@ -97,6 +99,9 @@ extension SystemState {
         case .volume(let id):
             guard let volume = volumes[id] else { return nil }
             writer.put(volume)
+        case .tree(let id):
+            guard let tree = trees[id] else { return nil }
+            writer.put(tree)
         }
         return writer.bytes
     }
@@ -112,7 +117,7 @@ extension SystemState {
             state.revision = try reader.number(UInt64.self)
             for kind in [
                 "domain", "faultset", "pool", "combs", "sds", "device", "removed-sds", "removed-device", "sdc",
-                "volume",
+                "volume", "tree",
             ] {
                 for record in records where record.key.hasPrefix(kind + "/") {
                     var (reader, version) = try open(record.value)
@@ -120,6 +125,7 @@ extension SystemState {
                     try reader.finish()
                 }
             }
+            try state.checkTrees()
             return state
         } catch {
             throw ManagerError(.malformed, "a stored record of the manager cannot be read", cause: error)
@@ -183,9 +189,22 @@ extension SystemState {
             clients[id] = Sdc(
                 id: id, guid: try reader.text(), name: try reader.text(), ip: try reader.text(),
                 generation: try reader.number(UInt32.self), incarnation: try reader.number(UInt64.self))
+        case "tree":
+            let tree = try reader.volumeTree()
+            trees[tree.id] = tree
         default:
-            let volume = try reader.volume()
+            let volume = try reader.volume(version: version)
             volumes[volume.id] = volume
+        }
+    }
+
+    /// A volume whose node is missing would read as zeros.
+    private func checkTrees() throws(WireError) {
+        for volume in volumes.values {
+            let isAlone = volume.head == 0 && volume.tree.rawValue == volume.id.rawValue
+            guard trees[volume.tree].map({ $0.contains(volume.head) && $0.pool == volume.pool }) ?? isAlone else {
+                throw WireError(description: "volume \(volume.id) has no node")
+            }
         }
     }
 }
@@ -247,6 +266,10 @@ extension ByteWriter {
         put(volume.fencedThrough)
         put(volume.revision)
         put(list: volume.mappings) { $0.put($1) }
+        put(volume.tree)
+        put(volume.head)
+        put(volume.ancestor?.rawValue ?? 0)
+        put(volume.snapshotGroup?.rawValue ?? 0)
     }
 }
 
@@ -305,7 +328,7 @@ extension ByteReader {
         return policy
     }
 
-    fileprivate mutating func volume() throws(WireError) -> Volume {
+    fileprivate mutating func volume(version: UInt8) throws(WireError) -> Volume {
         let id = try id(VolumeID.self)
         let pool = try self.id(StoragePoolID.self)
         let name = try text()
@@ -315,9 +338,17 @@ extension ByteReader {
         let attachEpoch = try number(UInt64.self)
         let fencedThrough = try number(UInt64.self)
         let revision = try number(UInt64.self)
-        return Volume(
+        var volume = Volume(
             id: id, pool: pool, name: name, sizeUnits: sizeUnits, provisioning: provisioning, createdAt: createdAt,
             mappings: try list(minimumSize: 25) { reader throws(WireError) in try reader.mapping() },
             attachEpoch: attachEpoch, fencedThrough: fencedThrough, revision: revision)
+        guard version > 2 else { return volume }
+        volume.tree = try self.id(TreeID.self)
+        volume.head = try number(UInt32.self)
+        let ancestor = try self.id(VolumeID.self)
+        volume.ancestor = ancestor.rawValue == 0 ? nil : ancestor
+        let group = try self.id(SnapshotGroupID.self)
+        volume.snapshotGroup = group.rawValue == 0 ? nil : group
+        return volume
     }
 }

@@ -12,9 +12,9 @@ public enum Geometry {
     /// Combs in one stored record, so that no record nears the limit of a coordination service.
     public static let combsPerChunk: UInt32 = 64
 
-    /// The comb that holds `unit` of `volume` in a pool of `combCount` (a power of two) combs.
-    public static func comb(of unit: UnitKey, combCount: UInt32) -> UInt32 {
-        UInt32(truncatingIfNeeded: (mix64(unit.volume.rawValue) &+ UInt64(unit.index)) & UInt64(combCount &- 1))
+    /// The comb that holds the units of a family in a pool of `combCount` (a power of two) combs.
+    public static func comb(of family: FamilyKey, combCount: UInt32) -> UInt32 {
+        UInt32(truncatingIfNeeded: (mix64(family.tree.rawValue) &+ UInt64(family.index)) & UInt64(combCount &- 1))
     }
 }
 

@@ -16,8 +16,8 @@ extension SdsID: IDTableKey {
     var place: UInt64 { rawValue }
 }
 
-extension UnitKey: IDTableKey {
-    var place: UInt64 { volume.rawValue &* 0x9E37_79B9_7F4A_7C15 &+ UInt64(index) }
+extension FamilyKey: IDTableKey {
+    var place: UInt64 { tree.rawValue &* 0x9E37_79B9_7F4A_7C15 &+ UInt64(index) }
 }
 
 /// A dictionary for what every request touches: found without hashing, changed in place, and kept without allocating memory

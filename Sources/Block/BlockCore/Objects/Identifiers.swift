@@ -42,6 +42,18 @@ public struct VolumeID: BlockStoreID {
     public init(rawValue: UInt64) { self.rawValue = rawValue }
 }
 
+/// Volumes that came from one another by snapshots; has the number of the first of them.
+public struct TreeID: BlockStoreID {
+    public var rawValue: UInt64
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
+}
+
+/// Snapshots that were taken by one command, of one moment.
+public struct SnapshotGroupID: BlockStoreID {
+    public var rawValue: UInt64
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
+}
+
 public struct SdsID: BlockStoreID {
     public var rawValue: UInt64
     public init(rawValue: UInt64) { self.rawValue = rawValue }
@@ -73,18 +85,43 @@ public struct CombKey: Hashable, Comparable, Sendable, CustomStringConvertible {
     public var description: String { "\(pool)/\(index)" }
 }
 
-/// One unit (1 MiB) of a volume's address space.
+/// One unit (1 MiB) as a device stores it: what was written at this index while the node was the head of a volume.
 public struct UnitKey: Hashable, Comparable, Sendable, CustomStringConvertible {
-    public var volume: VolumeID
+    public var tree: TreeID
+    public var node: UInt32
     public var index: UInt32
 
-    public init(volume: VolumeID, index: UInt32) {
-        self.volume = volume
+    public init(tree: TreeID, node: UInt32, index: UInt32) {
+        self.tree = tree
+        self.node = node
         self.index = index
     }
 
-    public static func < (left: UnitKey, right: UnitKey) -> Bool {
-        left.volume == right.volume ? left.index < right.index : left.volume < right.volume
+    /// Of a volume that was never in a snapshot: it is alone in the tree that has its number, and its node is 0.
+    public init(volume: VolumeID, index: UInt32) {
+        self.init(tree: TreeID(rawValue: volume.rawValue), node: 0, index: index)
     }
-    public var description: String { "\(volume)+\(index)" }
+
+    public var family: FamilyKey { FamilyKey(tree: tree, index: index) }
+
+    public static func < (left: UnitKey, right: UnitKey) -> Bool {
+        (left.tree, left.index, left.node) < (right.tree, right.index, right.node)
+    }
+    public var description: String { "\(tree)+\(index)" + (node == 0 ? "" : "@\(node)") }
+}
+
+/// All units of one index of a tree, whatever their nodes: they lie in one comb, and a read may look through several of them.
+public struct FamilyKey: Hashable, Comparable, Sendable, CustomStringConvertible {
+    public var tree: TreeID
+    public var index: UInt32
+
+    public init(tree: TreeID, index: UInt32) {
+        self.tree = tree
+        self.index = index
+    }
+
+    public static func < (left: FamilyKey, right: FamilyKey) -> Bool {
+        left.tree == right.tree ? left.index < right.index : left.tree < right.tree
+    }
+    public var description: String { "\(tree)+\(index)" }
 }

@@ -148,6 +148,31 @@ public struct Volume: Equatable, Sendable {
     public var fencedThrough: UInt64
     /// Revision of the commit that changed this record last.
     public var revision: UInt64
+    /// Where its data is, and in it the node that its writes go to and nobody else's.
+    public var tree: TreeID
+    public var head: UInt32
+    /// The volume of which this is a snapshot, which may be gone; nil: none, and the group too.
+    public var ancestor: VolumeID?
+    public var snapshotGroup: SnapshotGroupID?
+
+    /// A volume without relatives.
+    init(
+        id: VolumeID, pool: StoragePoolID, name: String, sizeUnits: UInt32, provisioning: Provisioning,
+        createdAt: UInt64, mappings: [VolumeMapping], attachEpoch: UInt64, fencedThrough: UInt64, revision: UInt64
+    ) {
+        self.id = id
+        self.pool = pool
+        self.name = name
+        self.sizeUnits = sizeUnits
+        self.provisioning = provisioning
+        self.createdAt = createdAt
+        self.mappings = mappings
+        self.attachEpoch = attachEpoch
+        self.fencedThrough = fencedThrough
+        self.revision = revision
+        tree = TreeID(rawValue: id.rawValue)
+        head = 0
+    }
 
     public func mapping(of sdc: SdcID) -> VolumeMapping? { mappings.first { $0.sdc == sdc } }
     /// The mappings whose clients may already use the volume.

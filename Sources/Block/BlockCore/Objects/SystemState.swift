@@ -10,6 +10,8 @@ public struct SystemState: Equatable, Sendable {
     public internal(set) var removedDevices = Table<DeviceID, RemovedDevice>()
     public internal(set) var clients = Table<SdcID, Sdc>()
     public internal(set) var volumes = Table<VolumeID, Volume>()
+    /// Of volumes that are or were in snapshots; every other is alone in a tree that has no record.
+    public internal(set) var trees = Table<TreeID, VolumeTree>()
     /// Grows with every commit; what servers and clients acknowledge.
     public internal(set) var revision: UInt64 = 0
     /// Units in use as the devices last told; not stored.
@@ -35,6 +37,8 @@ public struct SystemState: Equatable, Sendable {
     public func client(guid: String) -> Sdc? { clients.values.first { $0.guid == guid } }
     public func devices(in pool: StoragePoolID) -> [Device] { devices.values.filter { $0.pool == pool } }
     public func volumes(in pool: StoragePoolID) -> [Volume] { volumes.values.filter { $0.pool == pool } }
+    /// Volumes that share data by snapshots, in order of their ids.
+    public func volumes(in tree: TreeID) -> [Volume] { volumes.values.filter { $0.tree == tree } }
     public func volumes(mappedTo client: SdcID) -> [Volume] {
         volumes.values.filter { $0.mapping(of: client) != nil }
     }

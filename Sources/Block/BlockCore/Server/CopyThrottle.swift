@@ -97,13 +97,17 @@ extension ServerCore {
         guard !isStartingCopies else { return }
         isStartingCopies = true
         defer { isStartingCopies = false }
-        while let key = nextToCopy(store, now), let unit = rebuilds[key]?.order.popLast() {
+        while let key = nextToCopy(store, now), let family = rebuilds[key]?.order.popLast() {
             let kind = copyKind(key)
             rebuilds[key]?.copiesActive += 1
-            let bytes = UInt64(stores[store].map(of: unit).count) * UInt64(Geometry.blockBytes)
+            let blocks = map.nodes(of: family.tree).reduce(0) { count, node in
+                count + stores[store].map(of: UnitKey(tree: family.tree, node: node, index: family.index)).count
+            }
+            let bytes = UInt64(blocks) * UInt64(Geometry.blockBytes)
             throttles[store].started(kind, policy(key), bytes: bytes, now)
             var operation = Operation(
-                kind: .copyUnit, link: nil, header: DataHeader(opcode: .copy), payload: nil, unit: unit,
+                kind: .copyUnit, link: nil, header: DataHeader(opcode: .copy), payload: nil,
+                unit: UnitKey(tree: family.tree, node: 0, index: family.index),
                 range: .wholeUnit, comb: key, store: store)
             operation.copyKind = kind
             enqueue(operation, now, &actions)

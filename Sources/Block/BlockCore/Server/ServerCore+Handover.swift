@@ -20,12 +20,12 @@ extension ServerCore {
         if let handover = handovers[key], handover.epoch != comb.epoch {
             handovers[key] = nil
             // What was held back goes on: here, or refused to whoever has to ask the new primary.
-            var units: [UnitKey] = []
+            var families: [FamilyKey] = []
             for id in operations.keys.sorted() {
                 guard let operation = operations[id], operation.comb == key, !operation.isStarted else { continue }
-                if units.last != operation.unit { units.append(operation.unit) }
+                if families.last != operation.unit.family { families.append(operation.unit.family) }
             }
-            for unit in units { startReady(unit, now, &actions) }
+            for family in families { startReady(family, now, &actions) }
         }
         guard comb.primary.sds == sds, case .swapping = comb.state, handovers[key] == nil else { return }
         handovers[key] = Handover(epoch: comb.epoch, nextTell: now)

@@ -16,6 +16,7 @@ extension ServerCore {
         var link: LinkID?
         var header: DataHeader
         var payload: PayloadID?
+        /// Of a client's: the head of its volume, from the moment it starts on. Of a copy only the family counts.
         var unit: UnitKey
         var range: BlockRange
         var comb: CombKey
@@ -45,11 +46,11 @@ extension ServerCore {
         }
     }
 
-    /// One thing that makes a target's unit equal to the source's.
+    /// One thing that makes a target's family equal to the source's.
     enum CopyStep: Equatable {
-        case data(BlockRange)
-        case zeros(BlockRange)
-        case drop
+        case data(BlockRange, node: UInt32)
+        case zeros(BlockRange, node: UInt32)
+        case drop(node: UInt32)
     }
 
     // MARK: Range locks
@@ -63,8 +64,8 @@ extension ServerCore {
             throttles[operation.store].noteRequest(bytes: operation.range.length)
         }
         count(operation)
-        queues[operation.unit, default: []].append(id)
-        startReady(operation.unit, now, &actions)
+        queues[operation.unit.family, default: []].append(id)
+        startReady(operation.unit.family, now, &actions)
     }
 
     /// Starts whatever no earlier overlapping operation stands in the way of.
@@ -85,15 +86,15 @@ extension ServerCore {
         return false
     }
 
-    private func queued(_ unit: UnitKey, _ position: Int) -> UInt64? {
-        guard let queue = queues[unit], position < queue.count else { return nil }
+    private func queued(_ family: FamilyKey, _ position: Int) -> UInt64? {
+        guard let queue = queues[family], position < queue.count else { return nil }
         return queue[position]
     }
 
-    mutating func startReady(_ unit: UnitKey, _ now: Instant, _ actions: inout [ServerAction]) {
+    mutating func startReady(_ family: FamilyKey, _ now: Instant, _ actions: inout [ServerAction]) {
         var position = 0
-        while let id = queued(unit, position) {
-            if let operation = operations[id], !operation.isStarted, !isBlocked(position, in: queues[unit] ?? []) {
+        while let id = queued(family, position) {
+            if let operation = operations[id], !operation.isStarted, !isBlocked(position, in: queues[family] ?? []) {
                 operations[id]?.isStarted = true
                 start(id, now, &actions)
                 // It may have ended at once and opened the way for others.
@@ -114,9 +115,10 @@ extension ServerCore {
         if let payload = operation.payload { actions.append(.release(payload)) }
         for slot in Forwards.slots { forgetQuestion(operation.forwards[slot]) }
         for index in barriers.indices { barriers[index].open.remove(id) }
-        queues[operation.unit]?.removeAll { $0 == id }
-        if queues[operation.unit]?.isEmpty == true { queues[operation.unit] = nil }
-        if operation.isStarted { startReady(operation.unit, now, &actions) }
+        let family = operation.unit.family
+        queues[family]?.removeAll { $0 == id }
+        if queues[family]?.isEmpty == true { queues[family] = nil }
+        if operation.isStarted { startReady(family, now, &actions) }
         if handovers[operation.comb] != nil { tellDrained(operation.comb, now, &actions) }
     }
 
@@ -130,6 +132,7 @@ extension ServerCore {
     // MARK: Starting
 
     private mutating func start(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        resolveHead(id)
         guard let operation = operations[id] else { return }
         switch operation.kind {
         case .clientRead, .clientMap, .clientWrite, .clientZeroes:
@@ -151,7 +154,9 @@ extension ServerCore {
         }
         if operation.kind.isClientsWrite {
             if let secondary = map.comb(operation.comb)?.secondary { operations[id]?.forwards.add(secondary, now) }
-            if let target = targetPlace(operation.unit, operation.comb) { operations[id]?.forwards.add(target, now) }
+            if let target = targetPlace(operation.unit.family, operation.comb) {
+                operations[id]?.forwards.add(target, now)
+            }
             if started != .held { began(id, now, &actions) }
         }
         if started == .nothingThere, operation.kind == .clientRead {
@@ -161,6 +166,15 @@ extension ServerCore {
             return remove(id, now, &actions)
         }
         endIfDone(id, now, &actions)
+    }
+
+    /// What waited for its blocks may belong to another node now.
+    private mutating func resolveHead(_ id: UInt64) {
+        guard !map.trees.isEmpty, let operation = operations[id], operation.isClients,
+            let unit = map.headUnit(of: VolumeID(rawValue: operation.header.volume), at: operation.unit.index)
+        else { return }
+        precondition(unit.tree == operation.unit.tree, "a volume stays in its tree")
+        operations[id]?.unit.node = unit.node
     }
 
     private mutating func startLocally(
@@ -312,7 +326,7 @@ extension ServerCore {
         var open: Set<UInt64> = []
         for id in operations.keys.sorted() {
             guard let operation = operations[id],
-                combs.contains(operation.comb) || changes.volumes.contains(operation.unit.volume)
+                combs.contains(operation.comb) || changes.trees.contains(operation.unit.tree)
             else { continue }
             revise(id, now, &actions)
             if operations[id]?.isStarted == true, operations[id]?.kind != .copyUnit { open.insert(id) }
@@ -321,7 +335,7 @@ extension ServerCore {
         open = open.filter { operations[$0] != nil }
         barriers.append((update.revision, open))
         for (key, _) in changes.combs { combChanged(key, now, &actions) }
-        if !changes.volumes.isEmpty || !changes.combs.isEmpty || update.isFull { needsSweep = true }
+        if !changes.trees.isEmpty || !changes.combs.isEmpty || update.isFull { needsSweep = true }
     }
 
     /// Judges one operation by the new rules.

@@ -10,11 +10,11 @@ extension ServerCore {
         /// The target was in sync at this comb epoch and needs what changed since; nil: it begins with nothing.
         var since: UInt64?
         var phase = Phase.beginning
-        /// Units to be copied yet: writes to them need not go to the target. Every other unit's do.
-        var remaining: Set<UnitKey> = []
+        /// Families to be copied yet: writes to them need not go to the target. Every other family's do.
+        var remaining: Set<FamilyKey> = []
         /// The same, last one first.
-        var order: [UnitKey] = []
-        /// Units that are being copied.
+        var order: [FamilyKey] = []
+        /// Families that are being copied.
         var copiesActive = 0
         /// What a target that keeps its units has, and whether it calls them hot.
         var listed: [UnitKey: Bool] = [:]
@@ -107,19 +107,29 @@ extension ServerCore {
         rebuilds[key]?.nextTry = now + .milliseconds(500)
     }
 
-    /// The unit is locked: from here on every write to it goes to the target too.
+    /// The family is locked: from here on every write to it goes to the target too.
     mutating func startCopy(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id], rebuilds[operation.comb]?.phase == .copying else {
             return remove(id, now, &actions)
         }
-        rebuilds[operation.comb]?.remaining.remove(operation.unit)
-        let map = stores[operation.store].map(of: operation.unit)
-        let isListed = rebuilds[operation.comb]?.listed.removeValue(forKey: operation.unit) != nil
-        if stores[operation.store].location(of: operation.unit) == nil {
-            operations[id]?.steps = isListed ? [.drop] : []
-        } else {
-            let holes = isListed ? map.holes(in: .wholeUnit) : []
-            operations[id]?.steps = holes.map { .zeros($0) } + map.runs().map { .data($0) }
+        let family = operation.unit.family
+        rebuilds[operation.comb]?.remaining.remove(family)
+        let store = stores[operation.store]
+        var present: [(unit: UnitKey, isHere: Bool, isListed: Bool)] = []
+        for node in map.nodes(of: family.tree) {
+            let unit = UnitKey(tree: family.tree, node: node, index: family.index)
+            let isListed = rebuilds[operation.comb]?.listed.removeValue(forKey: unit) != nil
+            let isHere = store.location(of: unit) != nil
+            if isHere || isListed { present.append((unit, isHere, isListed)) }
+        }
+        // Where other units show through a block without data, zeros in its place would hide them.
+        let isAlone = present.count == 1
+        operations[id]?.steps = present.flatMap { unit, isHere, isListed -> [CopyStep] in
+            let blocks = store.map(of: unit)
+            let data = blocks.runs().map { CopyStep.data($0, node: unit.node) }
+            guard isListed else { return data }
+            guard isAlone, isHere else { return [.drop(node: unit.node)] + data }
+            return blocks.holes(in: .wholeUnit).map { .zeros($0, node: unit.node) } + data
         }
         copyStep(id, now, &actions)
     }
@@ -127,9 +137,10 @@ extension ServerCore {
     private mutating func copyStep(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id] else { return }
         switch operation.steps.first {
-        case .data(let run):
+        case .data(let run, let node):
+            let unit = UnitKey(tree: operation.unit.tree, node: node, index: operation.unit.index)
             var requests: UnitStore.Requests = []
-            let started = stores[operation.store].read(id, operation.unit, run, &requests)
+            let started = stores[operation.store].read(id, unit, run, &requests)
             issue(requests, operation.store, &actions)
             switch started {
             case .started:
@@ -260,7 +271,7 @@ extension ServerCore {
 
     // MARK: Stale units
 
-    /// Frees units of volumes that are gone, and of combs that have two copies elsewhere.
+    /// Frees units of nodes that are gone, and of combs that have two copies elsewhere.
     mutating func sweep(_ actions: inout [ServerAction]) {
         guard generation != nil, map.revision > 0 else { return }
         needsSweep = false
@@ -275,7 +286,7 @@ extension ServerCore {
                         return false
                     }
                 }
-                if queues[unit] != nil {
+                if queues[unit.family] != nil {
                     isHeldUp = true
                     return false
                 }

@@ -146,14 +146,14 @@ extension ServerCore {
 
     // MARK: Forwarding writes
 
-    /// Where a write that starts now has to go besides the two copies: to a target that has the unit already.
-    func targetPlace(_ unit: UnitKey, _ key: CombKey) -> CopyPlace? {
+    /// Where a write that starts now has to go besides the two copies: to a target that has the family already.
+    func targetPlace(_ family: FamilyKey, _ key: CombKey) -> CopyPlace? {
         guard let comb = map.comb(key), let target = comb.target, let rebuild = rebuilds[key],
             rebuild.epoch == comb.epoch
         else { return nil }
         switch rebuild.phase {
         case .beginning, .listing, .aborted: return nil
-        case .copying: return rebuild.remaining.contains(unit) ? nil : target
+        case .copying: return rebuild.remaining.contains(family) ? nil : target
         case .finishing: return target
         }
     }
@@ -163,7 +163,8 @@ extension ServerCore {
             let comb = map.comb(operation.comb)
         else { return }
         var header = DataHeader(opcode: .replicate)
-        header.volume = operation.unit.volume.rawValue
+        header.volume = operation.unit.tree.rawValue
+        header.node = operation.unit.node
         header.unit = operation.unit.index
         header.combEpoch = comb.epoch
         header.attachEpoch = operation.header.attachEpoch
@@ -173,14 +174,18 @@ extension ServerCore {
         case .clientZeroes: header.opcode = .replicateZeroes
         case .copyUnit:
             switch operation.steps.first {
-            case .data(let run):
+            case .data(let run, let node):
                 header.opcode = .copy
                 header.flags = .payload
+                header.node = node
                 range = run
-            case .zeros(let hole):
+            case .zeros(let hole, let node):
                 header.opcode = .replicateZeroes
+                header.node = node
                 range = hole
-            case .drop: header.opcode = .dropUnit
+            case .drop(let node):
+                header.opcode = .dropUnit
+                header.node = node
             case nil: return
             }
         case .clientRead, .clientMap, .replicaWrite, .replicaZeroes, .replicaDrop:
@@ -267,7 +272,7 @@ extension ServerCore {
     ) {
         let comb = map.comb(operation.comb)
         let isPrimary = comb?.primary.sds == sds && comb?.state != .unavailable
-        let exists = map.volumes[operation.unit.volume] != nil
+        let exists = map.volumes[VolumeID(rawValue: operation.header.volume)] != nil
         if let comb, isPrimary, exists {
             for slot in Forwards.slots {
                 guard let place = operation.forwards[slot]?.place, comb.secondary != place, comb.target != place else {

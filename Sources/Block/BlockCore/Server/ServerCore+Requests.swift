@@ -101,7 +101,8 @@ extension ServerCore {
         default: (kind, status) = (.clientRead, .invalid)
         }
         var refusal = range == nil ? .invalid : status
-        let key = map.combKey(of: header.unitKey)
+        let unit = unit(of: header, peer)
+        let key = unit.flatMap { map.combKey(of: $0) }
         if key == nil, refusal == nil { refusal = .notReady }
         var place: CopyPlace?
         if refusal == nil, let key {
@@ -120,15 +121,23 @@ extension ServerCore {
         if refusal == nil, case .client = peer, clientOperations >= configuration.requestsMax { refusal = .overloaded }
         let store = place.flatMap { storeIndex($0.device) }
         if store == nil, refusal == nil { refusal = .notReady }
-        guard refusal == nil, let range, let key, let store else {
+        guard refusal == nil, let range, let unit, let key, let store else {
             if let payload { actions.append(.release(payload)) }
             actions.append(.send(link, header.reply(refusal ?? .invalid), nil))
             return
         }
         enqueue(
             Operation(
-                kind: kind, link: link, header: header, payload: payload, unit: header.unitKey, range: range,
+                kind: kind, link: link, header: header, payload: payload, unit: unit, range: range,
                 comb: key, store: store), now, &actions)
+    }
+
+    /// A client names its volume, a server the unit itself: the two copies cannot disagree about it.
+    private func unit(of header: DataHeader, _ peer: PeerKey) -> UnitKey? {
+        switch peer {
+        case .client: map.headUnit(of: VolumeID(rawValue: header.volume), at: header.unit)
+        case .server: header.unitKey
+        }
     }
 
     /// The device of this server that takes part in the comb other than as its primary.

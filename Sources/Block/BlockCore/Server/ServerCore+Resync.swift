@@ -1,10 +1,12 @@
 import Base
 
 /// The units that a copy has of a comb, as it tells them to a primary: entries of 16 bytes, padded to whole blocks with
-/// entries of volume 0.
+/// entries of tree 0.
 enum UnitList {
     static let entryBytes = 16
     static let entriesMax = Int(Geometry.unitBytes) / entryBytes
+    /// Numbers of nodes are below this: an entry has 31 bits for them.
+    static let nodesMax: UInt32 = 1 << 31
 
     struct Entry: Equatable {
         var unit: UnitKey
@@ -14,9 +16,10 @@ enum UnitList {
     static func encode(_ entries: ArraySlice<Entry>) -> [UInt8] {
         var writer = ByteWriter()
         for entry in entries {
-            writer.put(entry.unit.volume)
+            precondition(entry.unit.node < nodesMax, "a node with a number that fits")
+            writer.put(entry.unit.tree)
             writer.put(entry.unit.index)
-            writer.put(UInt32(entry.isHot ? 1 : 0))
+            writer.put(entry.unit.node << 1 | (entry.isHot ? 1 : 0))
         }
         let block = Int(Geometry.blockBytes)
         let size = max(1, (writer.bytes.count + block - 1) / block) * block
@@ -28,9 +31,11 @@ enum UnitList {
         var reader = ByteReader(bytes)
         var entries: [Entry] = []
         while reader.remaining > 0 {
-            let unit = UnitKey(volume: try reader.id(VolumeID.self), index: try reader.number(UInt32.self))
+            let tree = try reader.id(TreeID.self)
+            let index = try reader.number(UInt32.self)
             let flags = try reader.number(UInt32.self)
-            if unit.volume.rawValue == 0 { break }
+            if tree.rawValue == 0 { break }
+            let unit = UnitKey(tree: tree, node: flags >> 1, index: index)
             entries.append(Entry(unit: unit, isHot: flags & 1 == 1))
         }
         return entries
@@ -83,27 +88,31 @@ extension ServerCore {
             let store = storeIndex(primary.device)
         else { return }
         let own = stores[store].units { map.combKey(of: $0) == key }
-        var lacking = own
+        var lacking = Set(own.map(\.family))
+        let families = lacking.count
         if let since = rebuild.since {
-            lacking = own.filter { unit in
+            let changed = own.filter { unit in
                 guard let isHot = rebuild.listed[unit] else { return rules.contains(.survivorsListIsTruth) }
                 if isHot, rules.contains(.resyncOfTargetsIntents) { return true }
                 return stores[store].isDirty(
                     unit, since: since, countingIntents: rules.contains(.resyncOfSurvivorsIntents))
             }
+            lacking = Set(changed.map(\.family))
             if rules.contains(.survivorsListIsTruth) {
-                lacking += rebuild.listed.keys.filter { stores[store].location(of: $0) == nil }.sorted()
+                for unit in rebuild.listed.keys where stores[store].location(of: unit) == nil {
+                    lacking.insert(unit.family)
+                }
             }
         }
         rebuilds[key]?.phase = .copying
-        rebuilds[key]?.remaining = Set(lacking)
-        rebuilds[key]?.order = lacking.reversed()
+        rebuilds[key]?.remaining = lacking
+        rebuilds[key]?.order = lacking.sorted(by: >)
         if !rules.contains(.stableBeforeMove), map.comb(key)?.secondary != nil {
             rebuilds[key]?.remaining = []
             rebuilds[key]?.order = []
         }
         actions.append(
-            .notice(.copying(key, to: rebuild.target, since: rebuild.since, units: lacking.count, of: own.count)))
+            .notice(.copying(key, to: rebuild.target, since: rebuild.since, units: lacking.count, of: families)))
         copyNext(key, store, now, &actions)
     }
 

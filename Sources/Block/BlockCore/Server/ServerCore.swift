@@ -31,8 +31,9 @@ public struct ServerCore: Sendable {
     var peers = IDTable<SdsID, Peer>()
     var operations = IDTable<UInt64, Operation>()
     var nextOperation: UInt64 = 1
-    /// Per unit, operations in the order of arrival: the range locks.
-    var queues = IDTable<UnitKey, [UInt64]>()
+    /// Per family, operations in the order of arrival: the range locks. A read may look through several units of a family, and a
+    /// copy brings all of them, so volumes of a tree wait for each other where they touch the same blocks.
+    var queues = IDTable<FamilyKey, [UInt64]>()
     var rebuilds: [CombKey: Rebuild] = [:]
     /// Combs whose primary this server is to be no longer.
     /// For each of `stores`.
@@ -63,8 +64,8 @@ public struct ServerCore: Sendable {
     }
     /// Nothing accepted, and no forgetting of units, is under way.
     public var isIdle: Bool { operations.isEmpty && drops.isEmpty }
-    /// Whether anything accepted for the unit has not ended: without it, and with its comb normal, both copies are equal.
-    public func hasWork(on unit: UnitKey) -> Bool { queues[unit] != nil }
+    /// Whether anything accepted for the family has not ended: without it, and with its comb normal, both copies are equal.
+    public func hasWork(on family: FamilyKey) -> Bool { queues[family] != nil }
 
     /// `stores` are opened devices of this server whose opening writes are stable. `system` is what their labels say.
     public init(configuration: ServerConfiguration, sds: SdsID, system: SystemID?, stores: [UnitStore]) {
@@ -194,7 +195,9 @@ public struct ServerCore: Sendable {
         let place = CopyPlace(sds: sds, device: stores[index].device)
         var requests: UnitStore.Requests = []
         stores[index].cool(underPressure: underPressure, &requests) { unit in
-            guard queues[unit] == nil, let key = map.combKey(of: unit), let comb = map.comb(key) else { return nil }
+            guard queues[unit.family] == nil, let key = map.combKey(of: unit), let comb = map.comb(key) else {
+                return nil
+            }
             // A copy made from nothing counts for nothing before it is complete.
             let isNew = comb.target == place && comb.targetEpoch == nil
             if rules.contains(.settledOnlyInSync), !comb.inSync.contains(place), !isNew { return nil }

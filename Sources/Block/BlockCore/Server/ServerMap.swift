@@ -8,12 +8,15 @@ struct ClusterMap: Sendable {
     var revision: UInt64 = 0
     var pools: [StoragePoolID: Pool] = [:]
     var volumes: [VolumeID: VolumeRecord] = [:]
+    /// Of volumes that are or were in snapshots.
+    var trees: [TreeID: VolumeTree] = [:]
     var addresses: [SdsID: String] = [:]
 
     struct Changes {
         /// With the configuration before, in order.
         var combs: [(key: CombKey, before: Comb?)] = []
-        var volumes: Set<VolumeID> = []
+        /// Of which anything changed, a node or one of their volumes.
+        var trees: Set<TreeID> = []
     }
 
     /// Nil if the update is older than what is known: it came late over a connection that is no longer the manager's.
@@ -37,12 +40,26 @@ struct ClusterMap: Sendable {
         var mentioned: Set<VolumeID> = []
         for volume in update.volumes {
             mentioned.insert(volume.id)
-            if volumes[volume.id] != volume { changes.volumes.insert(volume.id) }
+            if volumes[volume.id] != volume { changes.trees.insert(volume.tree) }
             volumes[volume.id] = volume
         }
         let gone = update.isFull ? volumes.keys.filter { !mentioned.contains($0) } : update.removedVolumes
-        for volume in gone where volumes.removeValue(forKey: volume) != nil { changes.volumes.insert(volume) }
+        for volume in gone {
+            if let known = volumes.removeValue(forKey: volume) { changes.trees.insert(known.tree) }
+        }
+        apply(trees: update, &changes)
         return changes
+    }
+
+    private mutating func apply(trees update: MapUpdate, _ changes: inout Changes) {
+        var mentioned: Set<TreeID> = []
+        for tree in update.trees {
+            mentioned.insert(tree.id)
+            if trees[tree.id] != tree { changes.trees.insert(tree.id) }
+            trees[tree.id] = tree
+        }
+        let gone = update.isFull ? trees.keys.filter { !mentioned.contains($0) } : update.removedTrees
+        for tree in gone where trees.removeValue(forKey: tree) != nil { changes.trees.insert(tree) }
     }
 
     func comb(_ key: CombKey) -> Comb? {
@@ -50,9 +67,33 @@ struct ClusterMap: Sendable {
         return combs[Int(key.index)]
     }
 
-    /// Where a unit of a known volume belongs.
+    /// Where a unit of a known node belongs.
     func combKey(of unit: UnitKey) -> CombKey? {
-        guard let pool = volumes[unit.volume]?.pool, let count = pools[pool]?.combs.count else { return nil }
-        return CombKey(pool: pool, index: Geometry.comb(of: unit, combCount: UInt32(count)))
+        guard let tree = trees[unit.tree] else {
+            // The only node of a volume without relatives.
+            guard unit.node == 0, let volume = volumes[VolumeID(rawValue: unit.tree.rawValue)],
+                volume.tree == unit.tree
+            else { return nil }
+            return combKey(of: unit.family, in: volume.pool)
+        }
+        return tree.contains(unit.node) ? combKey(of: unit.family, in: tree.pool) : nil
+    }
+
+    /// Where what a volume has at `index` belongs.
+    func combKey(of volume: VolumeID, at index: UInt32) -> CombKey? {
+        guard let volume = volumes[volume] else { return nil }
+        return combKey(of: FamilyKey(tree: volume.tree, index: index), in: volume.pool)
+    }
+
+    private func combKey(of family: FamilyKey, in pool: StoragePoolID) -> CombKey? {
+        guard let count = pools[pool]?.combs.count else { return nil }
+        return CombKey(pool: pool, index: Geometry.comb(of: family, combCount: UInt32(count)))
+    }
+
+    func nodes(of tree: TreeID) -> [UInt32] { trees[tree]?.nodes.map(\.number) ?? [0] }
+
+    /// The unit that a volume's writes at `index` go to.
+    func headUnit(of volume: VolumeID, at index: UInt32) -> UnitKey? {
+        volumes[volume].map { UnitKey(tree: $0.tree, node: $0.head, index: index) }
     }
 }

@@ -19,7 +19,7 @@ public struct DeviceError: CodedError {
 
 /// The identity of a device, kept in two copies at its beginning. See docs/formats/device.md.
 public struct DeviceLabel: Equatable, Sendable {
-    public static let formatVersion: UInt32 = 2
+    public static let formatVersion: UInt32 = 3
     static let magic: UInt64 = 0x484F_4C44_4641_5354
     static let copyOffsets: [UInt64] = [0, 64 << 10]
 

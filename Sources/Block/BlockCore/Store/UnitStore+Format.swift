@@ -2,8 +2,8 @@ extension UnitStore {
     private static let tableMagic: UInt32 = 0x4855_5442
     private static let logMagic: UInt32 = 0x4855_4C47
     /// Of table and log. In version 1 a record's checksum was its plain CRC32C, and there were no intents: all of its units
-    /// count as being written.
-    fileprivate static let formatVersion: UInt16 = 2
+    /// count as being written. Before version 3 there were no nodes: all is node 0.
+    fileprivate static let formatVersion: UInt16 = 3
 
     var nextTableOffset: UInt64 { layout.tables[Int((tableGeneration + 1) & 1)] }
 
@@ -167,7 +167,7 @@ extension UnitStore {
             logSequence += 1
             for (number, slot) in chunk {
                 let empty = Slot(
-                    key: UnitKey(volume: VolumeID(rawValue: 0), index: 0), generation: 0, combEpoch: 0)
+                    key: UnitKey(tree: TreeID(rawValue: 0), node: 0, index: 0), generation: 0, combEpoch: 0)
                 block.put(slot ?? empty, number: number, isBound: slot != nil)
             }
             bytes += block.sealedBlocks(1)
@@ -215,7 +215,7 @@ extension ByteWriter {
         let start = bytes.count
         put(number)
         put(slot.key.index)
-        put(slot.key.volume)
+        put(slot.key.tree)
         put(slot.generation)
         put(slot.combEpoch)
         put(slot.map.words.0)
@@ -223,7 +223,8 @@ extension ByteWriter {
         put(slot.map.words.2)
         put(slot.map.words.3)
         put(UInt32(isBound ? 1 : 0) | UInt32(slot.intent == .cold ? 0 : 2))
-        put(UInt64(0))
+        put(slot.key.node)
+        put(UInt32(0))
         put(UnitStore.recordChecksum(Array(bytes[start...]), version: UnitStore.formatVersion))
     }
 }
@@ -244,10 +245,10 @@ extension ByteReader {
         do throws(WireError) {
             let number = try number(UInt32.self)
             let index = try self.number(UInt32.self)
-            let volume = try id(VolumeID.self)
+            let tree = try id(TreeID.self)
             let generation = try self.number(UInt64.self)
             var slot = UnitStore.Slot(
-                key: UnitKey(volume: volume, index: index), generation: generation,
+                key: UnitKey(tree: tree, node: 0, index: index), generation: generation,
                 combEpoch: try self.number(UInt64.self))
             slot.map.words = (
                 try self.number(UInt64.self), try self.number(UInt64.self), try self.number(UInt64.self),
@@ -255,7 +256,9 @@ extension ByteReader {
             )
             let flags = try self.number(UInt32.self)
             slot.intent = version < 2 || flags & 2 == 2 ? .hot : .cold
-            _ = try self.number(UInt64.self)
+            let node = try self.number(UInt32.self)
+            if version > 2 { slot.key.node = node }
+            _ = try self.number(UInt32.self)
             let covered = UnitStore.recordChecksum(Array(bytes[start..<position]), version: version)
             guard try self.number(UInt32.self) == covered else { return nil }
             return (number, slot, flags & 1 == 1)

@@ -1,6 +1,6 @@
 /// Control messages on a stream: `length` (u32, of what follows), CRC32C of the body (u32), body.
 public enum ControlFrame {
-    public static let version: UInt8 = 2
+    public static let version: UInt8 = 3
     /// A full map of a large system is about 100 bytes per comb.
     public static let maximumLength = 64 << 20
 
@@ -169,8 +169,22 @@ extension ByteWriter {
             writer.put(volume.sizeUnits)
             writer.put(volume.attachEpoch)
             writer.put(list: volume.mappings) { $0.put($1) }
+            writer.put(volume.tree)
+            writer.put(volume.head)
         }
         put(list: update.removedVolumes) { $0.put($1) }
+        put(list: update.trees) { $0.put($1) }
+        put(list: update.removedTrees) { $0.put($1) }
+    }
+
+    mutating func put(_ tree: VolumeTree) {
+        put(tree.id)
+        put(tree.pool)
+        put(tree.nextNode)
+        put(list: tree.nodes) { writer, node in
+            writer.put(node.number)
+            writer.put(node.parent ?? .max)
+        }
     }
 
     mutating func put(_ mapping: VolumeMapping) {
@@ -289,9 +303,26 @@ extension ByteReader {
             ServerAddress(sds: try reader.id(SdsID.self), address: try reader.text())
         }
         update.pools = try list(minimumSize: 16) { reader throws(WireError) in try reader.poolUpdate() }
-        update.volumes = try list(minimumSize: 34) { reader throws(WireError) in try reader.volumeRecord() }
+        update.volumes = try list(minimumSize: 46) { reader throws(WireError) in try reader.volumeRecord() }
         update.removedVolumes = try list(minimumSize: 8) { reader throws(WireError) in try reader.id(VolumeID.self) }
+        update.trees = try list(minimumSize: 24) { reader throws(WireError) in try reader.volumeTree() }
+        update.removedTrees = try list(minimumSize: 8) { reader throws(WireError) in try reader.id(TreeID.self) }
         return update
+    }
+
+    mutating func volumeTree() throws(WireError) -> VolumeTree {
+        let id = try id(TreeID.self)
+        let pool = try self.id(StoragePoolID.self)
+        let nextNode = try number(UInt32.self)
+        let nodes = try list(minimumSize: 8) { reader throws(WireError) in
+            let number = try reader.number(UInt32.self)
+            let parent = try reader.number(UInt32.self)
+            return VolumeTree.Node(number: number, parent: parent == .max ? nil : parent)
+        }
+        guard let tree = VolumeTree(id: id, pool: pool, nodes: nodes, nextNode: nextNode) else {
+            throw WireError(description: "a tree of \(nodes.count) nodes that cannot be one")
+        }
+        return tree
     }
 
     private mutating func poolUpdate() throws(WireError) -> PoolUpdate {
@@ -313,7 +344,8 @@ extension ByteReader {
         VolumeRecord(
             id: try id(VolumeID.self), pool: try id(StoragePoolID.self), name: try text(),
             sizeUnits: try number(UInt32.self), attachEpoch: try number(UInt64.self),
-            mappings: try list(minimumSize: 25) { reader throws(WireError) in try reader.mapping() })
+            mappings: try list(minimumSize: 25) { reader throws(WireError) in try reader.mapping() },
+            tree: try id(TreeID.self), head: try number(UInt32.self))
     }
 
     mutating func mapping() throws(WireError) -> VolumeMapping {

@@ -115,6 +115,24 @@ public struct VolumeRecord: Equatable, Sendable {
     public var sizeUnits: UInt32
     public var attachEpoch: UInt64
     public var mappings: [VolumeMapping]
+    /// Its data is in the units of this tree; what is written goes to the node `head`.
+    public var tree: TreeID
+    public var head: UInt32
+
+    /// A volume without relatives unless `tree` says otherwise.
+    public init(
+        id: VolumeID, pool: StoragePoolID, name: String, sizeUnits: UInt32, attachEpoch: UInt64,
+        mappings: [VolumeMapping], tree: TreeID? = nil, head: UInt32 = 0
+    ) {
+        self.id = id
+        self.pool = pool
+        self.name = name
+        self.sizeUnits = sizeUnits
+        self.attachEpoch = attachEpoch
+        self.mappings = mappings
+        self.tree = tree ?? TreeID(rawValue: id.rawValue)
+        self.head = head
+    }
 }
 
 /// Combs of one pool.
@@ -143,6 +161,9 @@ public struct MapUpdate: Equatable, Sendable {
     public var pools: [PoolUpdate] = []
     public var volumes: [VolumeRecord] = []
     public var removedVolumes: [VolumeID] = []
+    /// For servers only, and only of volumes that are or were in snapshots.
+    public var trees: [VolumeTree] = []
+    public var removedTrees: [TreeID] = []
 }
 
 /// From the manager to a server or a client.

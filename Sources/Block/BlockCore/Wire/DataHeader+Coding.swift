@@ -21,7 +21,7 @@ extension DataHeader {
         store(combEpoch, 48)
         store(attachEpoch, 56)
         store(UInt64(0), 64)
-        store(UInt32(0), 72)
+        store(node, 72)
         store(CRC32C.checksum(UnsafeRawBufferPointer(rebasing: buffer[0..<76])), 76)
     }
 
@@ -60,6 +60,7 @@ extension DataHeader {
         length = load(UInt32.self, 40)
         combEpoch = load(UInt64.self, 48)
         attachEpoch = load(UInt64.self, 56)
+        node = load(UInt32.self, 72)
         guard flags.subtracting([.reply, .zeros, .payload]).isEmpty else {
             throw WireError(description: "unknown flags \(flags.rawValue)")
         }

@@ -52,7 +52,7 @@ public enum DataStatus: UInt8, Sendable, CaseIterable {
 public struct DataHeader: Equatable, Sendable {
     public static let encodedSize = 80
     public static let magic: UInt32 = 0x4844_4C46
-    public static let version: UInt8 = 2
+    public static let version: UInt8 = 3
 
     public struct Flags: OptionSet, Sendable {
         public var rawValue: UInt16
@@ -81,13 +81,16 @@ public struct DataHeader: Equatable, Sendable {
     public var combEpoch: UInt64 = 0
     /// The mapping's epoch.
     public var attachEpoch: UInt64 = 0
+    /// Between servers: the node whose unit is meant, `volume` being the tree.
+    public var node: UInt32 = 0
 
     public init(opcode: Opcode) { self.opcode = opcode }
 
     public var isReply: Bool { flags.contains(.reply) }
     /// Bytes that follow the header on the wire.
     public var payloadLength: Int { flags.contains(.payload) ? Int(length) : 0 }
-    public var unitKey: UnitKey { UnitKey(volume: VolumeID(rawValue: volume), index: unit) }
+    /// The unit that a server's message means.
+    public var unitKey: UnitKey { UnitKey(tree: TreeID(rawValue: volume), node: node, index: unit) }
 
     /// The header of the answer to this request, without payload.
     public func reply(_ status: DataStatus) -> DataHeader {
