@@ -307,6 +307,31 @@ actor StoreCluster {
         }
     }
 
+    /// Two devices of 256 MiB, of which a tenth is spare.
+    @Test func aFullPoolRefusesWhatNeedsSpaceAndNothingElse() async throws {
+        try await withCluster(servers: 2) { cluster in
+            await cluster.startClient("c1")
+            let uri = try await cluster.map(try await cluster.makeVolume("v", units: 320), to: "c1")
+            let filled = await run(
+                "qemu-io", "-f", "raw", "-c", "write -P 1 0 128M", "-c", "write -P 2 128M 64M", "-c",
+                "write -P 3 192M 64M", uri)
+            #expect(filled.output.contains("No space left on device"), "\(filled.output)")
+            let state = try await cluster.manager.state()
+            let isTold = await cluster.until {
+                let alerts = try? await cluster.manager.state().alerts
+                return alerts?.contains { $0.kind == .capacityUtilizationAboveCriticalThreshold } == true
+            }
+            #expect(isTold)
+            #expect(state.pools.values.allSatisfy { state.health(of: $0.id).normal == $0.combs.count })
+            let served = await run(
+                "qemu-io", "-f", "raw", "-c", "read -P 1 0 128M", "-c", "read -P 2 128M 64M", "-c", "write -P 4 0 64M",
+                "-c", "flush", "-c", "discard 64M 32M", "-c", "write -P 5 288M 32M", "-c", "read -P 5 288M 32M", "-c",
+                "read -P 4 0 64M", "-c", "read -P 0 64M 32M", uri)
+            let isWell = served.status == 0 && !served.output.contains("failed") && !served.output.contains("No space")
+            #expect(isWell, "\(served.output)")
+        }
+    }
+
     /// A volume as a block device of this host; the path of the link to it.
     func attach(_ volume: VolumeID, _ cluster: StoreCluster) async throws -> String {
         await cluster.startClient("c1", [.fuse, .nbd])

@@ -255,10 +255,27 @@ extension ManagerBench {
         bench.use(10, 530, of: 1)
         #expect(kinds() == [.capacityUtilizationAboveHighThreshold])
         bench.use(10, 728, of: 1)
-        #expect(kinds() == [.capacityUtilizationAboveCriticalThreshold])
+        #expect(kinds() == [.capacityUtilizationAboveCriticalThreshold, .deviceFull])
         #expect(bench.refusal(of: create) == .poolCritical)
         bench.use(10, 500, of: 1)
         #expect(try bench.run(create) != .done)
+    }
+
+    @Test func nothingIsRebuiltOntoAFullDevice() throws {
+        var (bench, pool) = try bench()
+        bench.introduce(4)
+        _ = try bench.run(.createVolume(pool: pool, name: "v", sizeUnits: 8, provisioning: .thin, createdAt: 1))
+        let isOnFirst = bench.combs.map { $0.inSync.contains { $0.sds.rawValue == 1 } }
+        bench.use(20, 1000, of: 2)
+        bench.use(30, 900, of: 3)
+        bench.use(40, 899, of: 4)
+        // The spare is 10 %.
+        let full = bench.core.state.alerts.filter { $0.kind == .deviceFull }
+        #expect(full.map(\.object) == [.device(DeviceID(rawValue: 20)), .device(DeviceID(rawValue: 30))])
+        bench.feed(.message(LinkID(rawValue: 101), .deviceFailed(DeviceID(rawValue: 10))))
+        bench.feed(.tick)
+        let targets = bench.combs.enumerated().filter { isOnFirst[$0.offset] }.compactMap { $0.element.target }
+        #expect(!targets.isEmpty && !targets.contains { $0.sds.rawValue == 2 })
     }
 
     @Test func aSpareBelowOneFaultUnitIsWarnedOf() throws {

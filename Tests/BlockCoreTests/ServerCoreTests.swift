@@ -193,6 +193,61 @@ struct ServerBench {
         #expect(bench.told.contains(.rebuildDone(key, epoch: 3, target: target)))
     }
 
+    // MARK: Space
+
+    /// The secondary has no room for a new unit: the write is undone here, refused, and the secondary stays.
+    @Test func aWriteThatTheSecondaryHasNoRoomForIsOnNeither() throws {
+        var bench = try ServerBench(secondary: true)
+        let link = LinkID(rawValue: 9)
+        bench.ask(.write)
+        bench.feed(.peerConnected(ServerBench.other, link))
+        let hello = try #require(bench.sent.last?.header)
+        bench.feed(.answer(link, hello.reply(.ok), []))
+        let replicate = try #require(bench.sent.last { $0.link == link }?.header)
+        #expect(replicate.opcode == .replicate)
+        bench.answerDisk()
+        #expect(bench.core.stores[0].usedUnits == 1)
+        bench.feed(.answer(link, replicate.reply(.noSpace), []))
+        // Until the zeros are stable on both it is not answered, and a reader waits.
+        let answered = bench.sent.count
+        bench.ask(.read)
+        #expect(bench.sent.filter { $0.link == ServerBench.link && $0.header.isReply }.count == 1)
+        let zeroes = try #require(bench.sent[..<answered].last { $0.link == link }?.header)
+        #expect(zeroes.opcode == .replicateZeroes && zeroes.offset == 0 && zeroes.length == 4096)
+        bench.feed(.answer(link, zeroes.reply(.ok), []))
+        bench.answerDisk()
+        let answers = bench.sent.filter { $0.link == ServerBench.link }.suffix(2).map(\.header)
+        #expect(answers.map(\.opcode) == [.write, .read] && answers.map(\.status) == [.noSpace, .ok])
+        #expect(answers[1].flags.contains(.zeros))
+        #expect(bench.core.stores[0].usedUnits == 0)
+        #expect(!bench.told.contains { if case .removeSecondary = $0 { true } else { false } })
+    }
+
+    /// Half of the eight units are spare.
+    @Test func clientsLeaveTheSpareAndWriteWhatIsBound() throws {
+        var bench = try ServerBench(secondary: false)
+        var update = later(ServerBench.map(secondary: false))
+        update.pools[0].sparePercentage = 50
+        bench.feed(.manager(.update(update)))
+        for unit in 0..<4 as Range<UInt32> {
+            bench.ask(.write, unit: unit, epoch: 2)
+            bench.answerDisk()
+            #expect(bench.lastStatus == .ok)
+        }
+        bench.ask(.write, unit: 4, epoch: 2)
+        bench.answerDisk()
+        #expect(bench.lastStatus == .noSpace)
+        for opcode in [Opcode.write, .read, .flush, .writeZeroes] {
+            bench.ask(opcode, unit: 3, epoch: 2)
+            bench.answerDisk()
+            #expect(bench.lastStatus == .ok, "\(opcode)")
+        }
+        // The zeros were all that the unit held: what it gave back serves another one.
+        bench.ask(.write, unit: 4, epoch: 2)
+        bench.answerDisk()
+        #expect(bench.lastStatus == .ok)
+    }
+
     private func later(_ update: MapUpdate) -> MapUpdate {
         var update = update
         update.revision += 1

@@ -93,7 +93,9 @@ import Testing
                 return PoolUpdate.Entry(index: UInt32(index), comb: comb)
             }
             var update = MapUpdate(revision: 8, isFull: false)
-            update.pools = [PoolUpdate(pool: StoragePoolID(rawValue: 5), combCount: 8, entries: entries)]
+            update.pools = [
+                PoolUpdate(pool: StoragePoolID(rawValue: 5), combCount: 8, sparePercentage: 34, entries: entries)
+            ]
             let frame = ControlFrame.encode(MessageFromManager.update(update))
             #expect(try ControlFrame.decodeFromManager(Array(frame[4...])) == .update(update))
         }

@@ -35,6 +35,18 @@ import Testing
         #expect(spared > 0)
     }
 
+    /// Where devices are too small, space runs out, comes back, and the loss of a server is made good.
+    @Test func spaceRunsOut() {
+        var faults: [String: Int] = [:]
+        for seed: UInt64 in 1...8 {
+            let report = Simulation(SimulationOptions(seed: seed, profile: .cramped)).run()
+            #expect(report.failure == nil, "seed \(seed): \(report.failure ?? "")")
+            faults.merge(report.faults, uniquingKeysWith: +)
+        }
+        #expect(faults["no space", default: 0] > 50)
+        #expect(faults.keys.contains { $0.hasPrefix("server lost for good") })
+    }
+
     @Test func replayIsExact() {
         let first = Simulation(SimulationOptions(seed: 77)).run()
         let second = Simulation(SimulationOptions(seed: 77)).run()
@@ -94,6 +106,8 @@ import Testing
     struct BrokenRule: CustomTestStringConvertible {
         var name: String
         var rule: ProtocolRules
+        /// The kind of run in which it matters.
+        var profile = SimulationProfile.busy
         /// Within how many seeds, counted from 1, it has to be noticed.
         var seeds: UInt64
         var testDescription: String { name }
@@ -117,12 +131,16 @@ import Testing
         BrokenRule(name: "settled units keep their epoch", rule: .epochOfSettledUnits, seeds: 200),
         BrokenRule(name: "copies out of sync call units settled", rule: .settledOnlyInSync, seeds: 200),
         BrokenRule(name: "units that one copy has stay as they are", rule: .survivorsListIsTruth, seeds: 200),
+        BrokenRule(
+            name: "a write refused by one copy stays on the other", rule: .refusedOnBoth, profile: .cramped, seeds: 200),
+        BrokenRule(name: "clients take the spare", rule: .spareIsForCopies, profile: .cramped, seeds: 200),
     ]
 
     /// The checkers are worth something only if they notice what they are for.
     @Test(arguments: brokenRules) func brokenRuleIsNoticed(_ broken: BrokenRule) {
         for seed in 1...broken.seeds {
-            let options = SimulationOptions(seed: seed, rules: .all.subtracting(broken.rule))
+            let options = SimulationOptions(
+                seed: seed, rules: .all.subtracting(broken.rule), profile: broken.profile)
             if Simulation(options).run().failure != nil { return }
         }
         Issue.record("not noticed within \(broken.seeds) seeds")

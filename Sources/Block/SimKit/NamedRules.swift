@@ -21,5 +21,7 @@ extension ProtocolRules {
         ("zeros-before-holes", .zerosBeforeHoles),
         ("stable-before-move", .stableBeforeMove),
         ("drain-before-swap", .drainBeforeSwap),
+        ("refused-on-both", .refusedOnBoth),
+        ("spare-is-for-copies", .spareIsForCopies),
     ]
 }

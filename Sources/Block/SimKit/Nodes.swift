@@ -6,6 +6,7 @@ struct ServerNode {
     private(set) var sds = SdsID(rawValue: 0)
     private(set) var device = DeviceID(rawValue: 0)
     private var installations: UInt64 = 0
+    private let capacityUnits: UInt32
     var core: ServerCore?
     var disk = FakeDisk()
     var life = 0
@@ -25,14 +26,17 @@ struct ServerNode {
     /// Counts the starts of its host.
     var hostBoots = 0
 
-    init(_ id: NodeID) { install(id) }
+    init(_ id: NodeID, capacityUnits: UInt32) {
+        self.capacityUnits = capacityUnits
+        install(id)
+    }
 
     mutating func install(_ id: NodeID) {
         sds = SdsID(rawValue: 0x5D5 << 32 | installations << 16 | UInt64(id.rawValue))
         device = DeviceID(rawValue: 0xDE << 32 | installations << 16 | UInt64(id.rawValue))
         installations += 1
         disk = FakeDisk()
-        let label = DeviceLabel(sds: sds, device: device, capacityUnits: 16, logBlocks: 4)
+        let label = DeviceLabel(sds: sds, device: device, capacityUnits: capacityUnits, logBlocks: 4)
         for (offset, bytes) in UnitStore.format(label) { disk.write(FakeDisk.changes(bytes: bytes, at: offset)) }
         disk.flush(disk.flushMark)
     }

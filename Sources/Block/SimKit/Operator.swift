@@ -11,7 +11,6 @@ extension Simulation {
     }
 
     static let volumesWanted = 2
-    static let unitsMax: UInt32 = 5
 
     func submit(_ command: ManagerCommand, _ question: Question) {
         let ticket = Ticket(rawValue: nextTicket)
@@ -43,7 +42,13 @@ extension Simulation {
         if isHealed, let server = state.servers.values.first(where: { $0.maintenance != .none }) {
             submit(.configure(.exitMaintenance(server.id)), .reshape)
         }
-        if state.volumes.count < Simulation.volumesWanted {
+        // What does not fit elsewhere cannot be taken away.
+        if isHealed, options.profile == .cramped, let server = state.servers.values.first(where: \.isLeaving) {
+            submit(.configure(.abortRemoveSds(server.id)), .reshape)
+        }
+        if let pool = state.pools.values.first, pool.sparePercentage != options.profile.sparePercentage {
+            submit(.configure(.setSparePercentage(pool.id, options.profile.sparePercentage)), .reshape)
+        } else if state.volumes.count < Simulation.volumesWanted {
             create(in: state)
         } else if let homeless = state.volumes.values.first(where: { $0.mappings.isEmpty }) {
             give(homeless, state, preempting: false)
@@ -56,7 +61,8 @@ extension Simulation {
         guard let pool = state.pools.values.first else { return }
         submit(
             .createVolume(
-                pool: pool.id, name: "v\(nextTicket)", sizeUnits: UInt32.random(in: 2...3, using: &random),
+                pool: pool.id, name: "v\(nextTicket)",
+                sizeUnits: UInt32.random(in: options.profile.volumeUnits, using: &random),
                 provisioning: .thin, createdAt: 0), .create)
     }
 
@@ -112,7 +118,7 @@ extension Simulation {
         case 0, 1: submit(.unmap(volume.id, volume.mappings.first?.sdc), .fence(volume.id))
         case 2, 3: submit(.removeVolume(volume.id, unmapping: true), .change(volume.id))
         case 4:
-            guard volume.sizeUnits < Simulation.unitsMax else { return }
+            guard volume.sizeUnits < options.profile.volumeUnitsMax else { return }
             submit(.resizeVolume(volume.id, sizeUnits: volume.sizeUnits + 1), .change(volume.id))
         case 5: limit(volume)
         default: give(volume, state, preempting: true)

@@ -5,18 +5,21 @@ public import BlockCore
 public struct SimulationOptions: Sendable {
     public var seed: UInt64
     public var rules: ProtocolRules
+    public var profile: SimulationProfile
     /// Virtual time under faults, before everything is healed.
     public var turmoil: Duration
     /// Virtual time within which everything must be well again.
     public var recovery: Duration
     public var keepsTrace: Bool
 
+    /// Without a `profile` the seed decides that too.
     public init(
-        seed: UInt64, rules: ProtocolRules = .all, turmoil: Duration = .seconds(12),
+        seed: UInt64, rules: ProtocolRules = .all, profile: SimulationProfile? = nil, turmoil: Duration = .seconds(12),
         recovery: Duration = .seconds(90), keepsTrace: Bool = false
     ) {
         self.seed = seed
         self.rules = rules
+        self.profile = profile ?? .ofSeed(seed)
         self.turmoil = turmoil
         self.recovery = recovery
         self.keepsTrace = keepsTrace
@@ -112,6 +115,8 @@ public final class Simulation {
     var wellAfter: Duration?
     var failure: String?
     var fences = 0
+    /// When a device was last seen without room for clients.
+    var fullAt: Instant?
     /// How often each kind of fault struck.
     var faults: [String: Int] = [:]
     var copies = CopyCounts()
@@ -136,7 +141,7 @@ public final class Simulation {
         serverIDs = (1...serverCount).map { NodeID(rawValue: $0) }
         clientIDs = (0..<2).map { NodeID(rawValue: 100 + $0) }
         for id in managerIDs { managers[id] = ManagerNode() }
-        for id in serverIDs { servers[id] = ServerNode(id) }
+        for id in serverIDs { servers[id] = ServerNode(id, capacityUnits: options.profile.capacityUnits) }
         for id in clientIDs { clients[id] = ClientNode(id) }
         intentCooling = .milliseconds(Int.random(in: 100...3000, using: &random))
         hotUnitsMax = [1, 2, 3, 16].randomElement(using: &random) ?? 1

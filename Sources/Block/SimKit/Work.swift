@@ -82,6 +82,7 @@ extension Simulation {
     func completed(_ id: NodeID, _ io: ClientIO, _ result: ClientIOResult) {
         guard let done = clients[id]?.ios.removeValue(forKey: io) else { return fail("\(id) completed an I/O twice") }
         note("\(id) io \(io.rawValue) \(done.action) \(done.first): \(result) saw \(done.seen.prefix(8))")
+        if result == .noSpace { return refusedForSpace(done) }
         let isInTime = result == .ok || result == .fenced
         if !isInTime, done.invoked > healedAt {
             fail("\(id) io \(io.rawValue) begun after the faults ended: \(result)")

@@ -13,6 +13,10 @@ struct SimCommand: ParsableCommand {
 
     @Option(help: "Real minutes. 0: only the one seed.") var minutes: Double = 1
 
+    private static let profiles = SimulationProfile.allCases.map(\.rawValue).joined(separator: ", ")
+
+    @Option(help: "Which kind of run: \(profiles). By default the seed decides.") var profile: String?
+
     @Option(
         name: .customLong("without-rule"),
         help: "Leaves a safety rule out, to see that this is noticed; may be repeated. 'list' lists them.")
@@ -22,6 +26,9 @@ struct SimCommand: ParsableCommand {
 
     func validate() throws {
         guard minutes >= 0, minutes <= 1_000_000 else { throw ValidationError("--minutes must not be negative") }
+        if let profile, SimulationProfile(rawValue: profile) == nil {
+            throw ValidationError("There is no profile '\(profile)'")
+        }
         for name in withoutRules where name != "list" {
             guard ProtocolRules.named.contains(where: { $0.name == name }) else {
                 throw ValidationError("There is no rule '\(name)': try --without-rule list")
@@ -37,6 +44,7 @@ struct SimCommand: ParsableCommand {
         let rules = ProtocolRules.named.reduce(ProtocolRules.all) {
             withoutRules.contains($1.name) ? $0.subtracting($1.rule) : $0
         }
+        let kind = profile.flatMap(SimulationProfile.init(rawValue:))
         let clock = ContinuousClock()
         let start = clock.now
         let end = start + .seconds(minutes * 60)
@@ -46,7 +54,7 @@ struct SimCommand: ParsableCommand {
         var told = start
         print("first seed            \(seed)")
         repeat {
-            campaign.add(Simulation(SimulationOptions(seed: seed, rules: rules)).run())
+            campaign.add(Simulation(SimulationOptions(seed: seed, rules: rules, profile: kind)).run())
             seed &+= 1
             if clock.now - told >= .seconds(30) {
                 told = clock.now
@@ -56,10 +64,12 @@ struct SimCommand: ParsableCommand {
         for line in campaign.summary(elapsed: clock.now - start) { print(line) }
         guard let failure = campaign.failure else { return print("no violation") }
         print("VIOLATION by seed \(failure.seed): \(failure.failure ?? "")")
-        let options = withoutRules.map { " --without-rule \($0)" }.joined()
+        let options =
+            withoutRules.map { " --without-rule \($0)" }.joined() + (profile.map { " --profile \($0)" } ?? "")
         print("replay it with        holdfast sim --seed \(failure.seed) --minutes 0\(options) --trace")
         if trace {
-            let again = Simulation(SimulationOptions(seed: failure.seed, rules: rules, keepsTrace: true))
+            let again = Simulation(
+                SimulationOptions(seed: failure.seed, rules: rules, profile: kind, keepsTrace: true))
             _ = again.run()
             for line in again.trace { print(line) }
         }

@@ -209,7 +209,7 @@ extension ManagerCore {
             let remaining = comb.target == place ? comb.secondary : nil
             batch.draft.reconfigure(
                 key, primary: comb.primary, state: remaining.map { .normal(secondary: $0) } ?? .degraded)
-            holdBacks[key] = (now + .seconds(1), place.sds, now + .seconds(5))
+            holdBack(key, from: place.sds, for: .seconds(1), now)
         case .rebuildDone(let key, let epoch, let place):
             guard let comb = comb(key, epoch, reportedBy: server, batch.draft.state), comb.target == place,
                 batch.draft.state.isUsable(place)
@@ -231,7 +231,7 @@ extension ManagerCore {
                 let secondary = comb.secondary, batch.draft.state.isUsable(secondary)
             else { return }
             batch.draft.reconfigure(key, primary: secondary, state: .degraded, distrusting: true)
-            holdBacks[key] = (now + .seconds(1), place.sds, now + .seconds(5))
+            holdBack(key, from: place.sds, for: .seconds(1), now)
         case .deviceFailed(let id):
             guard var device = batch.draft.state.devices[id], device.sds == server, device.status == .normal else {
                 return
@@ -294,8 +294,15 @@ extension ManagerCore {
             }
             guard let held = holdBacks[key] else { return false }
             guard let place else { return now < held.until }
-            return place.sds == held.avoid && now < held.avoidUntil
+            return held.avoided[place.sds].map { now < $0 } ?? false
         }
+    }
+
+    /// The comb gets no new copy for `pause`, and for 5 s none on this server: others that may do better have their turn first.
+    private mutating func holdBack(_ key: CombKey, from server: SdsID, for pause: Duration, _ now: Instant) {
+        var avoided = holdBacks[key]?.avoided.filter { now < $0.value } ?? [:]
+        avoided[server] = now + .seconds(5)
+        holdBacks[key] = HoldBack(until: now + pause, avoided: avoided)
     }
 
     private mutating func planMoves(in batch: inout Batch, _ now: Instant) {
@@ -319,7 +326,7 @@ extension ManagerCore {
                 let since = swaps[key].flatMap { $0.epoch == comb.epoch ? $0.since : nil } ?? now
                 if now - since >= configuration.swapTimeout {
                     batch.draft.reconfigure(key, primary: comb.primary, state: .normal(secondary: secondary))
-                    holdBacks[key] = (now + .seconds(5), secondary.sds, now + .seconds(5))
+                    holdBack(key, from: secondary.sds, for: .seconds(5), now)
                 } else {
                     known[key] = (comb.epoch, since)
                 }

@@ -55,6 +55,13 @@ public struct ManagerCore: Sendable {
         var waiters: [(ticket: Ticket, arrived: Instant)] = []
     }
 
+    struct HoldBack {
+        /// No copy begins before.
+        var until: Instant
+        /// And none on these servers before.
+        var avoided: [SdsID: Instant] = [:]
+    }
+
     struct Batch {
         var draft: ManagerDraft
         var replies: [(Ticket, Result<ManagerReply, ManagerError>)] = []
@@ -72,8 +79,8 @@ public struct ManagerCore: Sendable {
     var links: [LinkID: Link] = [:]
     var presence: [SdsID: Presence] = [:]
     var fences: [VolumeID: Fence] = [:]
-    /// Combs whose last rebuild or secondary failed: no new one before, and not on this server for longer.
-    var holdBacks: [CombKey: (until: Instant, avoid: SdsID, avoidUntil: Instant)] = [:]
+    /// Combs whose last rebuild or secondary failed.
+    var holdBacks: [CombKey: HoldBack] = [:]
     /// Since when this leader knows servers to be down.
     var absences: [SdsID: Instant] = [:]
     var samples: [DeviceID: Sample] = [:]

@@ -77,7 +77,7 @@ extension ManagerDraft {
     private func mayMove(_ key: CombKey, _ comb: Comb, to load: Load, _ plan: Plan) -> Bool {
         guard let secondary = comb.secondary else { return false }
         // Two devices of one server cannot tell apart what a primary sends to each of them.
-        return load.unit != state.faultUnit(of: comb.primary.sds) && load.place.sds != secondary.sds
+        return load.free > 0 && load.unit != state.faultUnit(of: comb.primary.sds) && load.place.sds != secondary.sds
             && !plan.isHeldBack(key, load.place)
     }
 
@@ -138,7 +138,8 @@ extension ManagerDraft {
         } else {
             return false
         }
-        return to.unit != state.faultUnit(of: staying.sds) && to.place.sds != from.place.sds
+        // Evenness is not worth the spare.
+        return to.free > to.spare && to.unit != state.faultUnit(of: staying.sds) && to.place.sds != from.place.sds
             && to.place.sds != staying.sds
             && !plan.isHeldBack(key, to.place)
     }

@@ -4,6 +4,9 @@ extension ManagerDraft {
         var place: CopyPlace
         var unit: SystemState.FaultUnit
         var capacity: UInt64
+        /// Units that are free, as the server last told, and how many of them are kept for rebuilding.
+        var free: UInt64 = 0
+        var spare: UInt64 = 0
         var copies: UInt64 = 0
         var primaries: UInt64 = 0
 
@@ -19,7 +22,8 @@ extension ManagerDraft {
         var loads = state.devices(in: pool).map {
             Load(
                 place: CopyPlace(sds: $0.sds, device: $0.id), unit: state.faultUnit(of: $0.sds),
-                capacity: UInt64($0.capacityUnits))
+                capacity: UInt64($0.capacityUnits), free: UInt64(state.freeUnits($0)),
+                spare: UInt64(state.spareUnits($0)))
         }.filter { $0.capacity > 0 && isWanted($0.place) }
         var positions: [DeviceID: Int] = [:]
         for (position, load) in loads.enumerated() { positions[load.place.device] = position }
@@ -96,7 +100,8 @@ extension ManagerDraft {
                 }
                 if let former = comb.former, isAwaited(former) { continue }
                 let target = candidates.filter {
-                    active.count(loads[$0].place.device, isResync: false) < limits.rebuilds
+                    loads[$0].free > 0
+                        && active.count(loads[$0].place.device, isResync: false) < limits.rebuilds
                 }.min { loads[$0].shareWithAnother < loads[$1].shareWithAnother }
                 guard let target,
                     active.take(comb.primary, loads[target].place, isResync: false, limit: limits.rebuilds)

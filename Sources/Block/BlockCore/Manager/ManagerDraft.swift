@@ -44,6 +44,7 @@ struct ManagerDraft {
             update.pools.append(
                 PoolUpdate(
                     pool: pool.id, combCount: pool.combCount, settings: pool.settings,
+                    sparePercentage: min(pool.sparePercentage, 100),
                     entries: entries.map { PoolUpdate.Entry(index: $0, comb: pool.combs[Int($0)]) }))
         }
         for id in changedVolumes.sorted() {
@@ -328,6 +329,7 @@ extension SystemState {
         update.pools = pools.values.map { pool in
             PoolUpdate(
                 pool: pool.id, combCount: pool.combCount, settings: pool.settings,
+                sparePercentage: min(pool.sparePercentage, 100),
                 entries: pool.combs.enumerated().map { PoolUpdate.Entry(index: UInt32($0.offset), comb: $0.element) })
         }
         update.volumes = volumes.values.compactMap { $0.record(for: client) }

@@ -139,11 +139,16 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let stableBeforeMove = ProtocolRules(rawValue: 1 << 24)
     /// Primary and secondary exchange their parts only when nothing is under way.
     public static let drainBeforeSwap = ProtocolRules(rawValue: 1 << 25)
+    /// A write that one copy has no room for is on none.
+    public static let refusedOnBoth = ProtocolRules(rawValue: 1 << 26)
+    /// Writes of clients leave the spare of every device to copies between devices.
+    public static let spareIsForCopies = ProtocolRules(rawValue: 1 << 27)
 
     public static let all: ProtocolRules = [
         .removalBeforeLoneAcknowledgement, .combEpochAtSecondary, .rangeLocks, .noDirtyReads, .sessionFencing,
         .restartedCopyIsSuspect, .neverPromoteStale, .remapWaitsForProof, .flushBeforeAcknowledgement,
         .intentBeforeWrite, .resyncOfTargetsIntents, .resyncOfSurvivorsIntents, .epochOfSettledUnits,
         .settledOnlyInSync, .survivorsListIsTruth, .zerosBeforeHoles, .stableBeforeMove, .drainBeforeSwap,
+        .refusedOnBoth, .spareIsForCopies,
     ]
 }

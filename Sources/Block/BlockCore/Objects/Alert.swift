@@ -2,7 +2,7 @@
 public struct Alert: Equatable, Sendable {
     public enum Severity: String, Sendable { case low, medium, high }
 
-    /// The names are ScaleIO's.
+    /// The names are ScaleIO's but for `DEVICE_FULL`.
     public enum Kind: String, Sendable, CaseIterable {
         case capacityUtilizationAboveHighThreshold = "CAPACITY_UTILIZATION_ABOVE_HIGH_THRESHOLD"
         case capacityUtilizationAboveCriticalThreshold = "CAPACITY_UTILIZATION_ABOVE_CRITICAL_THRESHOLD"
@@ -11,6 +11,7 @@ public struct Alert: Equatable, Sendable {
         case failedCapacity = "STORAGE_POOL_HAS_FAILED_CAPACITY"
         case sdsDisconnected = "SDS_DISCONNECTED"
         case deviceFailed = "DEVICE_FAILED"
+        case deviceFull = "DEVICE_FULL"
         case sdsInMaintenance = "SDS_IN_MAINTENANCE"
         case sdsOscillates = "SDS_DECOUPLED_OSCILLATION"
     }
@@ -57,6 +58,13 @@ extension SystemState {
                 Alert(
                     kind: .deviceFailed, severity: .high, object: .device(device.id),
                     message: "Device \(device.path) of SDS \(servers[device.sds]?.name ?? "?") has failed"))
+        }
+        for device in devices.values where device.status == .normal && freeUnits(device) <= spareUnits(device) {
+            alerts.append(
+                Alert(
+                    kind: .deviceFull, severity: .high, object: .device(device.id),
+                    message: "Device \(device.path) of SDS \(servers[device.sds]?.name ?? "?") has only its spare left:"
+                        + " writes that need a new unit of it are refused"))
         }
         return alerts
     }

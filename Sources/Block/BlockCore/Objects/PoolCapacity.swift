@@ -35,6 +35,16 @@ public struct PoolCapacity: Equatable, Sendable {
 }
 
 extension SystemState {
+    /// Units that nothing is bound to, as the device's server last told.
+    public func freeUnits(_ device: Device) -> UInt32 {
+        device.capacityUnits - min(device.capacityUnits, usedUnits[device.id] ?? 0)
+    }
+
+    /// Units that clients have to leave free.
+    public func spareUnits(_ device: Device) -> UInt32 {
+        UInt32(UInt64(device.capacityUnits) * UInt64(min(pools[device.pool]?.sparePercentage ?? 0, 100)) / 100)
+    }
+
     /// What fails as one: a fault set, or a server that is in none.
     enum FaultUnit: Hashable {
         case set(FaultSetID)

@@ -27,6 +27,8 @@ extension ServerCore {
         var forwards = Forwards()
         /// Set when the request is lost for its sender; the operation only waits for what it has begun.
         var failure: DataStatus?
+        /// Another copy has no room for this write: it is undone where it was done, and then refused.
+        var isRefused = false
         /// Of a copy: what it is for.
         var copyKind: CopyKind?
         /// Of a copy: what remains to be done at the target, the first being under way.
@@ -144,6 +146,13 @@ extension ServerCore {
             }
         case .copyUnit: return startCopy(id, now, &actions)
         }
+        startParts(id, operation, now, &actions)
+    }
+
+    /// Begins on the own device and, of a client's write, at the other copies.
+    mutating func startParts(
+        _ id: UInt64, _ operation: Operation, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
         let started = startLocally(id, operation, &actions)
         switch started {
         case .started, .held: operations[id]?.isLocalPending = true
@@ -197,7 +206,7 @@ extension ServerCore {
             guard let payload = operation.payload else { preconditionFailure("a write has its bytes") }
             let slice = PayloadSlice(payload: payload, offset: 0, length: operation.range.length)
             started = stores[store].write(
-                id, operation.unit, operation.range, slice, combEpoch: epoch, &requests)
+                id, operation.unit, operation.range, slice, combEpoch: epoch, spare: spare(for: operation), &requests)
         case .replicaDrop: started = stores[store].drop(id, [operation.unit], &requests)
         case .copyUnit, .clientMap: preconditionFailure("not begun on the own device")
         }
@@ -300,8 +309,13 @@ extension ServerCore {
         guard let operation = operations[id], operation.isStarted, !operation.isLocalPending,
             operation.forwards.isEmpty, operation.kind != .copyUnit, operation.kind != .clientRead
         else { return }
+        if operation.isRefused, operation.failure == nil, operation.kind == .clientWrite,
+            rules.contains(.refusedOnBoth)
+        {
+            return undo(id, now, &actions)
+        }
         if operation.failure == nil, let link = operation.link {
-            actions.append(.send(link, operation.header.reply(.ok), nil))
+            actions.append(.send(link, operation.header.reply(operation.isRefused ? .noSpace : .ok), nil))
         }
         remove(id, now, &actions)
     }

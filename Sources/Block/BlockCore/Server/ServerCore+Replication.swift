@@ -222,6 +222,10 @@ extension ServerCore {
             if isNewer { forward(id, slot, now, &actions) }
         case .notReady, .staleSession, .overloaded:
             operations[id]?.forwards[slot]?.state = .due(now + .milliseconds(10))
+        case .noSpace where operation.kind == .clientWrite && isNeeded(known.place, operation.comb):
+            operations[id]?.forwards[slot] = nil
+            operations[id]?.isRefused = true
+            endIfDone(id, now, &actions)
         case .fenced, .readOnly, .invalid, .noSpace, .mediaError:
             operations[id]?.forwards[slot]?.state = .impossible
             giveUp(on: known.place, operation.comb, now, &actions)

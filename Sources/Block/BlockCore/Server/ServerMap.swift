@@ -3,6 +3,10 @@ struct ClusterMap: Sendable {
     struct Pool {
         var combs: [Comb]
         var settings: PoolSettings
+        var sparePercentage: UInt32
+
+        /// Units of a device of `capacity` units that are kept for copies: clients may not fill them.
+        func spare(of capacity: UInt32) -> UInt32 { UInt32(UInt64(capacity) * UInt64(sparePercentage) / 100) }
     }
 
     var revision: UInt64 = 0
@@ -35,7 +39,8 @@ struct ClusterMap: Sendable {
                 combs[Int(entry.index)] = entry.comb
                 changes.combs.append((CombKey(pool: pool.pool, index: entry.index), before))
             }
-            pools[pool.pool] = Pool(combs: combs, settings: pool.settings)
+            pools[pool.pool] = Pool(
+                combs: combs, settings: pool.settings, sparePercentage: pool.sparePercentage)
         }
         var mentioned: Set<VolumeID> = []
         for volume in update.volumes {

@@ -98,7 +98,7 @@ public struct UnitStore: Sendable {
         /// Done without touching the device: the range reads as zeros, or there was nothing to zero.
         case nothingThere
         case noSpace
-        /// No clean slot now, but some are being zeroed: try again soon.
+        /// A slot is there, but it is still being zeroed: try again soon.
         case busy
         case stopped
     }
@@ -112,6 +112,9 @@ public struct UnitStore: Sendable {
 
     public var device: DeviceID { label.device }
     public var usedUnits: UInt32 { UInt32(bySlotKey.count) }
+
+    /// Whether one more unit would leave `spare` units free. Slots that are being zeroed count as free.
+    public func hasRoom(leaving spare: UInt32) -> Bool { UInt64(usedUnits) + UInt64(spare) < label.capacityUnits }
 
     /// Every unit for which `isWanted` says so, in order.
     public func units(where isWanted: (UnitKey) -> Bool) -> [UnitKey] { bySlotKey.keys.filter(isWanted).sorted() }
@@ -131,13 +134,14 @@ public struct UnitStore: Sendable {
     // MARK: Operations
 
     /// Stores a payload; done when stable. The caller keeps overlapping operations apart. `combEpoch` is the comb epoch under
-    /// which it happens.
+    /// which it happens. A unit that is not bound yet has to leave `spare` units of the device to others.
     public mutating func write(
         _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, _ payload: PayloadSlice, combEpoch: UInt64,
-        _ requests: inout Requests
+        spare: UInt32 = 0, _ requests: inout Requests
     ) -> Start {
         if stopReason != nil { return .stopped }
-        guard let slot = bind(key, combEpoch) else { return isCleaning ? .busy : .noSpace }
+        if location(of: key) == nil, !hasRoom(leaving: spare) { return .noSpace }
+        guard let slot = bind(key, combEpoch) else { return .busy }
         let write = Write(operation: operation, slot: slot, range: range, combEpoch: combEpoch, payload: payload)
         return begin(write, &requests)
     }
@@ -387,11 +391,6 @@ public struct UnitStore: Sendable {
     private mutating func clear(_ slot: UInt32, _ range: BlockRange) {
         guard slots[Int(slot)]?.map.remove(range) == true, let known = slots[Int(slot)] else { return }
         if known.map.isEmpty, known.writers == 0 { release(slot, known.key) } else { change(slot) }
-    }
-
-    private var isCleaning: Bool {
-        if !(released.isEmpty && releasing.isEmpty && zeroed.isEmpty && freeing.isEmpty) { return true }
-        return pending.values.contains { if case .punch = $0 { true } else { false } }
     }
 
     mutating func issue(_ kind: Pending) -> DiskOperationID {

@@ -157,6 +157,7 @@ extension ByteWriter {
             writer.put(pool.pool)
             writer.put(pool.combCount)
             writer.put(pool.settings)
+            writer.put(pool.sparePercentage)
             writer.put(list: pool.entries) { writer, entry in
                 writer.put(entry.index)
                 writer.put(entry.comb)
@@ -332,12 +333,15 @@ extension ByteReader {
             throw WireError(description: "a pool of \(combCount) combs")
         }
         let settings = try poolSettings()
+        let sparePercentage = try number(UInt32.self)
+        guard sparePercentage <= 100 else { throw WireError(description: "a spare of \(sparePercentage) %") }
         let entries = try list(minimumSize: 38) { reader throws(WireError) in
             PoolUpdate.Entry(
                 index: try reader.number(UInt32.self), comb: try reader.comb(version: ControlFrame.version))
         }
         guard entries.allSatisfy({ $0.index < combCount }) else { throw WireError(description: "comb out of range") }
-        return PoolUpdate(pool: pool, combCount: combCount, settings: settings, entries: entries)
+        return PoolUpdate(
+            pool: pool, combCount: combCount, settings: settings, sparePercentage: sparePercentage, entries: entries)
     }
 
     private mutating func volumeRecord() throws(WireError) -> VolumeRecord {

@@ -145,6 +145,8 @@ public struct PoolUpdate: Equatable, Sendable {
     public var pool: StoragePoolID
     public var combCount: UInt32
     public var settings = PoolSettings()
+    /// Percentage of each device that writes of clients leave free.
+    public var sparePercentage: UInt32 = 0
     public var entries: [Entry]
 }
 

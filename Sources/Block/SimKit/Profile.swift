@@ -1,0 +1,96 @@
+import Base
+import BlockCore
+
+/// What kind of cluster a run has, and what happens to it most. Each brings something about that is rare in the others.
+public enum SimulationProfile: String, CaseIterable, Sendable {
+    /// Devices with room, and clients that write the same few units all the time.
+    case busy
+    /// Devices that are too small for what clients want to write: space runs out again and again.
+    case cramped
+
+    /// What a run of this seed has unless something else is asked for: most are busy.
+    static func ofSeed(_ seed: UInt64) -> SimulationProfile {
+        switch mix64(seed) % 4 {
+        case 0: .cramped
+        default: .busy
+        }
+    }
+
+    /// Units of each device.
+    var capacityUnits: UInt32 {
+        switch self {
+        case .busy: 16
+        case .cramped: 6
+        }
+    }
+
+    /// Percentage of each device that is kept for rebuilding: in cramped runs as much as three servers need to lose one.
+    var sparePercentage: UInt32 {
+        switch self {
+        case .busy: 10
+        case .cramped: 34
+        }
+    }
+
+    /// Units of new volumes, and how far they grow.
+    var volumeUnits: ClosedRange<UInt32> {
+        switch self {
+        case .busy: 2...3
+        case .cramped: 4...6
+        }
+    }
+    var volumeUnitsMax: UInt32 {
+        switch self {
+        case .busy: 5
+        case .cramped: 8
+        }
+    }
+}
+
+/// Space that runs out.
+extension Simulation {
+    /// Units of a device that clients may use once the pool is set up.
+    private var unitsForClients: UInt32 {
+        let capacity = options.profile.capacityUnits
+        return capacity - capacity * options.profile.sparePercentage / 100
+    }
+
+    /// Looks at a server that has just done something: has it no room for clients, and did a client take what is not its?
+    func watchRoom(_ id: NodeID, _ event: ServerEvent, usedBefore: UInt32) {
+        let used = servers[id]?.core?.stores.first?.usedUnits ?? 0
+        if used >= unitsForClients { fullAt = now }
+        guard case .request(_, let header, _) = event, used > max(usedBefore, unitsForClients) else { return }
+        if header.opcode == .write || header.opcode == .replicate { fail("\(id) gave its spare to a client") }
+    }
+
+    /// The spare of three servers is large enough for the loss of one: what the two others hold gets its second copies, if it
+    /// could be written while all three were there.
+    func loseOneForGood() {
+        guard options.profile == .cramped, serverIDs.count == 3, let state = manager.core?.state,
+            let lost = serverIDs.randomElement(using: &random)
+        else { return }
+        let units = Set(serverIDs.flatMap { servers[$0]?.core?.stores.first?.units { _ in true } ?? [] })
+        guard units.count <= Int(options.profile.capacityUnits), let pool = state.pools.keys.first else { return }
+        crash(lost)
+        did("server lost for good with \(units.count) units in use")
+        func isWhole() -> Bool {
+            guard let state = manager.core?.state, state.servers.values.contains(where: { $0.status == .down }) else {
+                return false
+            }
+            return state.health(of: pool).normal == state.pools[pool]?.combs.count
+        }
+        step(until: now + options.recovery, unless: isWhole)
+        if failure == nil, !isWhole() { fail("what \(lost) held has no second copy, although there is room") }
+        if failure == nil { compareCopies() }
+        if failure == nil { account() }
+    }
+
+    /// A client was told that there is no space: it must be true, and only of what needs space.
+    func refusedForSpace(_ io: ClientNode.IO) {
+        did("no space")
+        if io.action != .write { return fail("\(io.action) was refused for lack of space") }
+        if (fullAt ?? .zero) < io.invoked {
+            fail("a write begun at \(io.invoked) was refused, and no device has been full since \(fullAt ?? .zero)")
+        }
+    }
+}
