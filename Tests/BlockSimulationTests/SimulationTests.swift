@@ -47,6 +47,27 @@ import Testing
         #expect(faults.keys.contains { $0.hasPrefix("server lost for good") })
     }
 
+    /// Where clients rest, a copy that returns gets a small part of what it has.
+    @Test func fewUnitsOfAQuietClusterAreCopied() {
+        let runs = (1...8).map { Simulation(SimulationOptions(seed: $0, profile: .quiet)).run() }
+        for run in runs { #expect(run.failure == nil, "seed \(run.seed): \(run.failure ?? "")") }
+        let copied = runs.map(\.copies.resyncedUnits).reduce(0, +)
+        let spared = runs.map(\.copies.sparedUnits).reduce(0, +)
+        print("simulator: quiet copies that return get \(copied) units and keep \(spared)")
+        #expect(spared > copied)
+    }
+
+    /// Operators have older copies promoted, and all that is read is explained by the marks.
+    @Test func olderCopiesArePromoted() {
+        var faults: [String: Int] = [:]
+        for seed: UInt64 in 1...12 {
+            let report = Simulation(SimulationOptions(seed: seed, profile: .lossy)).run()
+            #expect(report.failure == nil, "seed \(seed): \(report.failure ?? "")")
+            faults.merge(report.faults, uniquingKeysWith: +)
+        }
+        #expect(faults["older copy promoted", default: 0] > 0 && faults["disk wiped", default: 0] > 0)
+    }
+
     @Test func replayIsExact() {
         let first = Simulation(SimulationOptions(seed: 77)).run()
         let second = Simulation(SimulationOptions(seed: 77)).run()
@@ -133,6 +154,12 @@ import Testing
         BrokenRule(name: "units that one copy has stay as they are", rule: .survivorsListIsTruth, seeds: 200),
         BrokenRule(
             name: "a write refused by one copy stays on the other", rule: .refusedOnBoth, profile: .cramped, seeds: 200),
+        BrokenRule(name: "no intent before a write", rule: .intentBeforeWrite, profile: .quiet, seeds: 200),
+        BrokenRule(name: "holes before zeros", rule: .zerosBeforeHoles, profile: .quiet, seeds: 200),
+        BrokenRule(name: "a promoted copy marks nothing", rule: .lossIsMarked, profile: .lossy, seeds: 200),
+        BrokenRule(
+            name: "a copy that was given up gets only changes", rule: .lostCopyIsFilledAnew, profile: .lossy, seeds: 200
+        ),
         BrokenRule(name: "clients take the spare", rule: .spareIsForCopies, profile: .cramped, seeds: 200),
     ]
 

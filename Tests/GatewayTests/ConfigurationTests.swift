@@ -177,6 +177,40 @@ import Testing
         #expect(await bench.refusal { try await bench.post(path + "/action/exitMaintenanceMode") }?.code == 64)
     }
 
+    @Test func olderCopiesArePromotedOnlyByAnOperator() async throws {
+        let bench = try await Bench()
+        let volume = try await bench.createVolume("v")
+        let servers = try await bench.manager.state().servers.keys
+        let path = "/holdfast/v1/sds/sds1/promoteStaleCopies"
+        #expect(await bench.refusal { try await bench.post(path) }?.code == 64)
+        bench.manager.change { state in
+            let devices = state.devices.values
+            let (lost, older) = (devices.first { $0.sds == servers[0] }, devices.first { $0.sds == servers[1] })
+            guard let lost, let older else { return }
+            state.servers[lost.sds]?.status = .down
+            for index in 0..<16 {
+                var comb = Comb(
+                    epoch: 7, primary: CopyPlace(sds: lost.sds, device: lost.id), state: .unavailable, revision: 1)
+                comb.former = FormerCopy(place: CopyPlace(sds: older.sds, device: older.id), epoch: 5)
+                state.pools[MemoryManager.pool]?.combs[index] = comb
+            }
+        }
+        let refused = ["/holdfast/v1/sds/nobody/promoteStaleCopies": 78, "/holdfast/v1/volumes/v9/clearDataLoss": 79]
+        for (path, code) in refused { #expect(await bench.refusal { try await bench.post(path) }?.code == code) }
+        #expect(await bench.refusal { try await bench.post(path, ["deviceId": "5"]) }?.code == 126)
+        #expect(await bench.refusal { try await bench.get(path) }?.status == 404)
+        #expect(try await bench.get("/api/instances/Volume::\(volume)")["dataLossInMiB"] == 0)
+        let done = try await bench.post(path)
+        #expect(done["warning"]?.string?.hasPrefix("16 pieces hold older data now") == true)
+        #expect(try await bench.get("/api/instances/Volume::\(volume)")["dataLossInMiB"] == 8192)
+        func marked() async throws -> [JSONValue] {
+            try await bench.get("/holdfast/v1/alerts").array?.filter { $0["alertType"] == "VOLUME_HAS_DATA_LOSS" } ?? []
+        }
+        #expect(try await marked().map { $0["affectedObject"] } == [["type": "Volume", "id": .string(volume)]])
+        #expect(try await bench.post("/holdfast/v1/volumes/v/clearDataLoss") == [:])
+        #expect(try await marked().isEmpty)
+    }
+
     @Test func scliConfigures() async throws {
         try await ServedGateway.run { served in
             let scli = Scli(environment: [
@@ -226,6 +260,9 @@ import Testing
             await expect("--add_sds --sds_name first", "Successfully created SDS first. Object ID ")
             await expect("--query_events --after 3", " WARNING MDM_DATA_DEGRADED StoragePool::")
             #expect(await run("--query_events --after yesterday").exitCode == 1)
+            #expect(await run("--promote_stale_copies --sds_name sds2").exitCode == 1)
+            #expect(await run("--promote_stale_copies --sds_name sds2 --i_am_sure").exitCode == 7)
+            #expect(await run("--clear_data_loss --volume_name v").exitCode == 7)
             await expect("--query_alerts", "Query-alerts returned 1 alerts")
             await expect("--query_all", "1 Fault Sets")
             await expect("--rename_storage_pool \(pool) --new_name nvme", "to nvme")

@@ -198,6 +198,14 @@ final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
         case .combsUnavailable(let count, let pool):
             logger.error("combs unavailable", metadata: ["count": "\(count)", "pool.id": "\(pool)"])
         case .rebuildFinished(let pool): logger.notice("rebuild finished", metadata: ["pool.id": "\(pool)"])
+        case .staleCopiesPromoted(let count, let pool, let lost):
+            logger.critical(
+                "older copies promoted by an operator",
+                metadata: ["count": "\(count)", "pool.id": "\(pool)", "sds.id": "\(lost)"])
+        case .volumeLostData(let id, let units):
+            logger.critical("volume lost data", metadata: ["volume.id": "\(id)", "units": "\(units)"])
+        case .dataLossCleared(let id):
+            logger.notice("data loss mark cleared by an operator", metadata: ["volume.id": "\(id)"])
         case .serverRemoved(let id): logger.notice("server removed", metadata: ["sds.id": "\(id)"])
         case .deviceRemoved(let id): logger.notice("device removed", metadata: ["device.id": "\(id)"])
         case .maintenanceEntered(let id): logger.notice("server is in maintenance", metadata: ["sds.id": "\(id)"])

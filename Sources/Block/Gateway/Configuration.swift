@@ -67,6 +67,11 @@ extension Gateway {
         case .device: command = try deviceCommand(DeviceID(id), action, fields)
         case .system, .volume, .vtree, .sds, .sdc, .user: throw .unsupported
         }
+        return try await configured(command, about: type)
+    }
+
+    /// Has a change made; a warning is told.
+    func configured(_ command: ConfigurationCommand, about type: ObjectType) async throws(GatewayError) -> JSONValue {
         switch try await submit(.configure(command), about: type) {
         case .doneWithWarning(let warning): return ["warning": .string(warning)]
         case .done, .createdProtectionDomain, .createdStoragePool, .createdFaultSet, .registeredSdc, .createdVolume,

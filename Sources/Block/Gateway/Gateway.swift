@@ -113,6 +113,7 @@ public struct Gateway: Sendable {
         guard method == .get || method == .post else { throw .notAllowed }
         guard let named else {
             if method == .get, let answer = try await extra(path) { return answer }
+            if method == .post, let answer = try await extraAction(path, body) { return answer }
             throw .unknownPath(path)
         }
         return method == .get

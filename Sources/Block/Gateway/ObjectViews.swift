@@ -293,6 +293,8 @@ extension ObjectViews {
             // Ours: which rights are in force, and whether older ones are proven to be refused everywhere.
             "attachEpoch": .integer(Int64(clamping: volume.attachEpoch)),
             "fencePending": .bool(volume.isFencePending),
+            // Ours: MiB in which an older copy was promoted by an operator.
+            "dataLossInMiB": .integer(Int64(state.dataLosses[volume.id]?.units ?? 0)),
             "links": ObjectType.volume.links(
                 id: id,
                 parents: [("vtreeId", .vtree, tree), ("storagePoolId", .storagePool, volume.pool.description)]),
@@ -437,6 +439,7 @@ extension ObjectViews {
                 case .storagePool(let id): (.storagePool, id.description)
                 case .sds(let id): (.sds, id.description)
                 case .device(let id): (.device, id.description)
+                case .volume(let id): (.volume, id.description)
                 }
             return [
                 "alertType": .string(alert.kind.rawValue),

@@ -8,11 +8,21 @@ extension Simulation {
         case lonelyServer, deafPair, deafNode
         case diskError, slowDisk
         case managerCrash, commitFault, leaderChange, slowStore
+        case wiped, lastCopy
+        case allDieWriting
+
+        /// Whether only some profiles know it.
+        var isSpecial: Bool { self == .wiped || self == .lastCopy || self == .allDieWriting }
     }
 
     /// Each run knows only some kinds, so that some runs are all of a kind.
     func chooseFaults() {
-        faultKinds = FaultKind.allCases.filter { _ in Int.random(in: 0..<3, using: &random) > 0 }
+        faultKinds = FaultKind.allCases.filter { !$0.isSpecial && Int.random(in: 0..<3, using: &random) > 0 }
+        if options.profile == .quiet {
+            faultKinds = [.diesWriting, .diesWriting, .diesWriting, .allDieWriting, .allDieWriting, .allDieWriting]
+            faultKinds += [.serverCrash, .powerFailure, .everyServer, .lonelyServer]
+        }
+        if options.profile == .lossy { faultKinds += [.wiped, .lastCopy, .lastCopy, .lastCopy, .everyServer] }
         // These are where most rules are broken, if they are.
         faultKinds += [.lonelyServer, .deafPair]
         if Int.random(in: 0..<3, using: &random) == 0 { faultKinds += [.diesWriting, .diesWriting, .diesWriting] }
@@ -30,6 +40,12 @@ extension Simulation {
         case .oneWay, .partition, .clog, .lonelyServer, .deafPair, .deafNode: troubleNetwork(kind, until)
         case .diskError, .slowDisk: troubleDisk(kind, until)
         case .managerCrash, .commitFault, .leaderChange, .slowStore: troubleManager(kind, until)
+        case .wiped: wipe(someServer)
+        case .lastCopy: loseLastCopy()
+        case .allDieWriting:
+            let victim = someServer
+            servers[victim]?.writesToLive = Int.random(in: 1...3, using: &random)
+            servers[victim]?.takesAll = true
         }
     }
 

@@ -87,7 +87,9 @@ extension Simulation {
         case .write(let at, let slice):
             if let left = node.writesToLive {
                 node.writesToLive = left > 1 ? left - 1 : nil
-                if left == 1 { heap.add(.die(id, life: node.life), at: now + delay(0.05, 0.7)) }
+                // The record of a write and its flush come after the data.
+                let latest = node.takesAll ? 2.5 : 0.7
+                if left == 1 { heap.add(.die(id, life: node.life), at: now + delay(0.05, latest)) }
             }
             node.underWay[operation] = values(slice, id).enumerated().map {
                 .set(block: at / 4096 + UInt64($0.offset), .value($0.element))

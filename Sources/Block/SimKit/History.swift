@@ -39,6 +39,8 @@ struct History {
     }
 
     private var registers: [Block: Register] = [:]
+    /// When units fell back to an older state.
+    private var losses: [VolumeID: [UInt32: [UInt64]]] = [:]
     private var fences: [VolumeID: [(epoch: UInt64, at: UInt64)]] = [:]
     private(set) var acknowledgedWrites = 0
     private(set) var finishedReads = 0
@@ -47,6 +49,11 @@ struct History {
     /// From `at` on, rights older than `epoch` must be without effect.
     mutating func fence(_ volume: VolumeID, _ epoch: UInt64, at: UInt64) {
         fences[volume, default: []].append((epoch, at))
+    }
+
+    /// From `at` on the unit may hold what it held at any one moment before, each block by itself.
+    mutating func lost(_ volume: VolumeID, _ unit: UInt32, at: UInt64) {
+        losses[volume, default: [:]][unit, default: []].append(at)
     }
 
     private func fencedAt(_ volume: VolumeID, _ epoch: UInt64) -> UInt64 {
@@ -94,16 +101,51 @@ struct History {
     }
 
     private func check(_ register: Register, _ block: Block) -> String? {
-        var history = RegisterHistory()
-        for writes in [register.writes, register.zeroings] {
-            for number in writes.keys.sorted() {
-                guard let write = writes[number] else { continue }
-                history.write(
-                    write.value, from: write.invoked, to: min(write.ended, fencedAt(block.volume, write.epoch)),
-                    isCertain: write.isAcknowledged)
-            }
+        let unit = UInt32(block.number / UInt64(Geometry.blocksPerUnit))
+        let losses = losses[block.volume]?[unit] ?? []
+        var start: UInt64 = 0
+        for end in losses + [.max] {
+            if let problem = check(register, block, since: start, until: end) { return problem }
+            start = end
         }
-        for read in register.reads { history.read(read.value, from: read.invoked, to: read.ended) }
-        return history.violation().map { "\($0)" }
+        return nil
+    }
+
+    /// Between two losses: what the block holds at the beginning is one of the values of before, and the rest is as always. What
+    /// was under way at a loss may have happened before it, after it, or both.
+    private func check(_ register: Register, _ block: Block, since start: UInt64, until end: UInt64) -> String? {
+        var history = RegisterHistory()
+        var past: Set<UInt64> = []
+        let writes = [register.writes, register.zeroings].flatMap { writes in
+            writes.keys.sorted().compactMap { writes[$0] }
+        }
+        for write in writes where write.invoked < end {
+            let last = min(write.ended, fencedAt(block.volume, write.epoch))
+            if write.invoked < start { past.insert(write.value) }
+            guard last >= start else { continue }
+            history.write(
+                write.value, from: max(write.invoked, start), to: last,
+                isCertain: write.isAcknowledged && write.invoked >= start && write.ended < end)
+        }
+        let reads = register.reads.filter { $0.invoked >= start && $0.ended < end }
+        for read in reads { history.read(read.value, from: read.invoked, to: read.ended) }
+        guard start > 0 else { return history.violation().map { "\($0)" } }
+        return violation(of: history, beginningWithOneOf: past, seenBy: reads, at: start)
+    }
+
+    /// Nil if one of the values explains everything as what was there at `start`.
+    private func violation(
+        of history: RegisterHistory, beginningWithOneOf past: Set<UInt64>, seenBy reads: [Read], at start: UInt64
+    ) -> String? {
+        // A value that nobody saw explains as much as any other.
+        let unseen: UInt64 = .max
+        var problem: String?
+        for value in Set(reads.map(\.value)).intersection(past).sorted() + [RegisterHistory.blank, unseen] {
+            var whole = history
+            guard whole.begin(with: value, at: start) else { continue }
+            guard let found = whole.violation() else { return nil }
+            problem = problem ?? "\(found), after the loss at \(start)"
+        }
+        return problem
     }
 }

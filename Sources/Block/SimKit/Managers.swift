@@ -20,6 +20,15 @@ struct ManagerNode {
     var nextCommit = CommitFault.none
 }
 
+extension StoreMutation {
+    var isOfCombs: Bool {
+        switch self {
+        case .put(let key, _): key.hasPrefix("combs/")
+        case .delete: false
+        }
+    }
+}
+
 enum CommitFault: CaseIterable {
     case none
     /// It dies with the batch stored, or not, and nobody told.
@@ -114,6 +123,8 @@ extension Simulation {
         managers[id]?.nextCommit = .none
         let isTaken = isLeaders && fault != .diesUnstored && fault != .unknownUnstored
         if isTaken {
+            let before = store.records
+            defer { if options.profile == .lossy, mutations.contains(where: \.isOfCombs) { noteLosses(before) } }
             for mutation in mutations {
                 switch mutation {
                 case .put(let key, let value): store.records[key] = value

@@ -23,5 +23,7 @@ extension ProtocolRules {
         ("drain-before-swap", .drainBeforeSwap),
         ("refused-on-both", .refusedOnBoth),
         ("spare-is-for-copies", .spareIsForCopies),
+        ("loss-is-marked", .lossIsMarked),
+        ("lost-copy-is-filled-anew", .lostCopyIsFilledAnew),
     ]
 }

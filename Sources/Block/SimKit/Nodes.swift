@@ -23,6 +23,8 @@ struct ServerNode {
     var isRestarting = false
     /// Writes of data it will begin before it dies.
     var writesToLive: Int?
+    /// Whether the power of all servers fails then.
+    var takesAll = false
     /// Counts the starts of its host.
     var hostBoots = 0
 
@@ -139,6 +141,7 @@ extension Simulation {
         node.managerLink = nil
         node.operationsToError = nil
         node.writesToLive = nil
+        node.takesAll = false
         node.isRestarting = false
         servers[id] = node
         var actions: [ServerAction] = []
@@ -182,6 +185,7 @@ extension Simulation {
 
     func die(_ id: NodeID, _ life: Int) {
         guard self.life(id) == life, isUp(id), !isHealed else { return }
+        if servers[id]?.takesAll == true { return failEverywhere() }
         did("server dies writing")
         crash(id)
         // Clients that die too do not send again what the server alone has, and do not soon write over it.
@@ -193,7 +197,17 @@ extension Simulation {
         }
     }
 
-    func crash(_ id: NodeID) {
+    /// The power fails for all servers at once, in the middle of a write, and sometimes for the clients.
+    private func failEverywhere() {
+        did("power failure of all, amid a write")
+        let clients = Bool.random(using: &random) ? clientIDs : []
+        for victim in serverIDs + clients {
+            crash(victim, cuttingPower: true)
+            heap.add(.start(victim), at: now + delay(20, 450))
+        }
+    }
+
+    func crash(_ id: NodeID, cuttingPower: Bool = false) {
         guard isUp(id) else { return }
         note("\(id) crashes")
         if managers[id] != nil {
@@ -204,7 +218,7 @@ extension Simulation {
             did("server crash")
             node.core = nil
             // The process dies alone, or its host with it.
-            if Int.random(in: 0..<3, using: &random) == 0 {
+            if !cuttingPower, Int.random(in: 0..<3, using: &random) == 0 {
                 node.disk.kill(underWay: underWay, &random)
             } else {
                 node.disk.crash(underWay: underWay, &random)

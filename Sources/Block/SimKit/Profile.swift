@@ -7,11 +7,18 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
     case busy
     /// Devices that are too small for what clients want to write: space runs out again and again.
     case cramped
+    /// Servers that lose their disks, last copies that stay away, and an operator who has older ones promoted.
+    case lossy
 
-    /// What a run of this seed has unless something else is asked for: most are busy.
+    /// Many units that are written rarely, so that most rest when something happens to them, and clients that stay away.
+    case quiet
+
+    /// What a run of this seed has unless something else is asked for: half of them are busy.
     static func ofSeed(_ seed: UInt64) -> SimulationProfile {
-        switch mix64(seed) % 4 {
+        switch mix64(seed) % 6 {
         case 0: .cramped
+        case 1: .lossy
+        case 2: .quiet
         default: .busy
         }
     }
@@ -21,28 +28,50 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
         switch self {
         case .busy: 16
         case .cramped: 6
+        case .lossy, .quiet: 32
         }
     }
 
     /// Percentage of each device that is kept for rebuilding: in cramped runs as much as three servers need to lose one.
-    var sparePercentage: UInt32 {
-        switch self {
-        case .busy: 10
-        case .cramped: 34
-        }
-    }
+    var sparePercentage: UInt32 { self == .cramped ? 34 : 10 }
 
     /// Units of new volumes, and how far they grow.
     var volumeUnits: ClosedRange<UInt32> {
         switch self {
         case .busy: 2...3
-        case .cramped: 4...6
+        case .cramped, .lossy: 4...6
+        case .quiet: 6...8
         }
     }
     var volumeUnitsMax: UInt32 {
         switch self {
         case .busy: 5
-        case .cramped: 8
+        case .cramped, .lossy: 8
+        case .quiet: 10
+        }
+    }
+
+    /// How long clients wait between two I/Os, in milliseconds.
+    var workPause: ClosedRange<Double> {
+        switch self {
+        case .busy, .cramped: 0.2...20
+        case .lossy, .quiet: 5...200
+        }
+    }
+
+    /// How long units have to rest before they are cold, in milliseconds.
+    var intentCooling: ClosedRange<Int> {
+        switch self {
+        case .busy, .cramped: 100...3000
+        case .lossy, .quiet: 40...150
+        }
+    }
+
+    /// Virtual time under faults.
+    var turmoil: Duration {
+        switch self {
+        case .busy, .cramped: .seconds(12)
+        case .lossy, .quiet: .seconds(25)
         }
     }
 }

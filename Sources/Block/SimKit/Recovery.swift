@@ -22,6 +22,7 @@ extension Simulation {
         if let illness = illness() { return fail("not well again within \(options.recovery): \(illness)") }
         wellAfter = now - healedAt
         for id in clientIDs { clients[id]?.isResting = true }
+        readAll()
         step(until: now + .seconds(5))
         if failure == nil, let unrest { fail("no rest: \(unrest)") }
         if failure == nil, let violation = history.check() { fail(violation) }

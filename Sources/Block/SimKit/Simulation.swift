@@ -14,13 +14,13 @@ public struct SimulationOptions: Sendable {
 
     /// Without a `profile` the seed decides that too.
     public init(
-        seed: UInt64, rules: ProtocolRules = .all, profile: SimulationProfile? = nil, turmoil: Duration = .seconds(12),
+        seed: UInt64, rules: ProtocolRules = .all, profile: SimulationProfile? = nil, turmoil: Duration? = nil,
         recovery: Duration = .seconds(90), keepsTrace: Bool = false
     ) {
         self.seed = seed
         self.rules = rules
         self.profile = profile ?? .ofSeed(seed)
-        self.turmoil = turmoil
+        self.turmoil = turmoil ?? self.profile.turmoil
         self.recovery = recovery
         self.keepsTrace = keepsTrace
     }
@@ -143,7 +143,7 @@ public final class Simulation {
         for id in managerIDs { managers[id] = ManagerNode() }
         for id in serverIDs { servers[id] = ServerNode(id, capacityUnits: options.profile.capacityUnits) }
         for id in clientIDs { clients[id] = ClientNode(id) }
-        intentCooling = .milliseconds(Int.random(in: 100...3000, using: &random))
+        intentCooling = .milliseconds(Int.random(in: options.profile.intentCooling, using: &random))
         hotUnitsMax = [1, 2, 3, 16].randomElement(using: &random) ?? 1
         absenceGrace = .milliseconds(Int.random(in: 200...6000, using: &random))
         chooseFaults()

@@ -12,7 +12,8 @@ extension Simulation {
     /// Begins I/Os now and then, several at a time and often on the same blocks.
     func work(_ id: NodeID, _ life: Int) {
         guard let node = clients[id], node.life == life, let core = node.core, !node.isResting else { return }
-        heap.add(.work(id, life: life), at: max(now + delay(0.2, 20), node.pausedUntil))
+        let pause = delay(options.profile.workPause.lowerBound, options.profile.workPause.upperBound)
+        heap.add(.work(id, life: life), at: max(now + pause, node.pausedUntil))
         guard now >= node.pausedUntil, let target = core.attachments.randomElement(using: &random), node.ios.count < 6
         else { return }
         let action = [ClientNode.IO.Action.read, .read, .read, .write, .write, .write, .zero, .map].randomElement(
@@ -42,8 +43,27 @@ extension Simulation {
     }
 
     private func begin(_ action: ClientNode.IO.Action, on target: AttachedVolume, by id: NodeID) {
-        let attachment = target.attachment
-        let (first, count) = extent(action, units: target.sizeBytes / UInt64(Geometry.unitBytes))
+        let part = extent(action, units: target.sizeBytes / UInt64(Geometry.unitBytes))
+        begin(action, target.attachment, first: part.first, count: part.count, by: id)
+    }
+
+    /// Every block that was written by anybody is read once.
+    func readAll() {
+        let perUnit = UInt64(Geometry.blocksPerUnit)
+        let inPlay = UInt64(Simulation.blocksInPlay)
+        for id in clientIDs {
+            for target in clients[id]?.core?.attachments ?? [] {
+                for block in stride(from: 0, to: target.sizeBytes / 4096, by: UInt64.Stride(perUnit)) {
+                    begin(.read, target.attachment, first: block, count: Int(inPlay), by: id)
+                    begin(.read, target.attachment, first: block + perUnit - inPlay, count: Int(inPlay), by: id)
+                }
+            }
+        }
+    }
+
+    private func begin(
+        _ action: ClientNode.IO.Action, _ attachment: Attachment, first: UInt64, count: Int, by id: NodeID
+    ) {
         let io = ClientIO(rawValue: clients[id]?.nextIO ?? 0)
         clients[id]?.nextIO += 1
         var record = ClientNode.IO(

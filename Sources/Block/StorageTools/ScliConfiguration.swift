@@ -57,6 +57,12 @@ enum ScliConfiguration {
         "remove_fault_set": .init(options: faultSetKeys, summary: "Remove an empty fault set", body: removeFaultSet),
         "query_all_fault_sets": .init(
             options: [], summary: "Every fault set with its servers", body: queryFaultSets),
+        "promote_stale_copies": .init(
+            options: deviceKeys + ["i_am_sure"],
+            summary: "Give a lost server or device up and serve the older copies; volumes lose data", body: promoteStale
+        ),
+        "clear_data_loss": .init(
+            options: ["volume_name", "volume_id"], summary: "End the mark of a volume that lost data", body: clearLoss),
         "add_sds": .init(
             options: ["sds_name"], summary: "Let a server that was removed join again", body: addServer),
         "remove_sds": .init(
@@ -396,6 +402,33 @@ enum ScliConfiguration {
                     + " \(alert.shown("message"))")
         }
         return text.joined(separator: "\n") + "\n"
+    }
+
+    // MARK: Lost copies
+
+    @Sendable private static func promoteStale(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
+        -> String
+    {
+        guard arguments.has("i_am_sure") else {
+            throw ScliFailure.usage(
+                "What was written since the older copies left will be lost, and the SDS must never serve again: --i_am_sure"
+            )
+        }
+        let server = try await ScliLookup.server(arguments, &client)
+        var body: JSONValue = [:]
+        if ["device_id", "device_name", "device_path"].contains(where: arguments.has) {
+            body["deviceId"] = .string(try await ScliLookup.device(arguments, &client).shown("id"))
+        }
+        let answer = try await client.post("/holdfast/v1/sds/\(server.shown("id"))/promoteStaleCopies", body)
+        return "SDS \(server.shown("name")) is given up: \(answer.shown("warning"))\n"
+    }
+
+    @Sendable private static func clearLoss(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
+        -> String
+    {
+        let volume = try await ScliLookup.volume(arguments, &client)
+        _ = try await client.post("/holdfast/v1/volumes/\(volume.shown("id"))/clearDataLoss")
+        return "Successfully cleared the data loss mark of volume \(volume.shown("name"))\n"
     }
 
     // MARK: Steps

@@ -65,6 +65,8 @@ enum ScliQueries {
             "   Creation time: \(volume.count("creationTime"))",
         ]
         if let epoch = volume["attachEpoch"]?.integer { text.append("   Attach epoch: \(epoch)") }
+        let lost = volume.count("dataLossInMiB")
+        if lost > 0 { text.append("   DATA LOSS: older copies were promoted for \(lost) MiB of it") }
         let mapped = volume["mappedSdcInfo"]?.array ?? []
         if mapped.isEmpty { text.append("   Volume is unmapped") } else { text.append("   Mapped SDCs:") }
         for sdc in mapped {

@@ -47,6 +47,14 @@ public struct RegisterHistory: Sendable {
         }
     }
 
+    /// What the register holds from `start` on, before anything else; false, and nothing is changed, if this value is among the
+    /// writes already: then it may have been there from their beginning.
+    public mutating func begin(with value: UInt64, at start: UInt64) -> Bool {
+        if value != RegisterHistory.blank, writes[value] != nil { return false }
+        write(value, from: start, to: start, isCertain: true)
+        return true
+    }
+
     /// A read that was answered with `value`.
     public mutating func read(_ value: UInt64, from start: UInt64, to end: UInt64) {
         reads.append((value, Interval(start: start, end: end)))

@@ -58,6 +58,12 @@ public enum ConfigurationCommand: Equatable, Sendable {
     case enterMaintenance(SdsID, protected: Bool)
     /// Brings it back, also while it is still on its way out.
     case exitMaintenance(SdsID)
+    /// This server, or one device of it, is lost for good: where it has the only good copy of something, the older copy that left
+    /// before is promoted. Every volume touched is marked. The operator has to be sure: if the server goes on serving
+    /// somewhere, what is written there is lost.
+    case promoteStaleCopies(SdsID, DeviceID?)
+    /// Ends the mark of a volume that lost data.
+    case clearDataLoss(VolumeID)
     /// Lets a removed server introduce itself again, as a new one.
     case addSds(SdsID)
     /// Lets a removed device be used again, as an empty one.

@@ -42,6 +42,8 @@ extension ManagerDraft {
         case .renameStoragePool, .removeStoragePool, .setSparePercentage, .setCapacityAlertThresholds, .setCopying,
             .setIoPriorityPolicy:
             return try executePool(command)
+        case .promoteStaleCopies(let server, let device): return try promoteStaleCopies(of: server, device)
+        case .clearDataLoss(let volume): try clearDataLoss(of: volume)
         }
         return .done
     }
@@ -95,7 +97,7 @@ extension ManagerDraft {
             putSettings(of: pool)
         case .renameProtectionDomain, .removeProtectionDomain, .createFaultSet, .renameFaultSet, .removeFaultSet,
             .renameDevice, .removeDevice, .abortRemoveSds, .abortRemoveDevice, .addSds, .addDevice,
-            .enterMaintenance, .exitMaintenance:
+            .enterMaintenance, .exitMaintenance, .promoteStaleCopies, .clearDataLoss:
             preconditionFailure("not about a pool")
         }
         return .done
@@ -131,7 +133,7 @@ extension ManagerDraft {
             forget(id)
         case .renameProtectionDomain, .removeProtectionDomain, .createFaultSet, .renameFaultSet, .removeFaultSet,
             .renameDevice, .renameStoragePool, .removeStoragePool, .setSparePercentage, .setCapacityAlertThresholds,
-            .setCopying, .setIoPriorityPolicy:
+            .setCopying, .setIoPriorityPolicy, .promoteStaleCopies, .clearDataLoss:
             preconditionFailure("not about who belongs to the system")
         }
     }

@@ -117,6 +117,7 @@ struct ManagerDraft {
 
     mutating func remove(_ volume: VolumeID) {
         let tree = state.volumes[volume]?.tree
+        removeDataLoss(volume)
         state.volumes[volume] = nil
         dirty.insert(.volume(volume))
         changedVolumes.remove(volume)
@@ -142,6 +143,17 @@ struct ManagerDraft {
             return
         }
         put(tree)
+    }
+
+    mutating func put(_ loss: DataLoss) {
+        state.dataLosses[loss.volume] = loss
+        dirty.insert(.dataLoss(loss.volume))
+    }
+
+    mutating func removeDataLoss(_ volume: VolumeID) {
+        guard state.dataLosses[volume] != nil else { return }
+        state.dataLosses[volume] = nil
+        dirty.insert(.dataLoss(volume))
     }
 
     mutating func remove(_ domain: ProtectionDomainID) {
@@ -234,6 +246,11 @@ struct ManagerDraft {
         precondition(known == true, "a comb that exists")
         dirty.insert(.combs(key.pool, chunk: key.index / Geometry.combsPerChunk))
         changedCombs.insert(key)
+    }
+
+    /// Sets what is remembered of a comb that was reconfigured by this batch.
+    mutating func remember(_ former: FormerCopy?, of key: CombKey) {
+        _ = state.pools.modify(key.pool) { $0.combs[Int(key.index)].former = former }
     }
 
     /// An id that no object of this kind has.

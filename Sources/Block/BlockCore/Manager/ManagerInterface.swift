@@ -23,6 +23,11 @@ public enum ManagerNotice: Sendable {
     case combsDegraded(count: Int, pool: StoragePoolID)
     case combsUnavailable(count: Int, pool: StoragePoolID)
     case rebuildFinished(StoragePoolID)
+    /// An operator gave a server up, and older copies are primaries now.
+    case staleCopiesPromoted(count: Int, pool: StoragePoolID, lost: SdsID)
+    /// So many units of the volume lie in what older copies serve.
+    case volumeLostData(VolumeID, units: UInt32)
+    case dataLossCleared(VolumeID)
     /// All its copies have moved away, as asked for.
     case serverRemoved(SdsID)
     case deviceRemoved(DeviceID)
@@ -144,11 +149,16 @@ public struct ProtocolRules: OptionSet, Sendable {
     /// Writes of clients leave the spare of every device to copies between devices.
     public static let spareIsForCopies = ProtocolRules(rawValue: 1 << 27)
 
+    /// Where an operator had an older copy promoted, the volumes are marked.
+    public static let lossIsMarked = ProtocolRules(rawValue: 1 << 28)
+    /// A copy that was given up for an older one gets everything anew when it returns.
+    public static let lostCopyIsFilledAnew = ProtocolRules(rawValue: 1 << 29)
+
     public static let all: ProtocolRules = [
         .removalBeforeLoneAcknowledgement, .combEpochAtSecondary, .rangeLocks, .noDirtyReads, .sessionFencing,
         .restartedCopyIsSuspect, .neverPromoteStale, .remapWaitsForProof, .flushBeforeAcknowledgement,
         .intentBeforeWrite, .resyncOfTargetsIntents, .resyncOfSurvivorsIntents, .epochOfSettledUnits,
         .settledOnlyInSync, .survivorsListIsTruth, .zerosBeforeHoles, .stableBeforeMove, .drainBeforeSwap,
-        .refusedOnBoth, .spareIsForCopies,
+        .refusedOnBoth, .spareIsForCopies, .lossIsMarked, .lostCopyIsFilledAnew,
     ]
 }

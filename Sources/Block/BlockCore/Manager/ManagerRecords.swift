@@ -12,6 +12,7 @@ enum RecordKey: Hashable {
     case client(SdcID)
     case volume(VolumeID)
     case tree(TreeID)
+    case dataLoss(VolumeID)
 
     var path: String {
         switch self {
@@ -28,6 +29,7 @@ enum RecordKey: Hashable {
         case .client(let id): "sdc/\(id)"
         case .volume(let id): "volume/\(id)"
         case .tree(let id): "tree/\(id)"
+        case .dataLoss(let id): "data-loss/\(id)"
         }
     }
 }
@@ -102,6 +104,9 @@ extension SystemState {
         case .tree(let id):
             guard let tree = trees[id] else { return nil }
             writer.put(tree)
+        case .dataLoss(let id):
+            guard let loss = dataLosses[id] else { return nil }
+            writer.put(loss)
         }
         return writer.bytes
     }
@@ -117,7 +122,7 @@ extension SystemState {
             state.revision = try reader.number(UInt64.self)
             for kind in [
                 "domain", "faultset", "pool", "combs", "sds", "device", "removed-sds", "removed-device", "sdc",
-                "volume", "tree",
+                "volume", "tree", "data-loss",
             ] {
                 for record in records where record.key.hasPrefix(kind + "/") {
                     var (reader, version) = try open(record.value)
@@ -192,6 +197,10 @@ extension SystemState {
         case "tree":
             let tree = try reader.volumeTree()
             trees[tree.id] = tree
+        case "data-loss":
+            let loss = try reader.dataLoss()
+            guard volumes[loss.volume] != nil else { throw WireError(description: "data loss of an unknown volume") }
+            dataLosses[loss.volume] = loss
         default:
             let volume = try reader.volume(version: version)
             volumes[volume.id] = volume

@@ -66,6 +66,19 @@ extension ManagerNotice {
         case .combsUnavailable(let count, let id):
             return pool(.critical, "MDM_DATA_FAILED", id, "\(count) combs are unavailable")
         case .rebuildFinished(let id): return pool(.info, "MDM_DATA_NORMAL", id, "every comb has two copies")
+        case .staleCopiesPromoted(let count, let id, let lost):
+            let name = state.servers[lost]?.name ?? lost.description
+            return pool(
+                .critical, "STALE_COPIES_PROMOTED", id, "\(count) combs hold older data: SDS \(name) is given up")
+        case .volumeLostData(let id, let units):
+            let name = state.volumes[id]?.name ?? id.description
+            return event(
+                .critical, "VOLUME_DATA_LOSS", "Volume::\(id)",
+                "Volume \(name) may have lost writes in \(units) MiB, by an operator's decision")
+        case .dataLossCleared(let id):
+            let name = state.volumes[id]?.name ?? id.description
+            return event(
+                .info, "VOLUME_DATA_LOSS_CLEARED", "Volume::\(id)", "An operator ended the mark of volume \(name)")
         case .clientRegistered(let id):
             return event(.info, "SDC_ADDED", "Sdc::\(id)", "SDC \(id) introduced itself for the first time")
         case .fenced(let proof):

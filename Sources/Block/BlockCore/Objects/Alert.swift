@@ -2,7 +2,7 @@
 public struct Alert: Equatable, Sendable {
     public enum Severity: String, Sendable { case low, medium, high }
 
-    /// The names are ScaleIO's but for `DEVICE_FULL`.
+    /// The names are ScaleIO's but for `DEVICE_FULL` and `VOLUME_HAS_DATA_LOSS`.
     public enum Kind: String, Sendable, CaseIterable {
         case capacityUtilizationAboveHighThreshold = "CAPACITY_UTILIZATION_ABOVE_HIGH_THRESHOLD"
         case capacityUtilizationAboveCriticalThreshold = "CAPACITY_UTILIZATION_ABOVE_CRITICAL_THRESHOLD"
@@ -12,6 +12,7 @@ public struct Alert: Equatable, Sendable {
         case sdsDisconnected = "SDS_DISCONNECTED"
         case deviceFailed = "DEVICE_FAILED"
         case deviceFull = "DEVICE_FULL"
+        case volumeLostData = "VOLUME_HAS_DATA_LOSS"
         case sdsInMaintenance = "SDS_IN_MAINTENANCE"
         case sdsOscillates = "SDS_DECOUPLED_OSCILLATION"
     }
@@ -20,6 +21,7 @@ public struct Alert: Equatable, Sendable {
         case storagePool(StoragePoolID)
         case sds(SdsID)
         case device(DeviceID)
+        case volume(VolumeID)
     }
 
     public var kind: Kind
@@ -65,6 +67,13 @@ extension SystemState {
                     kind: .deviceFull, severity: .high, object: .device(device.id),
                     message: "Device \(device.path) of SDS \(servers[device.sds]?.name ?? "?") has only its spare left:"
                         + " writes that need a new unit of it are refused"))
+        }
+        for loss in dataLosses.values {
+            alerts.append(
+                Alert(
+                    kind: .volumeLostData, severity: .high, object: .volume(loss.volume),
+                    message: "Volume \(volumes[loss.volume]?.name ?? "?") may have lost writes in \(loss.units) MiB:"
+                        + " an operator promoted older copies"))
         }
         return alerts
     }

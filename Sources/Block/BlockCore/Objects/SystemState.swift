@@ -12,6 +12,8 @@ public struct SystemState: Equatable, Sendable {
     public internal(set) var volumes = Table<VolumeID, Volume>()
     /// Of volumes that are or were in snapshots; every other is alone in a tree that has no record.
     public internal(set) var trees = Table<TreeID, VolumeTree>()
+    /// Volumes that may hold older data than was acknowledged, by an operator's decision.
+    public internal(set) var dataLosses = Table<VolumeID, DataLoss>()
     /// Grows with every commit; what servers and clients acknowledge.
     public internal(set) var revision: UInt64 = 0
     /// Units in use as the devices last told; not stored.
