@@ -91,7 +91,7 @@ struct ServerBench {
     mutating func answerDisk() {
         while !disk.isEmpty {
             let (id, request) = disk.removeFirst()
-            if case .read = request {
+            if request.isRead {
                 feed(.disk(Self.device, id, .read(PayloadID(rawValue: 77))))
             } else {
                 feed(.disk(Self.device, id, .done))

@@ -49,7 +49,7 @@ struct MemoryDevice {
             case .writeZeros(let at, let length), .punch(let at, let length): fill(at, length, 0)
             case .writeBytes(let at, let content):
                 bytes.replaceSubrange(Int(at)..<Int(at) + content.count, with: content)
-            case .read: outcome = .read(PayloadID(rawValue: 1))
+            case .read, .gather: outcome = .read(PayloadID(rawValue: 1))
             case .flush: flushes += 1
             }
             completions += store.finish(id, outcome, &queue)

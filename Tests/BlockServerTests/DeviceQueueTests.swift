@@ -97,7 +97,7 @@ import Testing
         #expect(bench.outcomes(of: [1 << 40, 1 << 40 | 1])?.allSatisfy(\.isEmpty) == true)
         for block in 256..<768 { model[block] = 0 }
         let buffers = (0..<16).map { _ in Self.filled(1 << 20, 0xEE) }
-        bench.submit(buffers.enumerated().map { (1 << 41 | UInt64($0), .read(at: UInt64($0) << 20, $1)) })
+        bench.submit(buffers.enumerated().map { (1 << 41 | UInt64($0), .read(at: UInt64($0) << 20, $1, 0..<$1.count)) })
         #expect(bench.outcomes(of: (0..<16).map { 1 << 41 | $0 })?.allSatisfy(\.isEmpty) == true)
         for (unit, buffer) in buffers.enumerated() {
             for block in 0..<256 {
@@ -111,7 +111,7 @@ import Testing
     func aFailedReadStopsNothingAndAFailedWriteEverything(_ engine: DeviceEngine) throws {
         guard let bench = try Bench(engine) else { return }
         defer { bench.finish() }
-        bench.submit([(1, .read(at: 16 << 20, IOBuffer(count: 4096)))])
+        bench.submit([(1, .read(at: 16 << 20, IOBuffer(count: 4096), 0..<4096))])
         #expect(bench.outcomes(of: [1])?.first?.isEmpty == false)
         bench.submit([(2, .write(at: 0, Self.filled(4096, 1), 0..<4096)), (3, .flush)])
         #expect(bench.outcomes(of: [2, 3]) == ["", ""])
@@ -119,7 +119,8 @@ import Testing
         bench.submit([(4, .write(at: 1 << 61, Self.filled(4096, 2), 0..<4096))])
         #expect(bench.outcomes(of: [4])?.first?.isEmpty == false)
         bench.submit([
-            (5, .write(at: 0, Self.filled(4096, 3), 0..<4096)), (6, .flush), (7, .read(at: 0, IOBuffer(count: 4096))),
+            (5, .write(at: 0, Self.filled(4096, 3), 0..<4096)), (6, .flush),
+            (7, .read(at: 0, IOBuffer(count: 4096), 0..<4096)),
         ])
         #expect(bench.outcomes(of: [5, 6, 7])?.allSatisfy { !$0.isEmpty } == true)
     }
@@ -130,7 +131,7 @@ import Testing
             guard let bench = try Bench(engine) else { return }
             bench.submit(
                 (0..<64).map { ($0 + 1, .write(at: $0 << 12, Self.filled(4096, 7), 0..<4096)) } + [(100, .flush)]
-                    + (0..<16).map { ($0 + 200, .read(at: $0 << 20, IOBuffer(count: 1 << 20))) })
+                    + (0..<16).map { ($0 + 200, .read(at: $0 << 20, IOBuffer(count: 1 << 20), 0..<1 << 20)) })
             bench.finish()
         }
     }

@@ -142,7 +142,7 @@ private struct CrashingStore {
         case .writeZeros(let at, let length), .punch(let at, let length):
             [.zero(first: at / 4096, count: UInt64(length) / 4096)]
         case .writeBytes(let at, let bytes): FakeDisk.changes(bytes: bytes, at: at)
-        case .read, .flush: []
+        case .read, .gather, .flush: []
         }
     }
 

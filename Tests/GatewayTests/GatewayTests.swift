@@ -340,7 +340,6 @@ struct Bench {
         let id = try await bench.createVolume("v")
         for path in [
             "/api/instances/Volume::\(id)/action/overwriteVolumeContent",
-            "/api/instances/System::\(MemoryManager.system)/action/snapshotVolumes",
             "/api/instances/StoragePool::\(MemoryManager.pool)/action/setZeroPaddingPolicy",
             "/api/types/SnapshotPolicy/instances",
         ] {

@@ -94,11 +94,6 @@ final class MemoryManager: ManagerPort {
         case .renameVolume(let id, let name):
             guard state.volume(named: name) == nil else { throw ManagerError(.nameInUse, name) }
             return try change(id, &state) { $0.name = name }
-        case .removeVolume(let id, let unmapping):
-            guard let volume = state.volumes[id] else { throw ManagerError(.volumeNotFound, "\(id)") }
-            guard volume.mappings.isEmpty || unmapping else { throw ManagerError(.volumeMapped, volume.name) }
-            state.volumes[id] = nil
-            return .done
         case .map(let id, let sdc, let mode, let allowMultiple, let preempt):
             guard var volume = state.volumes[id] else { throw ManagerError(.volumeNotFound, "\(id)") }
             if preempt { volume.mappings = [] }
@@ -141,7 +136,15 @@ final class MemoryManager: ManagerPort {
             guard state.clients[sdc] != nil else { throw ManagerError(.sdcNotFound, "\(sdc)") }
             state.clients[sdc]?.name = name
             return .done
-        case .configure, .createProtectionDomain, .createStoragePool, .renameSds, .removeSds:
+        case .takeSnapshots(let definitions, let createdAt):
+            var draft = ManagerDraft(state, rules: .all)
+            var random = SeededRandom(seed: state.revision)
+            let nodes = try draft.cut(definitions)
+            let reply = try draft.show(definitions, nodes, createdAt: createdAt, &random)
+            state = draft.state
+            return reply
+        case .configure, .createProtectionDomain, .createStoragePool, .renameSds, .removeSds, .removeVolume,
+            .removeVolumes:
             var draft = ManagerDraft(state, rules: .all)
             var random = SeededRandom(seed: state.revision)
             guard case .reply(let reply) = try draft.execute(command, &random) else {

@@ -54,14 +54,15 @@ public final class DiskRing: ReadyHandler {
 
     // MARK: Operations
 
-    /// Fills bytes 0..<`buffer.count` of the buffer from `offset` on.
+    /// Fills a part of the buffer from `offset` on.
     public func read(
-        _ descriptor: Int32, _ buffer: IOBuffer, at offset: UInt64, tag: UInt64, for owner: any DiskRingOwner
+        _ descriptor: Int32, _ buffer: IOBuffer, _ range: Range<Int>, at offset: UInt64, tag: UInt64,
+        for owner: any DiskRingOwner
     ) {
         begin(
             Operation(
-                kind: .read, descriptor: descriptor, buffer: buffer, start: 0, end: buffer.count, offset: offset,
-                tag: tag, owner: owner))
+                kind: .read, descriptor: descriptor, buffer: buffer, start: range.lowerBound, end: range.upperBound,
+                offset: offset, tag: tag, owner: owner))
     }
 
     /// Stores a part of the buffer, which must not change until the end.

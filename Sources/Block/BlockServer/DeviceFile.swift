@@ -7,8 +7,8 @@ import Synchronization
 enum DeviceOperation: Sendable {
     case write(at: UInt64, IOBuffer, Range<Int>)
     case writeZeros(at: UInt64, length: Int)
-    /// Fills the buffer (`count` bytes).
-    case read(at: UInt64, IOBuffer)
+    /// Fills the range of the buffer.
+    case read(at: UInt64, IOBuffer, Range<Int>)
     case flush
     case punch(at: UInt64, length: UInt64)
 }
@@ -77,7 +77,7 @@ final class DeviceFile: Sendable {
         case .write(let offset, let buffer, let range):
             return write(buffer.base + range.lowerBound, range.count, at: offset)
         case .writeZeros(let offset, let length): return writeZeros(at: offset, length: length)
-        case .read(let offset, let buffer): return read(into: buffer, at: offset)
+        case .read(let offset, let buffer, let range): return read(into: buffer, range, at: offset)
         case .punch(let offset, let length): return punch(at: offset, length: length)
         case .flush: return fdatasync(descriptor) == 0 ? nil : stop(errno, "flush")
         }
@@ -107,10 +107,11 @@ final class DeviceFile: Sendable {
     }
 
     /// A failed read does not stop the device: the mirror has the data.
-    private func read(into buffer: IOBuffer, at offset: UInt64) -> BlockIOError? {
+    private func read(into buffer: IOBuffer, _ range: Range<Int>, at offset: UInt64) -> BlockIOError? {
+        let start = buffer.base + range.lowerBound
         var done = 0
-        while done < buffer.count {
-            let count = pread(descriptor, buffer.base + done, buffer.count - done, off_t(offset) + off_t(done))
+        while done < range.count {
+            let count = pread(descriptor, start + done, range.count - done, off_t(offset) + off_t(done))
             if count < 0 && errno == EINTR { continue }
             if count < 0 { return .system(errno, "read at \(offset) from \(path)") }
             if count == 0 { return BlockIOError(.invalid, "read \(path) at \(offset): beyond its end") }

@@ -78,7 +78,7 @@ struct DeviceOpener {
 
     private static func read(_ file: DeviceFile, _ count: Int) throws -> [UInt8] {
         let buffer = IOBuffer(count: count)
-        if let error = file.perform(.read(at: 0, buffer)) { throw error }
+        if let error = file.perform(.read(at: 0, buffer, 0..<buffer.count)) { throw error }
         return [UInt8](buffer.bytes)
     }
 

@@ -63,7 +63,8 @@ final class DeviceQueue: DiskRingOwner, @unchecked Sendable {
         switch operation {
         case .write(let offset, let buffer, let range):
             ring.write(file.descriptor, buffer, range, at: offset, tag: tag, for: self)
-        case .read(let offset, let buffer): ring.read(file.descriptor, buffer, at: offset, tag: tag, for: self)
+        case .read(let offset, let buffer, let range):
+            ring.read(file.descriptor, buffer, range, at: offset, tag: tag, for: self)
         case .writeZeros, .punch, .flush: submit(operation, tag: tag, to: workers)
         }
     }

@@ -30,6 +30,8 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
     private var devices: [DeviceID: DeviceQueue] = [:]
     /// What the core asked of the devices, by the tag that they know.
     private var diskWork = SlotTable<DiskWork>()
+    /// Of the reads that have several parts: how many have not ended, and the first error.
+    private var gathers: [UInt64: (left: Int, error: BlockIOError?)] = [:]
     private let managerLink: ManagerLink
     private var listener: Listener?
     private var links: [LinkID: DataLink] = [:]
@@ -224,14 +226,36 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
             let buffer = reactor.buffers.take(Int(length))
             asked.buffer = buffer
             asked.holes = holes
-            work = .read(at: offset, buffer)
+            work = .read(at: offset, buffer, 0..<buffer.count)
+        case .gather(let parts, let length, let holes): return gather(parts, length, holes, asked, queue)
         case .flush: work = .flush
         case .punch(let offset, let length): work = .punch(at: offset, length: UInt64(length))
         }
         queue.submit(work, tag: diskWork.insert(asked))
     }
 
+    /// Reads that fill one buffer: the operation ends with the last of them.
+    private func gather(
+        _ parts: [ReadPart], _ length: UInt32, _ holes: [Range<UInt32>], _ work: DiskWork, _ queue: DeviceQueue
+    ) {
+        let buffer = reactor.buffers.take(Int(length))
+        var asked = work
+        asked.buffer = buffer
+        asked.holes = holes
+        let tag = diskWork.insert(asked)
+        gathers[tag] = (parts.count, nil)
+        for part in parts {
+            queue.submit(.read(at: part.at, buffer, Int(part.into.lowerBound)..<Int(part.into.upperBound)), tag: tag)
+        }
+    }
+
     func ended(_ tag: UInt64, _ error: BlockIOError?) {
+        var error = error
+        if !gathers.isEmpty, let (left, failure) = gathers[tag] {
+            error = failure ?? error
+            gathers[tag] = left > 1 ? (left - 1, error) : nil
+            if left > 1 { return }
+        }
         guard let work = diskWork.remove(tag) else { preconditionFailure("a device operation ended twice") }
         guard !isStopped else { return }
         if let error { return handle(.disk(work.device, work.operation, .failed(reason: error.description))) }

@@ -110,6 +110,8 @@ extension Gateway {
 
     private func systemAction(_ name: String, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
         switch name {
+        case "snapshotVolumes": return try await snapshotVolumes(fields)
+        case "removeConsistencyGroupSnapshots": return try await removeGroup(fields)
         case "queryMdmCluster": return try await views().mdmCluster
         case "changeMdmOwnership":
             guard let cluster else { throw .unsupported }
@@ -129,6 +131,7 @@ extension Gateway {
                     limit("volumeSizeGb", "Maximum volume size in GB", "1048576"),
                     limit("volumeSizeGranularityGb", "Volume size granularity in GB", "8"),
                     limit("maxNameLength", "Maximum length of a name", "31"),
+                    limit("maxVolumesPerVTree", "Maximum number of volumes in a VTree", "127"),
                 ]
             ]
         default: throw .unsupported
@@ -195,17 +198,7 @@ extension Gateway {
         switch name {
         case "addMappedSdc": return try await map(volume, fields)
         case "removeMappedSdc": return try await unmap(volume, fields)
-        case "removeVolume":
-            switch try fields.text("removeMode") {
-            // Without snapshots every mode but one names the volume alone.
-            case nil, "ONLY_ME"?, "INCLUDING_DESCENDANTS"?, "WHOLE_VTREE"?: break
-            case "DESCENDANTS_ONLY"?: return [:]
-            case let other?: throw .badRequest("removeMode \(other) is not known.")
-            }
-            let removed = Self.empty(try await submit(.removeVolume(volume.id, unmapping: false)))
-            // Best effort: what stays is never shown again, since ids are not used twice.
-            try? await ledger.forget(volume.id)
-            return removed
+        case "removeVolume": return try await remove(volume, fields)
         case "setVolumeName":
             let name = try Self.checkedName(try fields.requiredText("newName"))
             if name == volume.name { return [:] }

@@ -75,7 +75,7 @@ extension Gateway {
         switch try await submit(.configure(command), about: type) {
         case .doneWithWarning(let warning): return ["warning": .string(warning)]
         case .done, .createdProtectionDomain, .createdStoragePool, .createdFaultSet, .registeredSdc, .createdVolume,
-            .fenced:
+            .tookSnapshots, .fenced:
             return [:]
         }
     }

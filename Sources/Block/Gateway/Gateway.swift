@@ -259,6 +259,9 @@ extension GatewayError {
                 case .system, .protectionDomain, .storagePool, .volume, .vtree, .sds, .device, .user:
                     GatewayError(code: 64, "The object is in use: \(error.message)")
                 }
+        case .tooManySnapshots: self = .tooManySnapshots
+        // To be tried again, as the text says; then ours, which tells why.
+        case .snapshotFailed: self = GatewayError(code: 164, "The system is busy. Retry later: \(error.message)")
         case .overloaded: self = .busy
         case .notLeader: self = .notLeader
         // The original's text first, since clients match on it; then ours, since it names the server in question.

@@ -11,6 +11,8 @@ struct GatewayError: Error, Equatable {
     var status: Int
     var code: Int
     var message: String
+    /// Whether the answer repeats the error in `details`, as those to commands about several objects do.
+    var isDetailed = false
 
     init(status: Int = 500, code: Int, _ message: String) {
         self.status = status
@@ -19,7 +21,22 @@ struct GatewayError: Error, Equatable {
     }
 
     var json: JSONValue {
-        ["message": .string(message), "httpStatusCode": .integer(Int64(status)), "errorCode": .integer(Int64(code))]
+        var json: JSONValue = [
+            "message": .string(message), "httpStatusCode": .integer(Int64(status)), "errorCode": .integer(Int64(code)),
+        ]
+        if isDetailed {
+            json["details"] = [
+                ["error": .string(message), "rc": .integer(Int64(code)), "errorMessage": .string(message)]
+            ]
+        }
+        return json
+    }
+
+    /// The same with `details`.
+    var detailed: GatewayError {
+        var error = self
+        error.isDetailed = true
+        return error
     }
 
     var failure: HTTPFailure { HTTPFailure(.init(code: status), json: json) }
@@ -75,6 +92,8 @@ extension GatewayError {
     static let faultSetNotEmpty = GatewayError(code: 268, "The Fault Set is not empty")
     static let poolCritical = GatewayError(
         code: 337, "The Storage Pool is in critical capacity: no new volumes can be created or extended")
+    static let tooManySnapshots = GatewayError(code: 182, "There are too many snapshots in the VTree")
+    static let groupNotFound = GatewayError(code: 185, "Could not find the consistency group")
     static let tooLarge = GatewayError(code: 190, "The volume size too large")
     static let illegalSize = GatewayError(
         code: 225, "The specified volume size is illegal. Volume size must be in 8 GB blocks")

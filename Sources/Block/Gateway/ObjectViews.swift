@@ -22,7 +22,7 @@ struct ObjectViews {
         case .storagePool: return state.pools.values.map(pool)
         case .faultSet: return state.faultSets.values.map(faultSet)
         case .volume: return state.volumes.values.map(volume)
-        case .vtree: return state.volumes.values.map(vtree)
+        case .vtree: return trees(state.volumes.values).map(vtree)
         case .sds: return state.servers.values.map(server)
         case .device: return state.devices.values.map(device)
         case .sdc: return state.clients.values.map(client)
@@ -40,7 +40,7 @@ struct ObjectViews {
         case .volume:
             guard let volumeID = VolumeID(id) else { throw .invalidVolumeID }
             if let found = state.volumes[volumeID] { return volume(found) }
-        case .vtree: if let found = volume(ofTree: id) { return vtree(found) }
+        case .vtree: if let found = volumes(ofTree: id).first { return vtree(found.tree) }
         case .sds: if let found = SdsID(id).flatMap({ state.servers[$0] }) { return server(found) }
         case .device: if let found = DeviceID(id).flatMap({ state.devices[$0] }) { return device(found) }
         case .sdc:
@@ -65,12 +65,12 @@ struct ObjectViews {
         case (.faultSet, "Sds"):
             return state.servers.values.filter { $0.faultSet?.description == id }.map(server)
         case (.storagePool, "Volume"): return volumes(inPool: id).map(volume)
-        case (.storagePool, "VTree"): return volumes(inPool: id).map(vtree)
+        case (.storagePool, "VTree"): return trees(volumes(inPool: id)).map(vtree)
         case (.storagePool, "Device"): return state.devices.values.filter { $0.pool.description == id }.map(device)
         case (.storagePool, "Sds"):
             let used = Set(state.devices.values.filter { $0.pool.description == id }.map(\.sds))
             return state.servers.values.filter { used.contains($0.id) }.map(server)
-        case (.vtree, "Volume"): return volume(ofTree: id).map { [volume($0)] } ?? []
+        case (.vtree, "Volume"): return volumes(ofTree: id).map(volume)
         case (.sds, "Device"): return state.devices.values.filter { $0.sds.description == id }.map(device)
         case (.sdc, "Volume"):
             return SdcID(id).map { state.volumes(mappedTo: $0).map(volume) } ?? []
@@ -256,16 +256,16 @@ extension ObjectViews {
 
     func volume(_ volume: Volume) -> JSONValue {
         let id = volume.id.description
-        let tree = Self.treeID(volume)
+        let tree = Self.treeID(volume.tree)
         return [
             "id": .string(id),
             "name": .string(volume.name),
             "sizeInKb": .integer(Self.kibibytes(units: UInt64(volume.sizeUnits))),
-            "volumeType": volume.provisioning == .thin ? "ThinProvisioned" : "ThickProvisioned",
+            "volumeType": .string(Self.type(of: volume)),
             "storagePoolId": .string(volume.pool.description),
             "vtreeId": .string(tree),
-            "ancestorVolumeId": nil,
-            "consistencyGroupId": nil,
+            "ancestorVolumeId": .optional(volume.ancestor?.description),
+            "consistencyGroupId": .optional(volume.snapshotGroup?.description),
             "creationTime": .integer(Int64(clamping: volume.createdAt)),
             "isObfuscated": false,
             "useRmcache": false,
@@ -301,6 +301,11 @@ extension ObjectViews {
         ]
     }
 
+    private static func type(of volume: Volume) -> String {
+        if volume.isSnapshot { return "Snapshot" }
+        return volume.provisioning == .thin ? "ThinProvisioned" : "ThickProvisioned"
+    }
+
     private func mapping(_ mapping: VolumeMapping) -> JSONValue {
         let client = state.clients[mapping.sdc]
         let mode =
@@ -321,23 +326,32 @@ extension ObjectViews {
         ]
     }
 
-    func vtree(_ volume: Volume) -> JSONValue {
-        let id = Self.treeID(volume)
+    /// The trees of these volumes, in order of their ids.
+    private func trees(_ volumes: [Volume]) -> [TreeID] { Set(volumes.map(\.tree)).sorted() }
+
+    func vtree(_ tree: TreeID) -> JSONValue {
+        let id = Self.treeID(tree)
+        let volumes = state.volumes(in: tree)
+        let roots = volumes.filter { $0.ancestor == nil }
+        // The volume that the tree began with, or the oldest of those that nothing is left above.
+        let first = volumes.first { $0.id.rawValue == tree.rawValue }
+        let oldest = roots.min { ($0.createdAt, $0.id) < ($1.createdAt, $1.id) }
+        guard let base = first ?? oldest ?? volumes.first else { preconditionFailure("a tree has volumes") }
+        let pool = base.pool.description
         return [
             "id": .string(id),
-            "name": .string(volume.name),
-            "baseVolumeId": .string(volume.id.description),
-            "storagePoolId": .string(volume.pool.description),
+            "name": .string(base.name),
+            "baseVolumeId": .string(base.id.description),
+            "storagePoolId": .string(pool),
             "vtreeMigrationInfo": ["migrationStatus": "NotInMigration", "sourceStoragePoolId": nil],
             "dataLayout": "MediumGranularity",
             "compressionMethod": "Invalid",
             "inDeletion": false,
-            "rootVolumes": [.string(volume.id.description)],
+            "rootVolumes": .array(roots.map { .string($0.id.description) }),
             "links": ObjectType.vtree.links(
                 id: id,
                 parents: [
-                    ("storagePoolId", .storagePool, volume.pool.description),
-                    ("baseVolumeId", .volume, volume.id.description),
+                    ("storagePoolId", .storagePool, pool), ("baseVolumeId", .volume, base.id.description),
                 ]),
         ]
     }
@@ -464,12 +478,12 @@ extension ObjectViews {
         ]
     }
 
-    /// A volume without snapshots is the only one of its tree: the tree's id is made of the volume's, reversibly.
+    /// A tree has the number of its first volume; what is shown is made of it, reversibly, and is no volume's.
     private static let treeMask: UInt64 = 0x7654_7265_0000_0000
-    static func treeID(_ volume: Volume) -> String { (volume.id.rawValue ^ treeMask).hex }
-    func volume(ofTree id: String) -> Volume? {
-        guard let tree = UInt64(id, radix: 16), id.utf8.count == 16 else { return nil }
-        return state.volumes[VolumeID(rawValue: tree ^ Self.treeMask)]
+    static func treeID(_ tree: TreeID) -> String { (tree.rawValue ^ treeMask).hex }
+    func volumes(ofTree id: String) -> [Volume] {
+        guard let tree = UInt64(id, radix: 16), id.utf8.count == 16 else { return [] }
+        return state.volumes(in: TreeID(rawValue: tree ^ Self.treeMask))
     }
 
     static func kibibytes(units: UInt64) -> Int64 {

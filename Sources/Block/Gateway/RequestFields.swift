@@ -6,6 +6,8 @@ import OrderedCollections
 struct RequestFields {
     private let members: JSONValue.Object
 
+    private init(members: JSONValue.Object) { self.members = members }
+
     /// An empty body is an empty object.
     init(_ body: [UInt8]) throws(GatewayError) {
         if body.allSatisfy({ $0 == 0x20 || $0 == 0x0A || $0 == 0x0D || $0 == 0x09 }) {
@@ -52,6 +54,21 @@ struct RequestFields {
         case "", "true", "1", "yes": return true
         case "false", "0", "no": return false
         default: throw .badRequest("\(name) must be TRUE or FALSE.")
+        }
+    }
+
+    /// The field as a list of objects; nil when it is missing or null.
+    func objects(_ name: String) throws(GatewayError) -> [RequestFields]? {
+        switch members[name] {
+        case nil, .null?: return nil
+        case .array(let elements)?:
+            var result: [RequestFields] = []
+            for element in elements {
+                guard let object = element.object else { throw .badRequest("\(name) must be a list of objects.") }
+                result.append(RequestFields(members: object))
+            }
+            return result
+        case .string?, .object?, .integer?, .bool?, .number?: throw .badRequest("\(name) must be a list of objects.")
         }
     }
 

@@ -38,9 +38,8 @@ struct Statistics {
             return capacity(
                 state.devices.values.filter { ids.contains($0.sds) },
                 more: ["numOfSds": .integer(Int64(servers.count))])
-        case .volume, .vtree:
-            let volume = type == .volume ? VolumeID(id).flatMap { state.volumes[$0] } : tree(id)
-            return mapped(volume)
+        case .volume: return mapped(VolumeID(id).flatMap { state.volumes[$0] }.map { [$0] } ?? [])
+        case .vtree: return mapped(ObjectViews(state: state, user: "", now: 0).volumes(ofTree: id))
         case .sds:
             let devices = state.devices.values.filter { $0.sds.description == id }
             return capacity(devices, more: ["numOfDevices": .integer(Int64(devices.count))])
@@ -65,16 +64,19 @@ struct Statistics {
         return result
     }
 
-    private func tree(_ id: String) -> Volume? {
-        ObjectViews(state: state, user: "", now: 0).volume(ofTree: id)
-    }
-
-    private func mapped(_ volume: Volume?) -> JSONValue {
-        [
-            "numOfMappedSdcs": .integer(Int64(volume?.mappings.count ?? 0)),
-            "mappedSdcIds": .array(volume?.mappings.map { .string($0.sdc.description) } ?? []),
-            "numOfChildVolumes": 0, "numOfDescendantVolumes": 0, "numOfMappedScsiInitiators": 0,
-            "numOfVolumes": 1,
+    /// Of a volume, or of all volumes of a tree together.
+    private func mapped(_ volumes: [Volume]) -> JSONValue {
+        let clients = Set(volumes.flatMap { $0.mappings.map(\.sdc) }).sorted()
+        let relatives = volumes.first.map { state.volumes(in: $0.tree) } ?? []
+        let ids = Set(volumes.map(\.id))
+        let children = relatives.count { $0.ancestor.map(ids.contains) ?? false }
+        let descendants = Set(volumes.flatMap { state.descendants(of: $0) })
+        return [
+            "numOfMappedSdcs": .integer(Int64(clients.count)),
+            "mappedSdcIds": .array(clients.map { .string($0.description) }),
+            "numOfChildVolumes": .integer(Int64(children)),
+            "numOfDescendantVolumes": .integer(Int64(descendants.count)), "numOfMappedScsiInitiators": 0,
+            "numOfVolumes": .integer(Int64(volumes.count)),
         ]
     }
 
@@ -184,9 +186,9 @@ struct Statistics {
             "numOfUnmappedVolumes": Int64(volumes.count { $0.mappings.isEmpty }),
             "numOfMappedToAllVolumes": 0,
             "numOfVolumesInDeletion": 0,
-            "numOfSnapshots": 0,
-            "numOfVtrees": Int64(volumes.count),
-            "numOfThinBaseVolumes": Int64(volumes.count { $0.provisioning == .thin }),
+            "numOfSnapshots": Int64(volumes.count(where: \.isSnapshot)),
+            "numOfVtrees": Int64(Set(volumes.map(\.tree)).count),
+            "numOfThinBaseVolumes": Int64(volumes.count { $0.provisioning == .thin && !$0.isSnapshot }),
             "numOfThickBaseVolumes": Int64(volumes.count { $0.provisioning == .thick }),
             "numOfDevices": Int64(devices.count),
         ]

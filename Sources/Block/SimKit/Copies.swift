@@ -5,7 +5,8 @@ import BlockCore
 extension Simulation {
     /// Both copies are equal wherever nothing is under way; looked at often, since a later rebuild covers every trace.
     func inspect() {
-        heap.add(.inspect, at: now + .milliseconds(10))
+        heap.add(.inspect, at: now + .milliseconds(takesSnapshots ? 40 : 10))
+        watchSnapshots()
         compareCopies()
     }
 
@@ -14,12 +15,15 @@ extension Simulation {
         for volume in state.volumes.values {
             guard let pool = state.pools[volume.pool] else { continue }
             for index in 0..<volume.sizeUnits {
-                let unit = UnitKey(volume: volume.id, index: index)
+                let unit = UnitKey(tree: volume.tree, node: volume.head, index: index)
+                let below = state.trees[volume.tree]?.ancestors(of: volume.head) ?? []
                 let comb = pool.combs[Int(Geometry.comb(of: unit.family, combCount: pool.combCount))]
                 guard let secondary = comb.secondary, isQuiet(unit, at: comb.primary, state),
                     isQuiet(unit, at: secondary, state)
                 else { continue }
-                let copies = (content(of: unit, at: comb.primary), content(of: unit, at: secondary))
+                let copies = (
+                    content(of: unit, over: below, at: comb.primary), content(of: unit, over: below, at: secondary)
+                )
                 if copies.0 != copies.1 {
                     return fail("the copies of \(unit) at \(comb.inSync) differ: \(copies)")
                 }
@@ -40,19 +44,37 @@ extension Simulation {
         node(of: place)?.core?.stores.first { $0.device == place.device }
     }
 
-    private func content(of unit: UnitKey, at place: CopyPlace) -> [UInt64] {
+    /// What a read of these blocks would find there.
+    private func content(of unit: UnitKey, over below: [UInt32], at place: CopyPlace) -> [UInt64] {
         let last = UInt16(Geometry.blocksPerUnit)
         let blocks = Array(0..<Simulation.blocksInPlay) + Array(last - Simulation.blocksInPlay..<last)
-        guard let disk = node(of: place)?.disk, let store = store(at: place), let base = store.location(of: unit)
-        else { return blocks.map { _ in 0 } }
-        let map = store.map(of: unit)
-        return blocks.map { map[$0] ? disk.value(base / 4096 + UInt64($0)) : 0 }
+        var values = blocks.map { _ in UInt64(0) }
+        guard let disk = node(of: place)?.disk, let store = store(at: place) else { return values }
+        for node in below.reversed() + [unit.node] {
+            let unit = UnitKey(tree: unit.tree, node: node, index: unit.index)
+            guard let base = store.location(of: unit) else { continue }
+            let map = store.map(of: unit)
+            for (index, block) in blocks.enumerated() where map[block] {
+                values[index] = disk.value(base / 4096 + UInt64(block))
+            }
+        }
+        return values
+    }
+
+    /// A unit that no volume can see any more.
+    private func stray(in store: UnitStore) -> UnitKey? {
+        guard let state = manager.core?.state else { return nil }
+        return store.units { unit in
+            if let tree = state.trees[unit.tree] { return !tree.contains(unit.node) }
+            return unit.node != 0 || state.volumes(in: unit.tree).isEmpty
+        }.first
     }
 
     func account() {
         for id in serverIDs {
             for store in servers[id]?.core?.stores ?? [] {
                 if let problem = store.accountingError() { return fail(problem) }
+                if let stray = stray(in: store) { return fail("device \(store.device) still has \(stray)") }
             }
         }
     }

@@ -99,11 +99,9 @@ extension Simulation {
         case .writeBytes(let at, let bytes): node.underWay[operation] = FakeDisk.changes(bytes: bytes, at: at)
         case .read(let at, let length, let holes):
             // Read at the end of the operation, see `diskDone`; here only what and where.
-            node.reads[operation] =
-                [at / 4096, UInt64(length / 4096)]
-                + holes.flatMap {
-                    [UInt64($0.lowerBound / 4096), UInt64($0.upperBound / 4096)]
-                }
+            let whole = ReadPart(at: at, into: 0..<length)
+            node.reads[operation] = blocks([whole], length, holes)
+        case .gather(let parts, let length, let holes): node.reads[operation] = blocks(parts, length, holes)
         case .flush:
             mark = node.disk.flushMark
             time = delay(0.2, 2)
@@ -111,6 +109,20 @@ extension Simulation {
         servers[id] = node
         if node.slowUntil > now { time = time * Int.random(in: 2...300, using: &random) }
         heap.add(.disk(id, life: node.life, device, operation, flushMark: mark), at: now + time)
+    }
+
+    /// The block of the disk for each of the buffer, nil for holes.
+    private func blocks(_ parts: [ReadPart], _ length: UInt32, _ holes: [Range<UInt32>]) -> [UInt64?] {
+        var blocks = [UInt64?](repeating: nil, count: Int(length / 4096))
+        for part in parts {
+            for block in part.into.lowerBound / 4096..<part.into.upperBound / 4096 {
+                blocks[Int(block)] = part.at / 4096 + UInt64(block - part.into.lowerBound / 4096)
+            }
+        }
+        for hole in holes {
+            for block in hole.lowerBound / 4096..<hole.upperBound / 4096 { blocks[Int(block)] = nil }
+        }
+        return blocks
     }
 
     func diskDone(
@@ -128,10 +140,7 @@ extension Simulation {
         } else if let changes = node.underWay.removeValue(forKey: operation) {
             node.disk.write(changes)
         } else if let read = node.reads.removeValue(forKey: operation) {
-            var values = (0..<read[1]).map { node.disk.value(read[0] + $0) }
-            for hole in stride(from: 2, to: read.count, by: 2) {
-                for block in read[hole]..<read[hole + 1] { values[Int(block)] = 0 }
-            }
+            let values = read.map { $0.map { node.disk.value($0) } ?? 0 }
             let payload = PayloadID(rawValue: nextPayload)
             nextPayload += 1
             node.payloads[payload] = values

@@ -31,6 +31,14 @@ struct History {
         var ended: UInt64
     }
 
+    /// Whose snapshot a volume is, and when it was taken: between these moments, with the others of its group.
+    struct Origin {
+        var source: VolumeID
+        var group: UInt64
+        var from: UInt64
+        var to: UInt64
+    }
+
     struct Register {
         var writes: [UInt64: Write] = [:]
         /// By numbers that no value has.
@@ -38,10 +46,12 @@ struct History {
         var reads: [Read] = []
     }
 
-    private var registers: [Block: Register] = [:]
+    private(set) var registers: [Block: Register] = [:]
     /// When units fell back to an older state.
     private var losses: [VolumeID: [UInt32: [UInt64]]] = [:]
     private var fences: [VolumeID: [(epoch: UInt64, at: UInt64)]] = [:]
+    /// Of volumes that are snapshots.
+    private(set) var origins: [VolumeID: Origin] = [:]
     private(set) var acknowledgedWrites = 0
     private(set) var finishedReads = 0
     private(set) var violation: String?
@@ -58,6 +68,10 @@ struct History {
 
     private func fencedAt(_ volume: VolumeID, _ epoch: UInt64) -> UInt64 {
         fences[volume, default: []].filter { $0.epoch > epoch }.map(\.at).min() ?? .max
+    }
+
+    mutating func appeared(_ snapshot: VolumeID, of source: VolumeID, group: UInt64, from: UInt64, to: UInt64) {
+        origins[snapshot] = Origin(source: source, group: group, from: from, to: to)
     }
 
     mutating func began(_ block: Block, _ value: UInt64, _ epoch: UInt64, at: UInt64) {
@@ -97,7 +111,8 @@ struct History {
                 return violation
             }
         }
-        return nil
+        violation = checkCuts()
+        return violation
     }
 
     private func check(_ register: Register, _ block: Block) -> String? {
@@ -126,6 +141,13 @@ struct History {
             history.write(
                 write.value, from: max(write.invoked, start), to: last,
                 isCertain: write.isAcknowledged && write.invoked >= start && write.ended < end)
+        }
+        // Volumes that are snapshots suffer no losses: runs have either.
+        switch inherited(block) {
+        case .success(nil): break
+        case .success(let initial?):
+            history.write(initial.value, from: initial.invoked, to: initial.ended, isCertain: true)
+        case .failure(let problem): return problem.text
         }
         let reads = register.reads.filter { $0.invoked >= start && $0.ended < end }
         for read in reads { history.read(read.value, from: read.invoked, to: read.ended) }

@@ -61,6 +61,7 @@ extension Simulation {
         configuration.oscillationPauseMax = .seconds(8)
         configuration.swapTimeout = .seconds(2)
         configuration.absenceGrace = absenceGrace
+        configuration.cutPause = .milliseconds(20)
         let records = store.records.keys.sorted().map { (key: $0, value: store.records[$0] ?? []) }
         do {
             let time = clock(of: id)
@@ -86,11 +87,21 @@ extension Simulation {
                 managers[id]?.tickets.remove(ticket)
                 answer(ticket, result)
             case .send(let link, let message):
+                if case .cut(_, .seal) = message { hamperCut(id, ConnectionID(rawValue: link.rawValue)) }
                 send(ConnectionID(rawValue: link.rawValue), fromOpener: false, .fromManager(message))
             case .close(let link): close(ConnectionID(rawValue: link.rawValue), byOpener: false)
             case .notice(let notice): note("\(id): \(notice)")
             }
         }
+    }
+
+    /// A server that has sealed may hear of the new heads late: its hold ends before.
+    private func hamperCut(_ manager: NodeID, _ connection: ConnectionID) {
+        guard !isHealed, Int.random(in: 0..<3, using: &random) == 0,
+            let server = network.connections[connection]?.opener.node
+        else { return }
+        did("server slow to hear of new heads")
+        heap.add(.clog(manager, server), at: now + delay(0.5, 4))
     }
 
     /// Whoever hands over what it leads has no write under way when that is committed.

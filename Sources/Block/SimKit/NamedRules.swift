@@ -25,5 +25,10 @@ extension ProtocolRules {
         ("spare-is-for-copies", .spareIsForCopies),
         ("loss-is-marked", .lossIsMarked),
         ("lost-copy-is-filled-anew", .lostCopyIsFilledAnew),
+        ("zeros-hide-ancestors", .zerosHideAncestors),
+        ("copied-holes-show-ancestors", .copiedHolesShowAncestors),
+        ("trees-outlive-their-first-volume", .treesOutliveTheirFirstVolume),
+        ("sealed-cuts-note-writes", .sealedCutsNoteWrites),
+        ("disturbed-cuts-are-dropped", .disturbedCutsAreDropped),
     ]
 }

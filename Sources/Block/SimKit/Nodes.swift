@@ -13,7 +13,7 @@ struct ServerNode {
     var pausedUntil = Instant.zero
     var payloads: [PayloadID: [UInt64]] = [:]
     var underWay: [DiskOperationID: [FakeDisk.Change]] = [:]
-    var reads: [DiskOperationID: [UInt64]] = [:]
+    var reads: [DiskOperationID: [UInt64?]] = [:]
     var managerLink: ConnectionID?
     var managerHeard = Instant.zero
     /// Operations until the device begins to fail; it is well again after a restart.
@@ -131,6 +131,7 @@ extension Simulation {
                 incarnation: random.next() | 1)
             configuration.rules = options.rules
             configuration.intentCooling = intentCooling
+            configuration.cutHoldTime = cutHoldTime
             configuration.hostBoot = "\(id)-\(node.hostBoots)"
             node.core = ServerCore(
                 configuration: configuration, sds: node.sds,

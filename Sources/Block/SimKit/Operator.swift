@@ -8,9 +8,11 @@ extension Simulation {
         case fence(VolumeID)
         case change(VolumeID)
         case reshape
+        case snapshot
     }
 
     static let volumesWanted = 2
+    static let volumesMax = 6
 
     func submit(_ command: ManagerCommand, _ question: Question) {
         let ticket = Ticket(rawValue: nextTicket)
@@ -31,13 +33,15 @@ extension Simulation {
             fences += 1
             note("proof \(proof)")
             history.fence(volume, proof.attachEpoch, at: now.nanoseconds)
-        case (.create, _), (.fence, _), (.change, _), (.reshape, _): note("answer: \(question) \(result)")
+        case (.create, _), (.fence, _), (.change, _), (.reshape, _), (.snapshot, _):
+            note("answer: \(question) \(result)")
         }
     }
 
     /// Now and then. After the end of the faults every volume only gets its client.
     func operate() {
-        heap.add(.operate, at: now + (isHealed ? .milliseconds(500) : delay(200, 2500)))
+        heap.add(
+            .operate, at: now + (isHealed ? .milliseconds(500) : takesSnapshots ? delay(50, 700) : delay(200, 2500)))
         guard let state = manager.core?.state, now >= manager.pausedUntil else { return }
         if isHealed, let server = state.servers.values.first(where: { $0.maintenance != .none }) {
             submit(.configure(.exitMaintenance(server.id)), .reshape)
@@ -53,8 +57,40 @@ extension Simulation {
             create(in: state)
         } else if let homeless = state.volumes.values.first(where: { $0.mappings.isEmpty }) {
             give(homeless, state, preempting: false)
+        } else if !isHealed, takesSnapshots, Int.random(in: 0..<3, using: &random) > 0 {
+            takeSnapshots(state)
         } else if !isHealed, let volume = state.volumes.values.randomElement(using: &random) {
             change(volume, state)
+        }
+    }
+
+    /// Of one volume or several, also of snapshots; or takes a volume out of its tree, whatever hangs on it.
+    private func takeSnapshots(_ state: SystemState) {
+        let room = Simulation.volumesMax - state.volumes.count
+        guard room > 0 else {
+            guard let volume = state.volumes.keys.randomElement(using: &random) else { return }
+            return submit(.removeVolume(volume, unmapping: true), .change(volume))
+        }
+        let sources = state.volumes.keys.shuffled(using: &random).prefix(Int.random(in: 1...room, using: &random))
+        let definitions = sources.map { source in
+            defer { nextValue += 1 }
+            askedSnapshots["s\(nextValue)"] = (source, now)
+            return SnapshotDefinition(volume: source, name: "s\(nextValue)")
+        }
+        submit(.takeSnapshots(definitions, createdAt: 0), .snapshot)
+    }
+
+    /// Snapshots that have appeared: from now on what they show must fit to one moment.
+    func watchSnapshots() {
+        guard takesSnapshots, let state = manager.core?.state else { return }
+        for volume in state.volumes.values {
+            guard let group = volume.snapshotGroup, let asked = askedSnapshots.removeValue(forKey: volume.name) else {
+                continue
+            }
+            snapshots += 1
+            note("snapshot \(volume.id) of \(asked.source) has appeared")
+            history.appeared(
+                volume.id, of: asked.source, group: group.rawValue, from: asked.at.nanoseconds, to: now.nanoseconds)
         }
     }
 

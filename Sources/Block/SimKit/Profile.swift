@@ -80,7 +80,7 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
 extension Simulation {
     /// Units of a device that clients may use once the pool is set up.
     private var unitsForClients: UInt32 {
-        let capacity = options.profile.capacityUnits
+        let capacity = deviceUnits
         return capacity - capacity * options.profile.sparePercentage / 100
     }
 

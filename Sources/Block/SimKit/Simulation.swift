@@ -39,6 +39,8 @@ public struct SimulationReport: Sendable, Equatable {
     /// From the end of the faults until everything was well.
     public var wellAfter: Duration?
     public var copies: CopyCounts
+    /// That were taken.
+    public var snapshots: Int
     public var events: Int
     /// A digest of everything that happened, for comparing replays.
     public var digest: UInt64
@@ -79,6 +81,8 @@ public final class Simulation {
         /// Somebody looks after a server whose device has stopped.
         case restart(NodeID, life: Int)
         case inspect
+        /// What the one sends to the other takes long for a while.
+        case clog(NodeID, NodeID)
     }
 
     enum Message {
@@ -124,6 +128,15 @@ public final class Simulation {
     let intentCooling: Duration
     let hotUnitsMax: Int
     let absenceGrace: Duration
+    /// Whether snapshots are taken: in every third busy run, so that the others stay what they were.
+    let takesSnapshots: Bool
+    /// Units of each device.
+    let deviceUnits: UInt32
+    let cutHoldTime: Duration
+    /// That have appeared.
+    var snapshots = 0
+    /// Those that were asked for, by their names.
+    var askedSnapshots: [String: (source: VolumeID, at: Instant)] = [:]
     /// Per mille of the right one.
     var clockRates: [NodeID: UInt64] = [:]
     var events = 0
@@ -141,11 +154,16 @@ public final class Simulation {
         serverIDs = (1...serverCount).map { NodeID(rawValue: $0) }
         clientIDs = (0..<2).map { NodeID(rawValue: 100 + $0) }
         for id in managerIDs { managers[id] = ManagerNode() }
-        for id in serverIDs { servers[id] = ServerNode(id, capacityUnits: options.profile.capacityUnits) }
+        takesSnapshots = options.seed % 3 == 0 && options.profile == .busy
+        deviceUnits = takesSnapshots ? 400 : options.profile.capacityUnits
+        for id in serverIDs { servers[id] = ServerNode(id, capacityUnits: deviceUnits) }
         for id in clientIDs { clients[id] = ClientNode(id) }
         intentCooling = .milliseconds(Int.random(in: options.profile.intentCooling, using: &random))
         hotUnitsMax = [1, 2, 3, 16].randomElement(using: &random) ?? 1
         absenceGrace = .milliseconds(Int.random(in: 200...6000, using: &random))
+        // Mostly so short that holds end before the heads have been switched.
+        let holdTimes = [10, 10, 30, 100, 2000]
+        cutHoldTime = .milliseconds(takesSnapshots ? holdTimes.randomElement(using: &random) ?? 10 : 2000)
         chooseFaults()
         for id in managerIDs + serverIDs + clientIDs { clockRates[id] = UInt64.random(in: 950...1050, using: &random) }
     }
@@ -166,7 +184,7 @@ public final class Simulation {
         return SimulationReport(
             seed: options.seed, failure: failure, acknowledgedWrites: history.acknowledgedWrites,
             reads: history.finishedReads, fences: fences, faults: faults, simulated: now - .zero, wellAfter: wellAfter,
-            copies: copies,
+            copies: copies, snapshots: snapshots,
             events: events, digest: digest)
     }
 
@@ -224,6 +242,7 @@ public final class Simulation {
         case .preempt(let client): preempt(client)
         case .restart(let node, let life): restart(node, life)
         case .inspect: inspect()
+        case .clog(let one, let other): network.clog(one, other, until: now + delay(20, 600))
         }
     }
 

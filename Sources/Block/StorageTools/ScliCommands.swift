@@ -22,6 +22,7 @@ enum ScliCommands {
     ]
 
     static let all = volumesAndQueries.merging(ScliConfiguration.commands) { own, _ in own }
+        .merging(ScliSnapshots.commands) { own, _ in own }
 
     private static let volumesAndQueries: [String: ScliCommandDefinition] = [
         "help": .init(options: [], summary: "Print this text", body: { _, _ in help }),
@@ -61,7 +62,10 @@ enum ScliCommands {
             options: volumeKeys + ["size_gb"], summary: "Enlarge a volume", body: resize),
         "rename_volume": .init(options: volumeKeys + ["new_name"], summary: "Rename a volume", body: rename),
         "remove_volume": .init(
-            options: volumeKeys + ["i_am_sure", "remove_mode"], summary: "Delete a volume and its data", body: remove),
+            options: volumeKeys + [
+                "i_am_sure", "remove_entire_snapshot_tree", "remove_descendant_snapshots_only",
+                "remove_with_descendant_snapshots",
+            ], summary: "Delete a volume and its data", body: remove),
     ]
 
     static var help: String {
@@ -168,8 +172,15 @@ enum ScliCommands {
     {
         let volume = try await ScliLookup.volume(arguments, &client)
         try demandCertainty(arguments)
+        let modes = [
+            "remove_entire_snapshot_tree": "WHOLE_VTREE", "remove_descendant_snapshots_only": "DESCENDANTS_ONLY",
+            "remove_with_descendant_snapshots": "INCLUDING_DESCENDANTS",
+        ]
+        let chosen = modes.filter { arguments.has($0.key) }.map(\.value)
+        guard chosen.count < 2 else { throw ScliFailure.usage("Only one of the --remove_... options may be given") }
         _ = try await client.post(
-            "/api/instances/Volume::\(volume.shown("id"))/action/removeVolume", ["removeMode": "ONLY_ME"])
+            "/api/instances/Volume::\(volume.shown("id"))/action/removeVolume",
+            ["removeMode": .string(chosen.first ?? "ONLY_ME")])
         return "Successfully removed volume \(ScliLookup.told(volume, arguments))\n"
     }
 
@@ -182,7 +193,7 @@ enum ScliCommands {
         return "Successfully switched MDM ownership.\n"
     }
 
-    private static func demandCertainty(_ arguments: ScliArguments) throws(ScliFailure) {
+    static func demandCertainty(_ arguments: ScliArguments) throws(ScliFailure) {
         guard arguments.has("i_am_sure") else {
             throw .local("This cuts off or deletes data. Repeat the command with --i_am_sure")
         }

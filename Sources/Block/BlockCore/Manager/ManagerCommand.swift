@@ -19,6 +19,11 @@ public enum ManagerCommand: Equatable, Sendable {
     case renameVolume(VolumeID, name: String)
     /// Refused as `volumeMapped` while mapped, unless `unmapping`.
     case removeVolume(VolumeID, unmapping: Bool)
+    /// All of them or none.
+    case removeVolumes([VolumeID], unmapping: Bool)
+    /// Takes snapshots of up to 64 volumes of one pool, of one moment: if a write is in them, so is everything that was
+    /// acknowledged before it began.
+    case takeSnapshots([SnapshotDefinition], createdAt: UInt64)
     /// Grants a client the use of a volume. With `preempt` all other mappings are withdrawn in the same commit, and the
     /// answer comes only when every one of them is proven fenced. Without it a volume that is mapped elsewhere is
     /// refused (`mappedElsewhere`) unless `allowMultiple`. Repeating a map whose proof is still awaited waits on.
@@ -27,6 +32,18 @@ public enum ManagerCommand: Equatable, Sendable {
     case unmap(VolumeID, SdcID?)
     case setMappingLimits(VolumeID, SdcID, iops: UInt32, kibibytesPerSecond: UInt32)
     case configure(ConfigurationCommand)
+}
+
+/// A snapshot that is asked for.
+public struct SnapshotDefinition: Equatable, Sendable {
+    public var volume: VolumeID
+    /// Of the snapshot; may be empty.
+    public var name: String
+
+    public init(volume: VolumeID, name: String) {
+        self.volume = volume
+        self.name = name
+    }
 }
 
 /// A change of what volumes live on: domains, fault sets, pools, devices.
@@ -103,6 +120,8 @@ public enum ManagerReply: Equatable, Sendable {
     case doneWithWarning(String)
     case registeredSdc(SdcID)
     case createdVolume(VolumeID)
+    /// In the order of the definitions.
+    case tookSnapshots(SnapshotGroupID, [VolumeID])
     /// Answer to map and unmap.
     case fenced(FencingProof)
 }

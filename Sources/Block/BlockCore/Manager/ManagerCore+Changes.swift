@@ -11,6 +11,12 @@ extension ManagerCore {
                 switch try batch.draft.execute(command, &rng) {
                 case .reply(let reply): batch.replies.append((ticket, .success(reply)))
                 case .whenFenced(let volume): batch.waiters.append((volume, ticket, arrived))
+                case .whenCut(let definitions, let createdAt):
+                    guard snapshotRequests.count < ManagerCore.snapshotRequestsMax else {
+                        throw ManagerError(.overloaded, "too many snapshots are waiting")
+                    }
+                    batch.snapshots.append(
+                        SnapshotRequest(ticket: ticket, definitions: definitions, createdAt: createdAt))
                 }
             } catch {
                 batch.draft = before
@@ -33,6 +39,9 @@ extension ManagerCore {
         case .raiseFence(let volume, let epoch): batch.draft.raiseFence(volume, through: epoch)
         case .planRebuilds: break
         case .planMoves: planMoves(in: &batch, now)
+        case .switchHeads(let id): switchHeads(cut: id, in: &batch)
+        case .showSnapshots(let id): showSnapshots(cut: id, in: &batch, &rng)
+        case .pruneTrees: for tree in batch.draft.state.trees.keys { batch.draft.prune(tree) }
         }
     }
 
@@ -240,7 +249,7 @@ extension ManagerCore {
             batch.draft.put(device)
             batch.draft.withdraw(distrusting: true) { $0.device == id }
             batch.draft.notices.append(.deviceFailed(id))
-        case .serverHello, .clientHello, .keepAlive, .acknowledge, .requestMap:
+        case .serverHello, .clientHello, .keepAlive, .acknowledge, .requestMap, .cut:
             preconditionFailure("not a report")
         }
     }

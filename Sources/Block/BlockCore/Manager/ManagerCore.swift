@@ -18,6 +18,11 @@ public struct ManagerCore: Sendable {
         case raiseFence(VolumeID, epoch: UInt64)
         case planRebuilds
         case planMoves
+        /// A step of the cut of this number.
+        case switchHeads(cut: UInt64)
+        case showSnapshots(cut: UInt64)
+        /// Nodes that no volume has, as a cut that failed leaves them.
+        case pruneTrees
     }
 
     /// Each change touches a few records, the introduction of a server one for each of its devices; a store takes
@@ -66,6 +71,9 @@ public struct ManagerCore: Sendable {
         var draft: ManagerDraft
         var replies: [(Ticket, Result<ManagerReply, ManagerError>)] = []
         var waiters: [(VolumeID, Ticket, Instant)] = []
+        var snapshots: [SnapshotRequest] = []
+        /// The cut whose new heads are in the draft.
+        var cut: UInt64?
         var welcomes: [(LinkID, Role, Result<MessageFromManager, ManagerError>)] = []
 
         /// Whether the server introduced itself while this batch waited: it lives.
@@ -79,6 +87,9 @@ public struct ManagerCore: Sendable {
     var links: [LinkID: Link] = [:]
     var presence: [SdsID: Presence] = [:]
     var fences: [VolumeID: Fence] = [:]
+    /// Snapshots that are being taken, and those that come after them.
+    var cut: Cut?
+    var snapshotRequests: [SnapshotRequest] = []
     /// Combs whose last rebuild or secondary failed.
     var holdBacks: [CombKey: HoldBack] = [:]
     /// Since when this leader knows servers to be down.
@@ -109,6 +120,7 @@ public struct ManagerCore: Sendable {
         guard let state = try SystemState.decode(records) else { return nil }
         self.init(state: state, configuration: configuration, now: now)
         for volume in state.volumes.values where volume.isFencePending { awaitFence(volume, now) }
+        if !state.trees.isEmpty { queue.append(.pruneTrees) }
     }
 
     private init(state: SystemState, configuration: ManagerConfiguration, now: Instant) {
@@ -143,6 +155,8 @@ public struct ManagerCore: Sendable {
         case .tick: tick(now, &actions)
         }
         startBatch(now, &rng, &actions)
+        tendCut(now, &rng, &actions)
+        startBatch(now, &rng, &actions)
         return actions
     }
 
@@ -157,7 +171,7 @@ public struct ManagerCore: Sendable {
             case .serverHello(let hello): queue.append(.serverHello(link, hello))
             case .clientHello(let hello): queue.append(.clientHello(link, hello))
             case .keepAlive, .acknowledge, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed,
-                .copyUnreadable, .drained, .requestMap:
+                .copyUnreadable, .drained, .cut, .requestMap:
                 links[link] = nil
                 actions.append(.close(link))
             }
@@ -171,7 +185,7 @@ public struct ManagerCore: Sendable {
             case .requestMap: actions.append(.send(link, .update(state.fullUpdate(for: client))))
             case .keepAlive, .acknowledge: break
             case .serverHello, .clientHello, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed,
-                .copyUnreadable, .drained:
+                .copyUnreadable, .drained, .cut:
                 drop(link, now, &actions)
             }
         case .server(let server):
@@ -190,6 +204,7 @@ public struct ManagerCore: Sendable {
                     evaluateFences()
                 }
             case .requestMap: actions.append(.send(link, .update(state.fullUpdate(for: nil))))
+            case .cut(let id, let answer, let isIntact): cutAnswered(id, answer, isIntact, by: server, on: link)
             case .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed, .copyUnreadable, .drained:
                 if queue.count < configuration.queueDepthMax * 4 { queue.append(.report(server, message)) }
             case .serverHello, .clientHello: drop(link, now, &actions)
@@ -257,6 +272,7 @@ public struct ManagerCore: Sendable {
     ) {
         guard batch == nil, !isFinished, !queue.isEmpty || needsFirstCommit else { return }
         var next = Batch(draft: ManagerDraft(state, rules: configuration.rules))
+        next.draft.reservedNodes = cut?.reserved ?? [:]
         // What does not fit into one commit of the store waits for the next.
         let changes = queue.prefix(ManagerCore.changesPerBatch)
         queue.removeFirst(changes.count)
@@ -277,6 +293,8 @@ public struct ManagerCore: Sendable {
         if !done.draft.isEmpty { publish(done.draft, now, &actions) }
         for (link, role, result) in done.welcomes { welcome(link, role, result, now, &actions) }
         for (ticket, result) in done.replies { actions.append(.reply(ticket, result)) }
+        concludeCut(done, now: now, &actions)
+        snapshotRequests += done.snapshots
         for (volume, ticket, arrived) in done.waiters { attend(volume, ticket, arrived, now, &actions) }
         for notice in done.draft.notices { actions.append(.notice(notice)) }
         evaluateFences()
@@ -366,6 +384,10 @@ public struct ManagerCore: Sendable {
             for waiter in fences[volume]?.waiters ?? [] { actions.append(.reply(waiter.ticket, .failure(error))) }
         }
         for link in links.keys.sorted() { actions.append(.close(link)) }
+        let snapshots = snapshotRequests + (batch?.snapshots ?? []) + [cut?.request].compactMap { $0 }
+        for request in snapshots { actions.append(.reply(request.ticket, .failure(error))) }
+        snapshotRequests = []
+        cut = nil
         batch = nil
         queue = []
         fences = [:]

@@ -3,6 +3,8 @@ enum CommandOutcome {
     case reply(ManagerReply)
     /// Answer when the volume's withdrawn rights are proven fenced.
     case whenFenced(VolumeID)
+    /// Answer when the snapshots are proven to be of one moment.
+    case whenCut([SnapshotDefinition], createdAt: UInt64)
 }
 
 extension ManagerDraft {
@@ -36,8 +38,11 @@ extension ManagerDraft {
                 throw ManagerError(.inUse, "volumes are mapped to SDC \(id)")
             }
             remove(id)
-        case .createVolume, .resizeVolume, .renameVolume, .removeVolume:
+        case .createVolume, .resizeVolume, .renameVolume, .removeVolume, .removeVolumes:
             return .reply(try executeVolume(command, &generator))
+        case .takeSnapshots(let definitions, let createdAt):
+            try checkSnapshots(definitions)
+            return .whenCut(definitions, createdAt: createdAt)
         case .map(let volume, let client, let mode, let allowMultiple, let preempt):
             return try map(volume, client, mode, allowMultiple: allowMultiple, preempt: preempt)
         case .unmap(let volume, let client): return try unmap(volume, client)
@@ -128,7 +133,7 @@ extension ManagerDraft {
 
     // MARK: Volumes
 
-    private func volume(_ id: VolumeID) throws(ManagerError) -> Volume {
+    func volume(_ id: VolumeID) throws(ManagerError) -> Volume {
         guard let volume = state.volumes[id] else { throw ManagerError(.volumeNotFound, "no volume \(id)") }
         return volume
     }
@@ -167,9 +172,12 @@ extension ManagerDraft {
             guard unmapping || volume.mappings.isEmpty else {
                 throw ManagerError(.volumeMapped, "volume \(id) is mapped")
             }
+            relink(volume)
             remove(id)
+        case .removeVolumes(let ids, let unmapping):
+            for id in ids { _ = try executeVolume(.removeVolume(id, unmapping: unmapping), &generator) }
         case .createProtectionDomain, .createStoragePool, .renameSds, .removeSds, .registerSdc, .renameSdc, .removeSdc,
-            .map, .unmap, .setMappingLimits, .configure:
+            .takeSnapshots, .map, .unmap, .setMappingLimits, .configure:
             preconditionFailure("not about a volume alone")
         }
         return .done
@@ -181,7 +189,7 @@ extension ManagerDraft {
     }
 
     /// A volume may stay unnamed.
-    private func checkVolumeName(_ name: String, of volume: VolumeID?) throws(ManagerError) {
+    func checkVolumeName(_ name: String, of volume: VolumeID?) throws(ManagerError) {
         if name.isEmpty { return }
         try checkName(name)
         if let other = state.volume(named: name), other.id != volume {
@@ -189,7 +197,7 @@ extension ManagerDraft {
         }
     }
 
-    private func checkCapacity(
+    func checkCapacity(
         _ id: StoragePoolID, adding units: UInt32, _ provisioning: Volume.Provisioning
     ) throws(ManagerError) {
         let capacity = state.capacity(of: id)

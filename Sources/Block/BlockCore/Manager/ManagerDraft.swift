@@ -9,6 +9,8 @@ struct ManagerDraft {
     private var changedTrees: Set<TreeID> = []
     private var addressesChanged = false
     var notices: [ManagerNotice] = []
+    /// Nodes of snapshots that are not shown yet: no volume has them as its head.
+    var reservedNodes: [TreeID: Set<UInt32>] = [:]
     let rules: ProtocolRules
     /// So many removed servers, and devices, are remembered; the oldest are forgotten.
     static let removedMax = 1024
@@ -134,7 +136,7 @@ struct ManagerDraft {
     /// Takes away what no volume of the tree can see any more, and the tree itself with its last volume.
     mutating func prune(_ id: TreeID) {
         guard var tree = state.trees[id] else { return }
-        let heads = Set(state.volumes(in: id).map(\.head))
+        let heads = Set(state.volumes(in: id).map(\.head)).union(reservedNodes[id] ?? [])
         guard tree.prune(keeping: heads) else { return }
         guard !tree.nodes.isEmpty else {
             state.trees[id] = nil

@@ -11,6 +11,10 @@ public struct ManagerError: CodedError {
         case insufficientCapacity
         /// The pool is filled to its critical threshold: nothing new is promised.
         case poolCritical
+        /// 126 snapshots of one volume and its relatives, or as many nodes as a tree may have.
+        case tooManySnapshots
+        /// The writes of the volumes could not be held up at one moment. Nothing has changed; the message says why.
+        case snapshotFailed
         case alreadyMapped, mappedElsewhere, notMapped, volumeMapped
         /// The object is on its way out.
         case sdsLeaving, deviceLeaving

@@ -92,6 +92,11 @@ public struct ManagerConfiguration: Sendable {
     public var oscillationPauseMax: Duration = .seconds(60)
     /// An exchange of parts that takes longer is given up.
     public var swapTimeout: Duration = .seconds(5)
+    /// How long servers may take to hold up writes, to seal, and to tell of the end. Less than the servers' own `cutHoldTime`.
+    public var cutStepTimeout: Duration = .seconds(1)
+    /// How often a snapshot is tried, with `cutPause` in between, before it is answered as failed.
+    public var cutAttempts = 3
+    public var cutPause: Duration = .milliseconds(250)
     /// Commands that may wait for the store; more are refused as `overloaded`.
     public var queueDepthMax = 4096
     /// Create the domains, fault sets and pools that servers name in their introduction.
@@ -148,6 +153,16 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let refusedOnBoth = ProtocolRules(rawValue: 1 << 26)
     /// Writes of clients leave the spare of every device to copies between devices.
     public static let spareIsForCopies = ProtocolRules(rawValue: 1 << 27)
+    /// Zeros are stored where an ancestor has data.
+    public static let zerosHideAncestors = ProtocolRules(rawValue: 1 << 18)
+    /// Where a copied unit holds nothing, its copy holds nothing either, not zeros.
+    public static let copiedHolesShowAncestors = ProtocolRules(rawValue: 1 << 19)
+    /// Units are freed when their node is gone, not with the volume that the tree is named after.
+    public static let treesOutliveTheirFirstVolume = ProtocolRules(rawValue: 1 << 21)
+    /// A server notes writes that begin although their volumes were to be held.
+    public static let sealedCutsNoteWrites = ProtocolRules(rawValue: 1 << 22)
+    /// Snapshots of a disturbed moment are not shown.
+    public static let disturbedCutsAreDropped = ProtocolRules(rawValue: 1 << 23)
 
     /// Where an operator had an older copy promoted, the volumes are marked.
     public static let lossIsMarked = ProtocolRules(rawValue: 1 << 28)
@@ -160,5 +175,7 @@ public struct ProtocolRules: OptionSet, Sendable {
         .intentBeforeWrite, .resyncOfTargetsIntents, .resyncOfSurvivorsIntents, .epochOfSettledUnits,
         .settledOnlyInSync, .survivorsListIsTruth, .zerosBeforeHoles, .stableBeforeMove, .drainBeforeSwap,
         .refusedOnBoth, .spareIsForCopies, .lossIsMarked, .lostCopyIsFilledAnew,
+        .zerosHideAncestors, .copiedHolesShowAncestors, .treesOutliveTheirFirstVolume, .sealedCutsNoteWrites,
+        .disturbedCutsAreDropped,
     ]
 }

@@ -174,6 +174,8 @@ public struct Volume: Equatable, Sendable {
         head = 0
     }
 
+    /// Also one whose ancestors are gone.
+    public var isSnapshot: Bool { snapshotGroup != nil }
     public func mapping(of sdc: SdcID) -> VolumeMapping? { mappings.first { $0.sdc == sdc } }
     /// The mappings whose clients may already use the volume.
     public var usableMappings: [VolumeMapping] { mappings.filter { $0.epoch <= fencedThrough } }

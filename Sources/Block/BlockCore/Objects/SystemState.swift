@@ -41,6 +41,17 @@ public struct SystemState: Equatable, Sendable {
     public func volumes(in pool: StoragePoolID) -> [Volume] { volumes.values.filter { $0.pool == pool } }
     /// Volumes that share data by snapshots, in order of their ids.
     public func volumes(in tree: TreeID) -> [Volume] { volumes.values.filter { $0.tree == tree } }
+    /// The snapshots of a volume, theirs, and so on, in order of their ids.
+    public func descendants(of volume: Volume) -> [VolumeID] {
+        let relatives = volumes(in: volume.tree)
+        var found: Set<VolumeID> = []
+        var last: Set<VolumeID> = [volume.id]
+        while !last.isEmpty {
+            last = Set(relatives.filter { $0.ancestor.map(last.contains) ?? false }.map(\.id)).subtracting(found)
+            found.formUnion(last)
+        }
+        return found.sorted()
+    }
     public func volumes(mappedTo client: SdcID) -> [Volume] {
         volumes.values.filter { $0.mapping(of: client) != nil }
     }

@@ -53,6 +53,12 @@ extension ServerCore {
         case data(BlockRange, node: UInt32)
         case zeros(BlockRange, node: UInt32)
         case drop(node: UInt32)
+
+        var node: UInt32 {
+            switch self {
+            case .data(_, let node), .zeros(_, let node), .drop(let node): node
+            }
+        }
     }
 
     // MARK: Range locks
@@ -72,9 +78,9 @@ extension ServerCore {
 
     /// Starts whatever no earlier overlapping operation stands in the way of.
     private func isBlocked(_ position: Int, in queue: [UInt64]) -> Bool {
-        guard position > 0 || !handovers.isEmpty else { return false }
+        guard position > 0 || !handovers.isEmpty || cut != nil else { return false }
         guard let operation = operations[queue[position]] else { return true }
-        if operation.kind.isClientsWrite, isHolding(operation.comb) { return true }
+        if operation.kind.isClientsWrite, isHolding(operation.comb) || isCutting(operation) { return true }
         for earlier in queue[..<position] {
             guard let other = operations[earlier], other.range.overlaps(operation.range),
                 other.excludesReads || operation.excludesReads
@@ -122,6 +128,7 @@ extension ServerCore {
         if queues[family]?.isEmpty == true { queues[family] = nil }
         if operation.isStarted { startReady(family, now, &actions) }
         if handovers[operation.comb] != nil { tellDrained(operation.comb, now, &actions) }
+        if cut != nil { tellHeld(&actions) }
     }
 
     mutating func reject(_ id: UInt64, _ status: DataStatus, _ now: Instant, _ actions: inout [ServerAction]) {
@@ -140,6 +147,7 @@ extension ServerCore {
         case .clientRead, .clientMap, .clientWrite, .clientZeroes:
             if let status = refusal(of: operation) { return reject(id, status, now, &actions) }
             if operation.kind == .clientMap { return answerMap(id, operation, now, &actions) }
+            if operation.kind.isClientsWrite { noteForCut(operation) }
         case .replicaWrite, .replicaZeroes, .replicaDrop:
             if let status = replicaRefusal(operation.header, operation.comb, from: nil) {
                 return reject(id, status, now, &actions)
@@ -194,14 +202,15 @@ extension ServerCore {
         if operation.excludesReads, stores[store].lacksIntent(operation.unit) {
             cool(store, underPressure: true, &actions)
         }
+        let below = map.ancestors(of: operation.unit)
         var requests: UnitStore.Requests = []
         let started: UnitStore.Start
         switch operation.kind {
         case .clientRead:
-            started = stores[store].read(id, operation.unit, operation.range, &requests)
+            started = stores[store].read(id, operation.unit, over: below, operation.range, &requests)
         case .clientZeroes, .replicaZeroes:
             started = stores[store].writeZeroes(
-                id, operation.unit, operation.range, combEpoch: epoch, &requests)
+                id, operation.unit, over: below, operation.range, combEpoch: epoch, &requests)
         case .clientWrite, .replicaWrite:
             guard let payload = operation.payload else { preconditionFailure("a write has its bytes") }
             let slice = PayloadSlice(payload: payload, offset: 0, length: operation.range.length)
@@ -227,7 +236,7 @@ extension ServerCore {
         _ id: UInt64, _ operation: Operation, _ now: Instant, _ actions: inout [ServerAction]
     ) {
         guard stores[operation.store].stopReason == nil else { return reject(id, .notReady, now, &actions) }
-        let blocks = stores[operation.store].map(of: operation.unit)
+        let blocks = stores[operation.store].map(of: operation.unit, over: map.ancestors(of: operation.unit))
         var answer = operation.header.reply(.ok)
         answer.length = BlockMap.encodedSize
         answer.flags.insert(blocks.isEmpty ? .zeros : .payload)
@@ -349,6 +358,7 @@ extension ServerCore {
         open = open.filter { operations[$0] != nil }
         barriers.append((update.revision, open))
         for (key, _) in changes.combs { combChanged(key, now, &actions) }
+        switchHeads(now, &actions)
         if !changes.trees.isEmpty || !changes.combs.isEmpty || update.isFull { needsSweep = true }
     }
 

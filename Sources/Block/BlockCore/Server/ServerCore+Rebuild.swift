@@ -123,7 +123,7 @@ extension ServerCore {
             if isHere || isListed { present.append((unit, isHere, isListed)) }
         }
         // Where other units show through a block without data, zeros in its place would hide them.
-        let isAlone = present.count == 1
+        let isAlone = present.count == 1 || !rules.contains(.copiedHolesShowAncestors)
         operations[id]?.steps = present.flatMap { unit, isHere, isListed -> [CopyStep] in
             let blocks = store.map(of: unit)
             let data = blocks.runs().map { CopyStep.data($0, node: unit.node) }
@@ -279,6 +279,11 @@ extension ServerCore {
             let device = stores[index].device
             var isHeldUp = false
             let stale = stores[index].units { unit in
+                if !rules.contains(.treesOutliveTheirFirstVolume),
+                    map.volumes[VolumeID(rawValue: unit.tree.rawValue)] == nil
+                {
+                    return true
+                }
                 if let key = map.combKey(of: unit), let comb = map.comb(key) {
                     if !comb.isPlaced || comb.places.contains(where: { $0.device == device }) { return false }
                     if comb.secondary == nil {

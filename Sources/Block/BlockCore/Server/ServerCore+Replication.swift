@@ -162,6 +162,11 @@ extension ServerCore {
         guard let operation = operations[id], let place = operation.forwards[slot]?.place,
             let comb = map.comb(operation.comb)
         else { return }
+        if let step = operation.steps.first, !map.nodes(of: operation.unit.tree).contains(step.node) {
+            // Its node is gone meanwhile, and the target, which may know, would not take it.
+            operations[id]?.forwards[slot] = nil
+            return stepDone(id, now, &actions)
+        }
         var header = DataHeader(opcode: .replicate)
         header.volume = operation.unit.tree.rawValue
         header.node = operation.unit.node
@@ -222,7 +227,7 @@ extension ServerCore {
             if isNewer { forward(id, slot, now, &actions) }
         case .notReady, .staleSession, .overloaded:
             operations[id]?.forwards[slot]?.state = .due(now + .milliseconds(10))
-        case .noSpace where operation.kind == .clientWrite && isNeeded(known.place, operation.comb):
+        case .noSpace where isUndoable(operation) && isNeeded(known.place, operation.comb):
             operations[id]?.forwards[slot] = nil
             operations[id]?.isRefused = true
             endIfDone(id, now, &actions)

@@ -101,8 +101,7 @@ extension ServerCore {
         default: (kind, status) = (.clientRead, .invalid)
         }
         var refusal = range == nil ? .invalid : status
-        let unit = unit(of: header, peer)
-        let key = unit.flatMap { map.combKey(of: $0) }
+        let (unit, key) = meaning(of: header, peer) ?? (nil, nil)
         if key == nil, refusal == nil { refusal = .notReady }
         var place: CopyPlace?
         if refusal == nil, let key {
@@ -133,10 +132,10 @@ extension ServerCore {
     }
 
     /// A client names its volume, a server the unit itself: the two copies cannot disagree about it.
-    private func unit(of header: DataHeader, _ peer: PeerKey) -> UnitKey? {
+    private func meaning(of header: DataHeader, _ peer: PeerKey) -> (unit: UnitKey?, key: CombKey?)? {
         switch peer {
-        case .client: map.headUnit(of: VolumeID(rawValue: header.volume), at: header.unit)
-        case .server: header.unitKey
+        case .client: map.place(of: VolumeID(rawValue: header.volume), at: header.unit).map { ($0.unit, $0.key) }
+        case .server: map.combKey(of: header.unitKey).map { (header.unitKey, $0) }
         }
     }
 

@@ -41,6 +41,8 @@ public struct ServerCore: Sendable {
     var counters: [IOCounters]
     var isStartingCopies = false
     var handovers: [CombKey: Handover] = [:]
+    /// Snapshots that are being taken.
+    var cut: Cut?
     /// Combs that this server is ready to receive, by the epoch for which it forgot its old units.
     var readyTargets: [CombKey: UInt64] = [:]
     /// Drops of stale units that are not stable yet: as a target (to be answered), or in the background.
@@ -91,7 +93,9 @@ public struct ServerCore: Sendable {
         case .managerConnected:
             isManagerConnected = true
             introduce(&actions)
-        case .managerClosed: isManagerConnected = false
+        case .managerClosed:
+            isManagerConnected = false
+            endCut(now, &actions)
         case .manager(let message): receive(message, now, &actions)
         case .request(let link, let header, let payload): receive(header, payload, on: link, now, &actions)
         case .linkClosed(let link): inbound[link] = nil
@@ -136,6 +140,7 @@ public struct ServerCore: Sendable {
             actions.append(.notice(.welcomed(system)))
         case .refused(let code, let message): actions.append(.notice(.refused(code: code, message: message)))
         case .update(let update): apply(update, now, &actions)
+        case .cut(let id, let step): take(step, of: id, now, &actions)
         case .keepAlive, .redirect, .welcomeClient: break
         }
     }
@@ -157,6 +162,7 @@ public struct ServerCore: Sendable {
         tickRebuilds(now, &actions)
         tickCopies(now, &actions)
         tickHandovers(now, &actions)
+        tickCut(now, &actions)
         if now - lastCooling >= configuration.intentCooling {
             lastCooling = now
             for index in stores.indices { cool(index, underPressure: false, &actions) }

@@ -20,6 +20,8 @@ public struct ServerConfiguration: Sendable {
     public var deviceTimeout: Duration = .seconds(10)
     /// A unit that nobody has written for so long, or up to twice as long, is recorded as settled.
     public var intentCooling: Duration = .seconds(3)
+    /// How long writes to volumes of which snapshots are being taken are held up at most, whatever the manager does.
+    public var cutHoldTime: Duration = .seconds(2)
     /// Requests of clients accepted and unfinished; more are answered `overloaded`. Those of other servers are as many as
     /// their own clients' at most, and refusing them would hold up both servers.
     public var requestsMax = 4096

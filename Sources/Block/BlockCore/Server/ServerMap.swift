@@ -74,7 +74,7 @@ struct ClusterMap: Sendable {
 
     /// Where a unit of a known node belongs.
     func combKey(of unit: UnitKey) -> CombKey? {
-        guard let tree = trees[unit.tree] else {
+        guard !trees.isEmpty, let tree = trees[unit.tree] else {
             // The only node of a volume without relatives.
             guard unit.node == 0, let volume = volumes[VolumeID(rawValue: unit.tree.rawValue)],
                 volume.tree == unit.tree
@@ -96,6 +96,18 @@ struct ClusterMap: Sendable {
     }
 
     func nodes(of tree: TreeID) -> [UInt32] { trees[tree]?.nodes.map(\.number) ?? [0] }
+
+    /// What shows through to a unit where it holds nothing, nearest first.
+    func ancestors(of unit: UnitKey) -> [UInt32] {
+        trees.isEmpty ? [] : trees[unit.tree]?.ancestors(of: unit.node) ?? []
+    }
+
+    /// The unit that a volume's writes at `index` go to, and the comb that it is in.
+    func place(of volume: VolumeID, at index: UInt32) -> (unit: UnitKey, key: CombKey)? {
+        guard let volume = volumes[volume] else { return nil }
+        let unit = UnitKey(tree: volume.tree, node: volume.head, index: index)
+        return combKey(of: unit.family, in: volume.pool).map { (unit, $0) }
+    }
 
     /// The unit that a volume's writes at `index` go to.
     func headUnit(of volume: VolumeID, at index: UInt32) -> UnitKey? {

@@ -51,6 +51,35 @@ public struct BlockMap: Equatable, Sendable {
     }
     public var isEmpty: Bool { words == (0, 0, 0, 0) }
 
+    public init(_ range: BlockRange) { _ = insert(range) }
+
+    func intersection(_ other: BlockMap) -> BlockMap {
+        var both = self
+        both.words.0 &= other.words.0
+        both.words.1 &= other.words.1
+        both.words.2 &= other.words.2
+        both.words.3 &= other.words.3
+        return both
+    }
+
+    func subtracting(_ other: BlockMap) -> BlockMap {
+        var rest = self
+        rest.words.0 &= ~other.words.0
+        rest.words.1 &= ~other.words.1
+        rest.words.2 &= ~other.words.2
+        rest.words.3 &= ~other.words.3
+        return rest
+    }
+
+    func union(_ other: BlockMap) -> BlockMap {
+        var all = self
+        all.words.0 |= other.words.0
+        all.words.1 |= other.words.1
+        all.words.2 |= other.words.2
+        all.words.3 |= other.words.3
+        return all
+    }
+
     /// Whether all data lies inside the range.
     public func isEmpty(outside range: BlockRange) -> Bool {
         var rest = self

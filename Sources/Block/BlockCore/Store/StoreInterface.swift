@@ -14,10 +14,24 @@ public enum DiskRequest: Equatable, Sendable {
     case writeBytes(at: UInt64, [UInt8])
     /// Read `length` bytes into a new buffer, then zero the holes (byte ranges relative to the buffer's start).
     case read(at: UInt64, length: UInt32, holes: [Range<UInt32>])
+    /// Read parts of the device that lie apart into one new buffer of `length` bytes, then zero the holes. Parts and holes
+    /// together cover the buffer.
+    case gather([ReadPart], length: UInt32, holes: [Range<UInt32>])
     /// fdatasync.
     case flush
     /// Make the range read as zeros, releasing the space where the file system can.
     case punch(at: UInt64, length: UInt32)
+}
+
+/// Where a part of a read lies on the device, and where in the buffer it belongs. In bytes, whole 4 KiB blocks.
+public struct ReadPart: Equatable, Sendable {
+    public var at: UInt64
+    public var into: Range<UInt32>
+
+    public init(at: UInt64, into: Range<UInt32>) {
+        self.at = at
+        self.into = into
+    }
 }
 
 public enum DiskOutcome: Equatable, Sendable {

@@ -83,6 +83,7 @@ extension UnitStore {
         acknowledgesUnflushed = !rules.contains(.flushBeforeAcknowledgement)
         isRecordedFirst = rules.contains(.intentBeforeWrite)
         leavesOldBytesInHoles = !rules.contains(.zerosBeforeHoles)
+        letsAncestorsShow = !rules.contains(.zerosHideAncestors)
     }
 
     // MARK: Table

@@ -24,6 +24,17 @@ extension UnitStore {
         var combEpoch: UInt64
         /// Nil: zeros.
         var payload: PayloadSlice?
+        /// Whether the blocks hold data afterwards: zeros may be that too.
+        var isData: Bool
+
+        init(operation: UInt64, slot: UInt32, range: BlockRange, combEpoch: UInt64, payload: PayloadSlice?) {
+            self.operation = operation
+            self.slot = slot
+            self.range = range
+            self.combEpoch = combEpoch
+            self.payload = payload
+            isData = payload != nil
+        }
     }
 
     /// Units that are hot, or are about to be.
@@ -76,6 +87,7 @@ extension UnitStore {
     func perform(_ write: Write) -> DiskRequest {
         let base = layout.offset(ofSlot: write.slot)
         if let payload = write.payload { return .write(at: base + UInt64(write.range.offset), payload) }
+        if write.isData { return .writeZeros(at: base + UInt64(write.range.offset), length: write.range.length) }
         let runs = slots[Int(write.slot)]?.map.runs(in: write.range) ?? []
         guard let first = runs.first, let last = runs.last else {
             preconditionFailure("zeroes begin where data is, and nothing else changes these blocks meanwhile")

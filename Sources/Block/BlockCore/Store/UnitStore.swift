@@ -90,6 +90,7 @@ public struct UnitStore: Sendable {
     let acknowledgesUnflushed: Bool
     let isRecordedFirst: Bool
     let leavesOldBytesInHoles: Bool
+    let letsAncestorsShow: Bool
 
     public enum Start: Equatable, Sendable {
         case started
@@ -222,7 +223,7 @@ public struct UnitStore: Sendable {
         case .read: preconditionFailure("answered above")
         case .write(let write):
             ended(write)
-            if write.payload == nil, !acknowledgesUnflushed { zeroing[write.operation] = (write.slot, write.range) }
+            if !write.isData, !acknowledgesUnflushed { zeroing[write.operation] = (write.slot, write.range) }
             accept(write.operation, &completions)
         case .metadata:
             step = .flushing
@@ -243,7 +244,7 @@ public struct UnitStore: Sendable {
         let number = Int(write.slot)
         slots[number]?.writers -= 1
         slots[number]?.isTouched = true
-        guard write.payload != nil, slots[number]?.map.insert(write.range) == true else { return }
+        guard write.isData, slots[number]?.map.insert(write.range) == true else { return }
         change(write.slot)
     }
 
@@ -364,7 +365,7 @@ public struct UnitStore: Sendable {
         return ended.map { Completion(operation: $0, outcome: .failed(reason: reason)) }
     }
 
-    private mutating func bind(_ key: UnitKey, _ combEpoch: UInt64) -> UInt32? {
+    mutating func bind(_ key: UnitKey, _ combEpoch: UInt64) -> UInt32? {
         if let slot = bySlotKey[key] { return slot }
         guard let slot = free.popLast() else { return nil }
         generation += 1

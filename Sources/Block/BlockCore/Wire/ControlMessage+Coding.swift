@@ -99,6 +99,11 @@ extension ByteWriter {
             put(device)
         case .requestMap: put(UInt8(9))
         case .copyUnreadable(let key, let epoch, let place): put(10, key, epoch, place)
+        case .cut(let id, let answer, let isIntact):
+            put(UInt8(12))
+            put(id)
+            put(answer.rawValue)
+            put(isIntact)
         case .drained(let key, let epoch):
             put(UInt8(11))
             put(key.pool)
@@ -143,6 +148,21 @@ extension ByteWriter {
         case .redirect(let leader):
             put(UInt8(6))
             put(leader ?? "")
+        case .cut(let id, let step):
+            put(UInt8(7))
+            put(id)
+            put(step)
+        }
+    }
+
+    private mutating func put(_ step: CutStep) {
+        switch step {
+        case .hold(let volumes):
+            put(UInt8(1))
+            put(list: volumes) { $0.put($1) }
+        case .seal: put(UInt8(2))
+        case .conclude: put(UInt8(3))
+        case .release: put(UInt8(4))
         }
     }
 
@@ -244,6 +264,13 @@ extension ByteReader {
         case 8: return .deviceFailed(try id(DeviceID.self))
         case 9: return .requestMap
         case 11: return .drained(try key(), epoch: try number(UInt64.self))
+        case 12:
+            let id = try number(UInt64.self)
+            let kind = try number(UInt8.self)
+            guard let answer = CutAnswer(rawValue: kind) else {
+                throw WireError(description: "answer \(kind) about snapshots")
+            }
+            return .cut(id, answer, isIntact: try flag())
         case 10: return .copyUnreadable(try key(), epoch: try number(UInt64.self), copy: try place())
         default: throw WireError(description: "unknown message \(kind) to the manager")
         }
@@ -294,7 +321,19 @@ extension ByteReader {
         case 6:
             let leader = try text()
             return .redirect(leader: leader.isEmpty ? nil : leader)
+        case 7: return .cut(try number(UInt64.self), try cutStep())
         default: throw WireError(description: "unknown message \(kind) from the manager")
+        }
+    }
+
+    private mutating func cutStep() throws(WireError) -> CutStep {
+        let kind = try number(UInt8.self)
+        switch kind {
+        case 1: return .hold(try list(minimumSize: 8) { reader throws(WireError) in try reader.id(VolumeID.self) })
+        case 2: return .seal
+        case 3: return .conclude
+        case 4: return .release
+        default: throw WireError(description: "step \(kind) of snapshots")
         }
     }
 

@@ -105,6 +105,29 @@ public enum MessageToManager: Equatable, Sendable {
     case drained(CombKey, epoch: UInt64)
     /// Something arrived from a peer that knows more: send the whole map again.
     case requestMap
+    /// An answer to a step of taking snapshots. Not intact: the server did not keep to it, and the snapshots may show what never
+    /// was at one moment.
+    case cut(UInt64, CutAnswer, isIntact: Bool)
+}
+
+public enum CutAnswer: UInt8, Sendable, CaseIterable {
+    /// No write to the volumes is under way, and none begins.
+    case held = 1
+    /// So it was when this was asked, and every write that begins from now on is noted.
+    case sealed = 2
+    /// The new heads were learned before any write began.
+    case concluded = 3
+}
+
+/// A step of taking snapshots, see docs/design/snapshots.md. A server that is in none is told nothing.
+public enum CutStep: Equatable, Sendable {
+    /// Begin no write to these volumes and say when none is under way.
+    case hold([VolumeID])
+    case seal
+    /// The map that was sent before this has the new heads: say whether they were learned in time.
+    case conclude
+    /// It is given up.
+    case release
 }
 
 /// One volume as servers and clients need to know it. A client is told only of its own, usable mappings.
@@ -176,6 +199,8 @@ public enum MessageFromManager: Equatable, Sendable {
     case refused(code: String, message: String)
     case update(MapUpdate)
     case keepAlive
+    /// To servers: a step of the cut of this number.
+    case cut(UInt64, CutStep)
     /// This manager does not lead. `leader` is where the one that does is told to be (host:port), nil while nobody is known.
     case redirect(leader: String?)
 }

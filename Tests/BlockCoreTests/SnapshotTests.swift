@@ -1,0 +1,352 @@
+import Base
+import Testing
+
+@testable import BlockCore
+
+extension DiskRequest {
+    var isRead: Bool {
+        switch self {
+        case .read, .gather: true
+        case .write, .writeZeros, .writeBytes, .flush, .punch: false
+        }
+    }
+}
+
+@Suite struct ChainTests {
+    private let tree = TreeID(rawValue: 9)
+    private func unit(_ node: UInt32) -> UnitKey { UnitKey(tree: tree, node: node, index: 0) }
+
+    private func read(
+        _ device: inout MemoryDevice, _ node: UInt32, over below: [UInt32], _ range: BlockRange
+    ) -> (UnitStore.Start, DiskRequest?) {
+        var requests: UnitStore.Requests = []
+        let start = device.store.read(70, unit(node), over: below, range, &requests)
+        device.carryOut(requests)
+        return (start, requests.first?.request)
+    }
+
+    @Test func aReadTakesEachBlockFromTheNearestThatHasIt() throws {
+        var device = try MemoryDevice()
+        _ = device.write(unit(0), BlockRange(start: 0, count: 4), byte: 1)
+        _ = device.write(unit(1), BlockRange(start: 1, count: 1), byte: 2)
+        _ = device.write(unit(3), BlockRange(start: 3, count: 2), byte: 3)
+        let places = [UInt32(0), 1, 3].map { device.store.location(of: unit($0)) ?? 0 }
+        let (start, request) = read(&device, 3, over: [1, 0], BlockRange(start: 0, count: 8))
+        #expect(start == .started)
+        let block: UInt32 = 4096
+        let parts: [ReadPart] = [
+            ReadPart(at: places[2] + 12288, into: 3 * block..<5 * block),
+            ReadPart(at: places[1] + 4096, into: block..<2 * block),
+            ReadPart(at: places[0], into: 0..<block),
+            ReadPart(at: places[0] + 8192, into: 2 * block..<3 * block),
+        ]
+        let holes: [Range<UInt32>] = [20480..<32768]
+        let gather = DiskRequest.gather(parts, length: 32768, holes: holes)
+        #expect(request == gather)
+        #expect(device.store.map(of: unit(3), over: [1, 0]).runs() == [BlockRange(start: 0, count: 5)])
+    }
+
+    @Test func whatLiesInOneUnitIsOneRead() throws {
+        var device = try MemoryDevice()
+        _ = device.write(unit(0), BlockRange(start: 0, count: 4), byte: 1)
+        _ = device.write(unit(1), BlockRange(start: 8, count: 4), byte: 2)
+        let place = try #require(device.store.location(of: unit(0)))
+        let request = read(&device, 1, over: [0], BlockRange(start: 2, count: 4)).1
+        let holes: [Range<UInt32>] = [8192..<16384]
+        let whole = DiskRequest.read(at: place + 8192, length: 16384, holes: holes)
+        #expect(request == whole)
+        #expect(read(&device, 1, over: [0], BlockRange(start: 100, count: 4)).0 == .nothingThere)
+        #expect(read(&device, 1, over: [], BlockRange(start: 2, count: 2)).0 == .nothingThere)
+    }
+
+    private func zero(_ device: inout MemoryDevice, _ node: UInt32, over below: [UInt32], _ range: BlockRange) {
+        var requests: UnitStore.Requests = []
+        _ = device.store.writeZeroes(80, unit(node), over: below, range, combEpoch: 1, &requests)
+        device.carryOut(requests)
+    }
+
+    @Test func zerosHideWhatAncestorsHaveAlsoAfterACrash() throws {
+        var device = try MemoryDevice()
+        _ = device.write(unit(0), BlockRange(start: 0, count: 4), byte: 1)
+        zero(&device, 1, over: [0], BlockRange(start: 2, count: 4))
+        try device.reopen()
+        #expect(device.store.map(of: unit(1)).runs() == [BlockRange(start: 2, count: 4)])
+        #expect(device.store.map(of: unit(0)).runs() == [BlockRange(start: 0, count: 4)])
+        let place = Int(try #require(device.store.location(of: unit(1))))
+        let zeroed = device.bytes[place + 8192..<place + 24576]
+        #expect(zeroed.allSatisfy { $0 == 0 })
+        zero(&device, 1, over: [0], .wholeUnit)
+        #expect(device.store.map(of: unit(1)).count == 256)
+    }
+
+    @Test func zerosOverNothingGiveTheUnitBack() throws {
+        var device = try MemoryDevice()
+        _ = device.write(unit(0), BlockRange(start: 0, count: 4), byte: 1)
+        _ = device.write(unit(1), BlockRange(start: 8, count: 4), byte: 2)
+        zero(&device, 1, over: [0], BlockRange(start: 8, count: 8))
+        #expect(device.store.units { _ in true } == [unit(0)])
+    }
+}
+
+@Suite struct ServerCutTests {
+    private let cut: UInt64 = 5
+
+    private func answers(_ bench: ServerBench) -> [MessageToManager] {
+        bench.told.filter { if case .cut = $0 { true } else { false } }
+    }
+
+    /// The map after the cut: the volume has a new head.
+    private func switched() -> MapUpdate {
+        var update = ServerBench.map(secondary: false)
+        var tree = VolumeTree(of: TreeID(rawValue: ServerBench.volume.rawValue), pool: ServerBench.pool)
+        update.volumes[0].head = tree.grow(from: 0)
+        update.trees = [tree]
+        update.revision += 1
+        return update
+    }
+
+    @Test func writesWaitForTheirNewHead() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.ask(.write)
+        bench.feed(.manager(.cut(cut, .hold([ServerBench.volume]))))
+        #expect(answers(bench).isEmpty, "one write is under way")
+        bench.answerDisk()
+        #expect(answers(bench) == [.cut(cut, .held, isIntact: true)])
+        bench.feed(.manager(.cut(cut, .seal)))
+        bench.ask(.write)
+        #expect(bench.disk.isEmpty)
+        bench.ask(.read)
+        #expect(bench.disk.isEmpty, "a read of these blocks waits for the write before it")
+        bench.feed(.manager(.update(switched())))
+        bench.answerDisk()
+        #expect(bench.core.stores[0].units { _ in true }.map(\.node) == [0, 1])
+        bench.feed(.manager(.cut(cut, .conclude)))
+        let last: [MessageToManager] = [.cut(cut, .sealed, isIntact: true), .cut(cut, .concluded, isIntact: true)]
+        #expect(Array(answers(bench).dropFirst()) == last)
+        #expect(bench.core.cut == nil && bench.core.isIdle)
+    }
+
+    /// I/O goes on without the manager, and the server owns up to it.
+    @Test func aHoldEndsByItselfAndIsToldOf() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.feed(.manager(.cut(cut, .hold([ServerBench.volume]))))
+        bench.feed(.manager(.cut(cut, .seal)))
+        bench.ask(.write)
+        bench.now = bench.now + .seconds(3)
+        bench.feed(.tick)
+        bench.answerDisk()
+        #expect(bench.lastStatus == .ok)
+        #expect(bench.core.stores[0].units { _ in true }.map(\.node) == [0])
+        bench.feed(.manager(.update(switched())))
+        bench.feed(.manager(.cut(cut, .conclude)))
+        #expect(answers(bench).last == .cut(cut, .concluded, isIntact: false))
+    }
+
+    @Test func whoHoldsNoLongerDoesNotSealAndWhoDidNotSealIsNotIntact() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.feed(.manager(.cut(cut, .seal)))
+        #expect(answers(bench).last == .cut(cut, .sealed, isIntact: false), "never asked to hold")
+        bench.feed(.manager(.cut(cut, .hold([ServerBench.volume]))))
+        bench.now = bench.now + .seconds(3)
+        bench.feed(.tick)
+        bench.feed(.manager(.cut(cut, .seal)))
+        #expect(answers(bench).last == .cut(cut, .sealed, isIntact: false), "the hold had ended")
+        bench.feed(.manager(.update(switched())))
+        bench.feed(.manager(.cut(cut, .conclude)))
+        #expect(answers(bench).last == .cut(cut, .concluded, isIntact: false))
+        bench.feed(.manager(.cut(cut + 1, .hold([ServerBench.volume, VolumeID(rawValue: 404)]))))
+        bench.feed(.manager(.cut(cut + 1, .seal)))
+        #expect(answers(bench).last == .cut(cut + 1, .sealed, isIntact: false), "a volume that it does not know")
+    }
+
+    @Test func aManagerThatIsGoneHoldsNothingUp() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.feed(.manager(.cut(cut, .hold([ServerBench.volume]))))
+        bench.ask(.write)
+        #expect(bench.disk.isEmpty)
+        bench.feed(.managerClosed)
+        bench.answerDisk()
+        #expect(bench.lastStatus == .ok)
+    }
+
+    @Test func aCutThatIsGivenUpLetsWritesGoOnToTheOldHead() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.feed(.manager(.cut(cut, .hold([ServerBench.volume]))))
+        bench.ask(.write)
+        bench.feed(.manager(.cut(cut + 7, .release)))
+        #expect(bench.disk.isEmpty, "another cut")
+        bench.feed(.manager(.cut(cut, .release)))
+        bench.answerDisk()
+        #expect(bench.lastStatus == .ok && bench.core.stores[0].units { _ in true }.map(\.node) == [0])
+    }
+}
+
+@Suite struct ManagerCutTests {
+    private func steps(_ bench: ManagerBench, from first: Int = 0) -> [CutStep] {
+        bench.sent.dropFirst(first).compactMap { if case .cut(_, let step) = $0.1 { step } else { nil } }
+    }
+
+    private func answer(_ bench: inout ManagerBench, _ answer: CutAnswer, intact: Bool = true, from servers: [UInt64]) {
+        guard let id = bench.core.cut?.id else { return }
+        for server in servers {
+            bench.feed(.message(ManagerBench.link(server), .cut(id, answer, isIntact: intact)))
+        }
+    }
+
+    private func takeAll(_ bench: inout ManagerBench) {
+        for step in CutAnswer.allCases { answer(&bench, step, from: [1, 2, 3]) }
+    }
+
+    @Test func aSnapshotIsShownOnceAllServersWereIntact() throws {
+        var bench = ManagerBench()
+        let (id, _) = try bench.volume()
+        let ticket = bench.submit(.takeSnapshots([SnapshotDefinition(volume: id, name: "snap")], createdAt: 8))
+        let holds: [CutStep] = Array(repeating: .hold([id]), count: 3)
+        #expect(steps(bench) == holds)
+        answer(&bench, .held, from: [1, 2])
+        #expect(steps(bench).count == 3)
+        answer(&bench, .held, from: [3])
+        answer(&bench, .sealed, from: [1, 2, 3])
+        let head = bench.core.state.volumes[id]?.head
+        #expect(head == 1 && bench.core.state.volumes.count == 1, "switched, and nothing shown yet")
+        answer(&bench, .concluded, from: [1, 2])
+        #expect(bench.replies[ticket] == nil)
+        answer(&bench, .concluded, from: [3])
+        guard case .success(.tookSnapshots(let group, let ids)) = bench.replies[ticket] else {
+            throw ManagerError(.malformed, "\(String(describing: bench.replies[ticket]))")
+        }
+        let snapshot = try #require(bench.core.state.volumes[ids[0]])
+        #expect(snapshot.name == "snap" && snapshot.ancestor == id)
+        #expect(snapshot.snapshotGroup == group && snapshot.createdAt == 8)
+        #expect(snapshot.tree == bench.core.state.volumes[id]?.tree)
+        #expect(snapshot.head == 2 && snapshot.sizeUnits == 16)
+        // The next leader reads the same.
+        let list = bench.records.sorted { $0.key < $1.key }.map { (key: $0.key, value: $0.value) }
+        let read = try #require(try SystemState.decode(list))
+        #expect(read.volumes == bench.core.state.volumes && read.trees == bench.core.state.trees)
+    }
+
+    @Test func aDisturbedSnapshotIsTriedAgainAndThenGivenUp() throws {
+        var bench = ManagerBench()
+        let (id, _) = try bench.volume()
+        let ticket = bench.submit(.takeSnapshots([SnapshotDefinition(volume: id, name: "snap")], createdAt: 8))
+        for attempt in 1...3 {
+            #expect(bench.replies[ticket] == nil, "before attempt \(attempt)")
+            answer(&bench, .held, from: [1, 2, 3])
+            answer(&bench, .sealed, from: [1, 2, 3])
+            answer(&bench, .concluded, intact: false, from: [2])
+            #expect(bench.core.cut == nil)
+            bench.pass(.milliseconds(300), alive: [1, 2, 3])
+        }
+        guard case .failure(let error) = bench.replies[ticket] else { throw ManagerError(.malformed, "no failure") }
+        #expect(error.code == .snapshotFailed)
+        #expect(bench.core.state.volumes.count == 1)
+        let tree = try #require(bench.core.state.trees.values.first)
+        #expect(tree.nodes.map(\.number) == [0, 1, 3, 5], "what the attempts froze, and no node of a snapshot")
+        #expect(bench.core.state.volumes[id]?.head == 5)
+    }
+
+    @Test func changesOfCopiesAndLostConnectionsEndAnAttempt() throws {
+        var bench = ManagerBench()
+        let (id, _) = try bench.volume()
+        _ = bench.submit(.takeSnapshots([SnapshotDefinition(volume: id, name: "snap")], createdAt: 8))
+        answer(&bench, .held, from: [1, 2, 3])
+        let first = bench.core.cut?.id
+        bench.feed(.message(ManagerBench.link(2), .deviceFailed(DeviceID(rawValue: 2))))
+        answer(&bench, .sealed, from: [1, 2, 3])
+        bench.feed(.tick)
+        #expect(bench.core.state.trees.isEmpty && bench.core.cut == nil)
+        bench.pass(.milliseconds(300), alive: [1, 2, 3])
+        #expect(bench.core.cut != nil && bench.core.cut?.id != first)
+        answer(&bench, .held, from: [1, 2, 3])
+        bench.feed(.linkClosed(ManagerBench.link(1)))
+        #expect(bench.core.cut == nil && bench.core.state.trees.isEmpty)
+    }
+
+    @Test func anUnreachableServerWithACopyEndsAnAttempt() throws {
+        var bench = ManagerBench()
+        let (id, _) = try bench.volume()
+        bench.feed(.linkClosed(ManagerBench.link(3)))
+        let ticket = bench.submit(.takeSnapshots([SnapshotDefinition(volume: id, name: "snap")], createdAt: 8))
+        #expect(steps(bench).isEmpty)
+        bench.now = bench.now + .milliseconds(300)
+        bench.feed(.tick)
+        bench.now = bench.now + .milliseconds(150)
+        bench.feed(.tick)
+        bench.now = bench.now + .milliseconds(300)
+        bench.feed(.tick)
+        guard case .failure(let error) = bench.replies[ticket] else { throw ManagerError(.malformed, "no failure") }
+        #expect(error.code == .snapshotFailed && error.message.contains("sds3"))
+    }
+
+    @Test func whatALeaderLeftUnfinishedGoesWithTheNext() throws {
+        var bench = ManagerBench()
+        let (id, _) = try bench.volume()
+        _ = bench.submit(.takeSnapshots([SnapshotDefinition(volume: id, name: "snap")], createdAt: 8))
+        answer(&bench, .held, from: [1, 2, 3])
+        answer(&bench, .sealed, from: [1, 2, 3])
+        #expect(bench.core.state.trees.values.first?.nodes.map(\.number) == [0, 1, 2])
+        let list = bench.records.sorted { $0.key < $1.key }.map { (key: $0.key, value: $0.value) }
+        bench.core = try #require(
+            try ManagerCore(records: list, configuration: ManagerConfiguration(), now: bench.now))
+        bench.feed(.tick)
+        #expect(bench.core.state.trees.values.first?.nodes.map(\.number) == [0, 1])
+    }
+
+    /// In any order: what others show through stays, and the tree goes with the last.
+    @Test func volumesOfATreeAreRemovedInAnyOrder() throws {
+        var bench = ManagerBench()
+        let (id, _) = try bench.volume()
+        var line = [id]
+        for name in ["a", "b"] {
+            let ticket = bench.submit(
+                .takeSnapshots([SnapshotDefinition(volume: line[line.count - 1], name: name)], createdAt: 8))
+            takeAll(&bench)
+            guard case .success(.tookSnapshots(_, let ids)) = bench.replies[ticket] else {
+                throw ManagerError(.malformed, "not taken")
+            }
+            line += ids
+        }
+        // 0 - 1 the volume; 0 - 2 frozen, below it 3 the first snapshot and 4 the second.
+        _ = try bench.run(.removeVolume(line[1], unmapping: false))
+        #expect(bench.core.state.volumes[line[2]]?.ancestor == id, "it hangs on what its ancestor hung on")
+        #expect(bench.core.state.trees.values.first?.nodes.map(\.number) == [0, 1, 2, 4])
+        _ = try bench.run(.removeVolume(id, unmapping: false))
+        #expect(bench.core.state.volumes[line[2]]?.ancestor == nil)
+        #expect(bench.core.state.trees.values.first?.nodes.map(\.number) == [0, 2, 4])
+        _ = try bench.run(.removeVolume(line[2], unmapping: false))
+        #expect(bench.core.state.trees.isEmpty && !bench.records.keys.contains { $0.hasPrefix("tree/") })
+    }
+
+    @Test func limitsAreErrors() throws {
+        var bench = ManagerBench()
+        let (id, _) = try bench.volume()
+        func code(_ definitions: [SnapshotDefinition]) -> ManagerError.Code? {
+            do throws(ManagerError) {
+                try ManagerDraft(bench.core.state, rules: .all).checkSnapshots(definitions)
+                return nil
+            } catch {
+                return error.code
+            }
+        }
+        let one = SnapshotDefinition(volume: id, name: "")
+        #expect(code([one]) == nil)
+        #expect(code([]) == .invalidArgument && code([one, one]) == .invalidArgument)
+        #expect(code([SnapshotDefinition(volume: id, name: "data")]) == .nameInUse)
+        #expect(code([SnapshotDefinition(volume: id, name: "not good")]) == .invalidName)
+        #expect(code([SnapshotDefinition(volume: VolumeID(rawValue: 4), name: "")]) == .volumeNotFound)
+        for number in 0..<126 {
+            let ticket = bench.submit(
+                .takeSnapshots([SnapshotDefinition(volume: id, name: "s\(number)")], createdAt: 8))
+            takeAll(&bench)
+            #expect((try? bench.replies[ticket]?.get()) != nil)
+        }
+        #expect(bench.core.state.volumes.count == 127)
+        #expect(throws: ManagerError.self) { try bench.run(.takeSnapshots([one], createdAt: 8)) }
+        #expect(code([one]) == .tooManySnapshots)
+        for snapshot in bench.core.state.volumes.keys.shuffled(using: &bench.random) {
+            _ = try bench.run(.removeVolume(snapshot, unmapping: false))
+        }
+        #expect(bench.core.state.trees.isEmpty)
+    }
+}
