@@ -25,5 +25,8 @@ extension ProtocolRules {
         ("spare-is-for-copies", .spareIsForCopies),
         ("loss-is-marked", .lossIsMarked),
         ("lost-copy-is-filled-anew", .lostCopyIsFilledAnew),
+        ("verified-reads", .verifiedReads),
+        ("checksums-before-settled", .checksumsBeforeSettled),
+        ("damage-stays-damage", .damageStaysDamage),
     ]
 }

@@ -39,6 +39,7 @@ public struct SimulationReport: Sendable, Equatable {
     /// From the end of the faults until everything was well.
     public var wellAfter: Duration?
     public var copies: CopyCounts
+    public var damage: DamageCounts
     public var events: Int
     /// A digest of everything that happened, for comparing replays.
     public var digest: UInt64
@@ -120,6 +121,9 @@ public final class Simulation {
     /// How often each kind of fault struck.
     var faults: [String: Int] = [:]
     var copies = CopyCounts()
+    var damage = DamageCounts()
+    /// Blocks of volumes that a disk has spoilt somewhere.
+    var spoilt: Set<UnitBlock> = []
     /// How the servers and managers of this run are set.
     let intentCooling: Duration
     let hotUnitsMax: Int
@@ -166,7 +170,7 @@ public final class Simulation {
         return SimulationReport(
             seed: options.seed, failure: failure, acknowledgedWrites: history.acknowledgedWrites,
             reads: history.finishedReads, fences: fences, faults: faults, simulated: now - .zero, wellAfter: wellAfter,
-            copies: copies,
+            copies: copies, damage: damage,
             events: events, digest: digest)
     }
 

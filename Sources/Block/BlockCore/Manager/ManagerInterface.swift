@@ -148,7 +148,12 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let refusedOnBoth = ProtocolRules(rawValue: 1 << 26)
     /// Writes of clients leave the spare of every device to copies between devices.
     public static let spareIsForCopies = ProtocolRules(rawValue: 1 << 27)
-
+    /// What was read is answered or copied only if it matches its checksum.
+    public static let verifiedReads = ProtocolRules(rawValue: 1 << 18)
+    /// A unit counts as settled only when its checksums are stable.
+    public static let checksumsBeforeSettled = ProtocolRules(rawValue: 1 << 19)
+    /// A copy of what is damaged is damaged as well.
+    public static let damageStaysDamage = ProtocolRules(rawValue: 1 << 21)
     /// Where an operator had an older copy promoted, the volumes are marked.
     public static let lossIsMarked = ProtocolRules(rawValue: 1 << 28)
     /// A copy that was given up for an older one gets everything anew when it returns.
@@ -160,5 +165,6 @@ public struct ProtocolRules: OptionSet, Sendable {
         .intentBeforeWrite, .resyncOfTargetsIntents, .resyncOfSurvivorsIntents, .epochOfSettledUnits,
         .settledOnlyInSync, .survivorsListIsTruth, .zerosBeforeHoles, .stableBeforeMove, .drainBeforeSwap,
         .refusedOnBoth, .spareIsForCopies, .lossIsMarked, .lostCopyIsFilledAnew,
+        .verifiedReads, .checksumsBeforeSettled, .damageStaysDamage,
     ]
 }

@@ -40,6 +40,9 @@ public struct ServerCore: Sendable {
     var throttles: [CopyThrottle]
     var counters: [IOCounters]
     var isStartingCopies = false
+    /// Units that are being looked at, and of these in order those whose turn has not come.
+    var examinations: [UnitKey: Examination] = [:]
+    var examinationsWaiting: [UnitKey] = []
     var handovers: [CombKey: Handover] = [:]
     /// Combs that this server is ready to receive, by the epoch for which it forgot its old units.
     var readyTargets: [CombKey: UInt64] = [:]
@@ -63,7 +66,7 @@ public struct ServerCore: Sendable {
         if case .server = inbound[link]?.peer { true } else { false }
     }
     /// Nothing accepted, and no forgetting of units, is under way.
-    public var isIdle: Bool { operations.isEmpty && drops.isEmpty }
+    public var isIdle: Bool { operations.isEmpty && drops.isEmpty && examinations.isEmpty }
     /// Whether anything accepted for the family has not ended: without it, and with its comb normal, both copies are equal.
     public func hasWork(on family: FamilyKey) -> Bool { queues[family] != nil }
 
@@ -98,6 +101,8 @@ public struct ServerCore: Sendable {
         case .peerConnected(let peer, let link): connected(peer, link, now, &actions)
         case .peerClosed(let peer): disconnected(peer, now)
         case .answer(let link, let header, let bytes): answered(header, bytes, on: link, now, &actions)
+        case .fetched(let link, let header, let payload):
+            answered(header, [], payload, on: link, now, &actions)
         case .disk(let device, let id, let outcome): finish(device, id, outcome, now, &actions)
         case .tick: tick(now, &actions)
         }
@@ -185,7 +190,7 @@ public struct ServerCore: Sendable {
         issue(requests, index, &actions)
         for operation in stores[index].takeBegun() { began(operation, now, &actions) }
         // A read that ends after its device was given up is nobody's.
-        if completions.isEmpty, case .read(let payload) = outcome { actions.append(.release(payload)) }
+        if completions.isEmpty, case .read(let payload, _) = outcome { actions.append(.release(payload)) }
         end(completions, of: index, now, &actions)
     }
 
@@ -223,6 +228,20 @@ public struct ServerCore: Sendable {
             let completions = stores[index].stop("it has not answered for \(seconds) s")
             end(completions, of: index, now, &actions)
         }
+        for index in stores.indices where isWornOut(index) {
+            let completions = stores[index].stop("\(stores[index].damageFound) blocks of it were found damaged")
+            end(completions, of: index, now, &actions)
+        }
+    }
+
+    /// Whether so much of the device was damaged that it is not to be used any longer. The only copy of something is better
+    /// than none.
+    private func isWornOut(_ index: Int) -> Bool {
+        let store = stores[index]
+        guard store.stopReason == nil, store.damageFound >= configuration.damagedBlocksMax else { return false }
+        return !map.pools.values.contains { pool in
+            pool.combs.contains { $0.isPlaced && $0.primary.device == store.device && $0.secondary == nil }
+        }
     }
 
     private mutating func end(
@@ -236,9 +255,12 @@ public struct ServerCore: Sendable {
         for completion in completions {
             if let drop = drops.removeValue(forKey: completion.operation) {
                 dropped(drop, completion.outcome, &actions)
-            } else if operations[completion.operation] != nil {
-                localFinished(completion.operation, completion.outcome, now, &actions)
-            } else if case .read(let payload) = completion.outcome {
+            } else if let operation = operations[completion.operation] {
+                if !completion.damaged.isEmpty {
+                    actions.append(.notice(.damaged(device, operation.unit, completion.damaged)))
+                }
+                localFinished(completion.operation, completion, now, &actions)
+            } else if case .read(let payload, _) = completion.outcome {
                 actions.append(.release(payload))
             }
         }
