@@ -157,11 +157,14 @@ import Testing
         _ = map.insert(BlockRange(start: 2, count: 3))
         var damaged = BlockMap()
         _ = damaged.insert(BlockRange(start: 3, count: 1))
-        let digest = UnitDigest(map: map, damaged: damaged, range: map.extent, seen: BlockChecksums([5, 6, 7]))
+        var completion = UnitStore.Completion(operation: 1, outcome: .done)
+        completion.damaged = damaged
+        _ = completion.unverified.insert(BlockRange(start: 4, count: 1))
+        let digest = UnitDigest(map: map, completion, range: map.extent, seen: BlockChecksums([5, 6, 7]))
         #expect(try UnitDigest(decoding: digest.encoded) == digest)
         #expect(digest.checksum(2) == 5 && digest.checksum(4) == 7)
         #expect(digest.checksum(9) == CRC32C.checksum([UInt8](repeating: 0, count: 4096)))
-        #expect(UnitDigest(map: map, damaged: BlockMap(), range: map.extent, seen: nil).damaged == map)
+        #expect(UnitDigest(map: map, completion, range: map.extent, seen: nil).damaged == map)
         #expect(throws: WireError.self) { try UnitDigest(decoding: Array(digest.encoded.dropLast())) }
     }
 }

@@ -49,7 +49,9 @@ extension Simulation {
                 let base = store.location(of: unit), let pool = trees[unit.tree], let combs = state.pools[pool]?.combs
             else { continue }
             let comb = combs[Int(Geometry.comb(of: unit.family, combCount: UInt32(combs.count)))]
-            guard case .normal = comb.state, comb.inSync.contains(where: { $0.device == store.device }) else { continue }
+            guard case .normal = comb.state, comb.inSync.contains(where: { $0.device == store.device }) else {
+                continue
+            }
             let blocks = (0..<UInt16(Geometry.blocksPerUnit)).filter { block in
                 store.map(of: unit)[block] && store.knowsChecksum(of: unit, block: block)
                     && !spoilt.contains(UnitBlock(unit: unit, block: block)) && Simulation.isInPlay(UInt64(block))

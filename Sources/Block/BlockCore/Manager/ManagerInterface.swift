@@ -35,6 +35,10 @@ public enum ManagerNotice: Sendable {
     case maintenanceLeft(SdsID)
     /// It was declared down for the `count`-th time in a short while.
     case serverOscillates(SdsID, count: Int)
+    /// Blocks of the device are not what was written.
+    case damageFound(DeviceID, blocks: UInt64)
+    /// Blocks of units whose primary's copy is on the device were written again from the other copy.
+    case damageMended(DeviceID, blocks: UInt64)
     case fenced(FencingProof)
     case connectionRefused(LinkID, ManagerError)
 }

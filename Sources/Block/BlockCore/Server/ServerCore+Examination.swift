@@ -130,7 +130,7 @@ extension ServerCore {
                 seen = checksums
                 actions.append(.release(payload))
             }
-            let own = UnitDigest(map: map, damaged: completion.damaged, range: map.extent, seen: seen)
+            let own = UnitDigest(map: map, completion, range: map.extent, seen: seen)
             examinations[operation.unit]?.own = own
             examinations[operation.unit]?.result.ownDamaged = own.damaged.count
             askOtherCopy(id, own, now, &actions)
@@ -228,8 +228,14 @@ extension ServerCore {
             case (false, false):
                 guard own.checksum(block) != other.checksum(block) else { continue }
                 result.differing += 1
-                // As with everything that nobody had acknowledged, what the primary has is the truth.
-                if isComparing { _ = sent.insert(here) }
+                guard isComparing else { continue }
+                // As with everything that nobody had acknowledged, what the primary has is the truth, unless only the other
+                // copy is known to be what was written.
+                if own.unverified[block], !other.unverified[block] {
+                    _ = fetched.insert(here)
+                } else {
+                    _ = sent.insert(here)
+                }
             }
         }
         examinations[unit]?.result = result
@@ -315,6 +321,8 @@ extension ServerCore {
     ) {
         guard let examination = examinations.removeValue(forKey: unit) else { return }
         examinationsWaiting.removeAll { $0 == unit }
+        integrity[examination.store].mended += UInt64(examination.result.mended)
+        integrity[examination.store].differing += UInt64(examination.result.differing)
         if isComplete, examination.result != ExaminationResult() {
             actions.append(.notice(.examined(stores[examination.store].device, unit, examination.result)))
         }
@@ -367,7 +375,7 @@ extension ServerCore {
                 seen = checksums
                 actions.append(.release(payload))
             }
-            return answerDigest(id, completion.damaged, seen, now, &actions)
+            return answerDigest(id, completion, seen, now, &actions)
         }
         guard case .read(let payload, _) = completion.outcome else { return reject(id, .mediaError, now, &actions) }
         if completion.damaged.isEmpty, let link = operation.link {
@@ -385,11 +393,12 @@ extension ServerCore {
     }
 
     private mutating func answerDigest(
-        _ id: UInt64, _ damaged: BlockMap, _ seen: BlockChecksums?, _ now: Instant, _ actions: inout [ServerAction]
+        _ id: UInt64, _ completion: UnitStore.Completion, _ seen: BlockChecksums?, _ now: Instant,
+        _ actions: inout [ServerAction]
     ) {
         guard let operation = operations[id] else { return }
         let map = stores[operation.store].map(of: operation.unit)
-        let digest = UnitDigest(map: map, damaged: damaged, range: map.extent, seen: seen)
+        let digest = UnitDigest(map: map, completion, range: map.extent, seen: seen)
         var answer = operation.header.reply(.ok)
         answer.flags.insert(.payload)
         answer.length = UInt32(UnitDigest.encodedSize)
@@ -400,6 +409,6 @@ extension ServerCore {
     /// There is nothing on the device of what a primary asks for.
     mutating func answerNothing(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard operations[id]?.header.opcode == .verify else { return answerZeros(id, now, &actions) }
-        answerDigest(id, BlockMap(), nil, now, &actions)
+        answerDigest(id, UnitStore.Completion(operation: id, outcome: .done), nil, now, &actions)
     }
 }

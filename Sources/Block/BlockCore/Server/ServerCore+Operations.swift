@@ -384,7 +384,9 @@ extension ServerCore {
                 combs.contains(operation.comb) || changes.trees.contains(operation.unit.tree)
             else { continue }
             revise(id, now, &actions)
-            if operations[id]?.isStarted == true, operations[id]?.kind != .copyUnit { open.insert(id) }
+            // Examinations know nothing of clients' rights, and must not hold up the proof that some have ended.
+            let isApart = operation.kind == .examine && !combs.contains(operation.comb) || operation.kind == .copyUnit
+            if operations[id]?.isStarted == true, !isApart { open.insert(id) }
         }
         // What ended while others were revised holds nothing up.
         open = open.filter { operations[$0] != nil }

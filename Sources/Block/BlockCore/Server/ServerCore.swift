@@ -42,6 +42,9 @@ public struct ServerCore: Sendable {
     var isStartingCopies = false
     /// Units that are being looked at, and of these in order those whose turn has not come.
     var examinations: [UnitKey: Examination] = [:]
+    /// For each of `stores`.
+    var scans: [Scan]
+    var integrity: [DeviceIntegrity]
     var examinationsWaiting: [UnitKey] = []
     var handovers: [CombKey: Handover] = [:]
     /// Combs that this server is ready to receive, by the epoch for which it forgot its old units.
@@ -78,6 +81,8 @@ public struct ServerCore: Sendable {
         self.stores = stores
         throttles = stores.map { _ in CopyThrottle() }
         counters = stores.map { _ in IOCounters() }
+        scans = stores.map { _ in Scan() }
+        integrity = stores.map { _ in DeviceIntegrity() }
     }
 
     /// To be called once before any event: starts the devices' housekeeping.
@@ -149,7 +154,9 @@ public struct ServerCore: Sendable {
         if isManagerConnected, generation != nil, now - lastKeepAlive >= configuration.keepAliveInterval {
             lastKeepAlive = now
             let usage = stores.indices.map {
-                DeviceUsage(device: stores[$0].device, usedUnits: stores[$0].usedUnits, counters: counters[$0])
+                DeviceUsage(
+                    device: stores[$0].device, usedUnits: stores[$0].usedUnits, counters: counters[$0],
+                    integrity: integrity(of: $0))
             }
             actions.append(.sendManager(.keepAlive(usage)))
             for store in stores where store.stopReason != nil {
@@ -162,6 +169,7 @@ public struct ServerCore: Sendable {
         tickRebuilds(now, &actions)
         tickCopies(now, &actions)
         tickHandovers(now, &actions)
+        tickScans(now, &actions)
         if now - lastCooling >= configuration.intentCooling {
             lastCooling = now
             for index in stores.indices { cool(index, underPressure: false, &actions) }
@@ -173,6 +181,14 @@ public struct ServerCore: Sendable {
     }
 
     // MARK: Devices
+
+    private func integrity(of index: Int) -> DeviceIntegrity {
+        var integrity = integrity[index]
+        integrity.damagedBlocks = UInt64(stores[index].damagedBlocks)
+        integrity.found = stores[index].damageFound
+        integrity.keepsChecksums = stores[index].keepsChecksums
+        return integrity
+    }
 
     func storeIndex(_ device: DeviceID) -> Int? { stores.firstIndex { $0.device == device } }
 

@@ -7,16 +7,19 @@ struct UnitDigest: Equatable, Sendable {
     private(set) var map: BlockMap
     /// Of these, blocks that cannot be read, or are not what was written.
     private(set) var damaged: BlockMap
+    /// Of the others, blocks of which nobody knew what they had to be.
+    private(set) var unverified: BlockMap
     private var checksums: [UInt32]
 
     /// `seen` are the checksums of the blocks of `range`, outside of which no block holds data; nil: none could be read.
-    init(map: BlockMap, damaged: BlockMap, range: BlockRange?, seen: BlockChecksums?) {
+    init(map: BlockMap, _ completion: UnitStore.Completion, range: BlockRange?, seen: BlockChecksums?) {
         self.map = map
-        self.damaged = damaged
+        damaged = completion.damaged
+        unverified = completion.unverified
         checksums = [UInt32](repeating: BlockChecksums.ofZeros, count: Int(Geometry.blocksPerUnit))
         guard let range else { return }
         guard let seen, seen.count == Int(range.count) else {
-            self.damaged = map
+            damaged = map
             return
         }
         for index in 0..<Int(range.count) where map[range.start + UInt16(index)] {
@@ -29,7 +32,7 @@ struct UnitDigest: Equatable, Sendable {
 
     var encoded: [UInt8] {
         var writer = ByteWriter()
-        writer.bytes = map.encoded + damaged.encoded
+        writer.bytes = map.encoded + damaged.encoded + unverified.encoded
         for checksum in checksums { writer.put(checksum) }
         return writer.bytes + [UInt8](repeating: 0, count: UnitDigest.encodedSize - writer.bytes.count)
     }
@@ -41,6 +44,7 @@ struct UnitDigest: Equatable, Sendable {
         var reader = ByteReader(bytes)
         map = try BlockMap(reading: &reader)
         damaged = try BlockMap(reading: &reader)
+        unverified = try BlockMap(reading: &reader)
         checksums = []
         checksums.reserveCapacity(Int(Geometry.blocksPerUnit))
         for _ in 0..<Geometry.blocksPerUnit { checksums.append(try reader.number(UInt32.self)) }

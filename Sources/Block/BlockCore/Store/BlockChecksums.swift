@@ -64,20 +64,20 @@ struct UnitChecksums: Equatable, Sendable {
     }
 
     /// Compares what was read with what is known, and takes what is not known for right. Blocks outside `map` hold no data.
-    /// Returns the blocks that differ.
-    mutating func check(_ range: BlockRange, _ seen: BlockChecksums, map: BlockMap) -> BlockMap {
-        var differing = BlockMap()
-        guard seen.count == Int(range.count) else { preconditionFailure("a checksum for each block that was read") }
+    mutating func check(
+        _ range: BlockRange, _ seen: BlockChecksums, map: BlockMap, _ completion: inout UnitStore.Completion
+    ) {
+        precondition(seen.count == Int(range.count), "a checksum for each block that was read")
         for index in 0..<range.count where map[range.start + index] {
             let block = BlockRange(start: range.start + index, count: 1)
             if !known[block.start] {
                 set(block, BlockChecksums(seen[Int(index)]), isDamaged: false)
+                _ = completion.unverified.insert(block)
             } else if values[Int(block.start)] != seen[Int(index)] {
-                _ = differing.insert(block)
+                _ = completion.damaged.insert(block)
                 _ = damaged.insert(block)
             }
         }
-        return differing
     }
 
     // MARK: On disk

@@ -22,7 +22,7 @@ public enum DiskRequest: Equatable, Sendable {
 
 public enum DiskOutcome: Equatable, Sendable {
     case done
-    /// Of a `write`: the checksums of the bytes that were handed over to be written. `done` says the same and leaves them unknown.
+    /// Of a `write`: the checksums of the bytes that were handed over to be written. `done` leaves them unknown.
     case written(BlockChecksums)
     /// The buffer of a read, which the core releases with `release`, and the checksums of its blocks, if they are to be compared.
     case read(PayloadID, BlockChecksums? = nil)

@@ -31,16 +31,17 @@ extension UnitStore {
         damagedBlocks += damage(of: write.slot) - before
     }
 
-    /// Compares what was read; returns the blocks that are damaged.
-    mutating func verify(_ read: Read, _ seen: BlockChecksums?) -> BlockMap {
-        guard keepsChecksums, isVerifying, let seen, let map = slots[Int(read.slot)]?.map,
-            slots[Int(read.slot)]?.generation == read.generation
-        else { return BlockMap() }
+    /// Compares what was read with what is known, and notes what differs and what was not known.
+    mutating func verify(_ read: Read, _ seen: BlockChecksums?, _ completion: inout Completion) {
+        guard let map = slots[Int(read.slot)]?.map, slots[Int(read.slot)]?.generation == read.generation else { return }
+        guard keepsChecksums, isVerifying, let seen else {
+            completion.unverified = map
+            return
+        }
         let before = damage(of: read.slot)
-        let differing = slots[Int(read.slot)]?.checksums.check(read.range, seen, map: map) ?? BlockMap()
+        slots[Int(read.slot)]?.checksums.check(read.range, seen, map: map, &completion)
         damagedBlocks += damage(of: read.slot) - before
         damageFound += UInt64(damage(of: read.slot) - before)
-        return differing
     }
 
     /// The blocks hold no data any more, or nobody knows which.
@@ -51,6 +52,12 @@ extension UnitStore {
     }
 
     private func damage(of slot: UInt32) -> Int { slots[Int(slot)]?.checksums.damaged.count ?? 0 }
+
+    /// The unit in the slot, if it is settled.
+    func restingUnit(inSlot number: UInt32) -> UnitKey? {
+        guard let slot = slots[Int(number)], slot.intent == .cold else { return nil }
+        return slot.key
+    }
 
     /// Whether damage of the block would be noticed.
     public func knowsChecksum(of key: UnitKey, block: UInt16) -> Bool {

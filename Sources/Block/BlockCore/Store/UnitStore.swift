@@ -132,6 +132,8 @@ public struct UnitStore: Sendable {
         public var outcome: DiskOutcome
         /// Of a read: blocks that are not what was written.
         public var damaged = BlockMap()
+        /// Of a read: blocks of which it was not known what they had to be.
+        public var unverified = BlockMap()
     }
 
     public typealias Requests = [(id: DiskOperationID, request: DiskRequest)]
@@ -249,7 +251,7 @@ public struct UnitStore: Sendable {
         if kind.isChange { writing -= 1 }
         if case .read(let read) = kind {
             var completion = Completion(operation: read.operation, outcome: outcome)
-            if case .read(_, let seen) = outcome { completion.damaged = verify(read, seen) }
+            if case .read(_, let seen) = outcome { verify(read, seen, &completion) }
             return [completion]
         }
         if case .failed(let reason) = outcome { return stop(reason, failing: [kind]) }
