@@ -1,3 +1,5 @@
+import Base
+
 /// The units of one device: which volume's data lies where, and what of it is stable.
 ///
 /// Invariants:
