@@ -99,7 +99,8 @@ extension Simulation {
             let lost = serverIDs.randomElement(using: &random)
         else { return }
         let units = Set(serverIDs.flatMap { servers[$0]?.core?.stores.first?.units { _ in true } ?? [] })
-        guard units.count <= Int(options.profile.capacityUnits), let pool = state.pools.keys.first else { return }
+        // A device that would be full is not chosen, not even for combs that hold nothing.
+        guard units.count < Int(options.profile.capacityUnits), let pool = state.pools.keys.first else { return }
         crash(lost)
         did("server lost for good with \(units.count) units in use")
         func isWhole() -> Bool {
