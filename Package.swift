@@ -218,6 +218,7 @@ let testing: [Target] = [
             "ScaleIODriver", "VolumeDriver", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes, nio,
             nioPosix,
         ]),
+    tests("BlockIOTests", ["BlockIO", "Base", "TestKit"]),
     tests("BlockCoreTests", ["BlockCore", "Base"]),
     tests("BlockSimulationTests", ["SimKit", "BlockCore", "Base", "Linearizability"]),
     tests(

@@ -308,7 +308,7 @@ def table(options):
         if "rebuild_s" in entry:
             speed = entry["rebuilt_mb"] / entry["rebuild_s"]
             line = f"rebuild, {entry['case']}: {entry['rebuilt_mb']:.0f} MB in {entry['rebuild_s']:.1f} s = {speed:.0f} MB/s"
-            reads, writes = mean(raw, CASES["read-qd8"][3], "mb_s"), mean(raw, CASES["write-qd8"][3], "mb_s")
+            reads, writes = mean(raw, "read-qd8", "mb_s"), mean(raw, "write-qd8", "mb_s")
             if reads and writes:
                 # One disk below all servers gives every byte and takes it.
                 line += f", {speed * (1 / reads + 1 / writes):.2f} of what the raw file could copy"

@@ -230,6 +230,53 @@ actor StoreCluster {
         }
     }
 
+    /// Every `stride`-th block with data of a server's device is changed behind its back; says how many were.
+    private func spoil(_ path: String, stride: Int) -> Int {
+        let descriptor = open(path, O_RDWR)
+        guard descriptor >= 0 else { return 0 }
+        defer { close(descriptor) }
+        var (block, offset, seen, spoilt) = ([UInt8](repeating: 0, count: 4096), off_t(8 << 20), 0, 0)
+        while pread(descriptor, &block, 4096, offset) == 4096 {
+            if block.contains(where: { $0 != 0 }) {
+                seen += 1
+                if seen % stride == 0 {
+                    block[100] ^= 0x40
+                    if pwrite(descriptor, block, 4096, offset) == 4096 { spoilt += 1 }
+                }
+            }
+            offset += 4096
+        }
+        fdatasync(descriptor)
+        return spoilt
+    }
+
+    /// What a disk returns instead of what was written reaches nobody, and is written again from the other copy, whether
+    /// somebody reads it or not.
+    @Test func damageOfADeviceIsMendedFromTheOtherCopy() async throws {
+        try await withCluster(servers: 2) { cluster in
+            await cluster.startClient("c1")
+            let volume = try await cluster.makeVolume("v")
+            let uri = try await cluster.map(volume, to: "c1")
+            #expect(await fio(uri, "--rw=write", "--size=8m", "--do_verify=1", "--randseed=7").status == 0)
+            let path = "\(cluster.directory.path)/device1"
+            let spoilt = spoil(path, stride: 40)
+            #expect(spoilt > 20)
+            let verified = await fio(uri, "--rw=write", "--size=8m", "--verify_only=1", "--randseed=7")
+            #expect(verified.status == 0, "\(verified.output)")
+            // The scanner finds those that are in a secondary's copy once their units rest.
+            let manager = cluster.manager
+            let isMended = await cluster.until(seconds: 60) {
+                guard let known = try? await manager.state().integrity.values else { return false }
+                return known.reduce(0) { $0 + $1.found } >= UInt64(spoilt)
+                    && known.reduce(0) { $0 + $1.mended } >= UInt64(spoilt)
+                    && known.allSatisfy { $0.damagedBlocks == 0 && $0.differing == 0 }
+            }
+            let state = try await manager.state()
+            #expect(isMended, "\(spoilt) blocks were spoilt; \(state.integrity)")
+            #expect(state.devices.values.allSatisfy { $0.status == .normal })
+        }
+    }
+
     /// I/Os per second that a fio run of some seconds was served.
     func rate(_ uri: String, seconds: Int) async -> Double? {
         let result = await fio(

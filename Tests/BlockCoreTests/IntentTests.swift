@@ -100,7 +100,10 @@ import Testing
 
     /// A device of version 1: the label, the table and the log say so, and nothing tells of intents.
     @Test func onADeviceOfVersionOneEveryUnitCountsAsBeingWritten() throws {
-        var device = try MemoryDevice()
+        var label = DeviceLabel(
+            sds: SdsID(rawValue: 1), device: MemoryDevice.device, capacityUnits: 4, logBlocks: 3)
+        label.checksumBlocks = 0
+        var device = try MemoryDevice(label: label)
         _ = device.write(unit, block, byte: 7)
         for _ in 0..<2 { cool(&device, epoch: 1) }
         #expect(!device.store.isHot(unit))

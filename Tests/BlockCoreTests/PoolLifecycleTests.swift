@@ -296,6 +296,27 @@ extension ManagerBench {
 }
 
 @Suite struct OldRecordTests {
+    /// Pools of version 3 knew no scanner; they get one as new pools do.
+    @Test func poolsOfVersionThreeGetAScanner() throws {
+        var bench = ManagerBench()
+        _ = try bench.volume()
+        let pool = try #require(bench.core.state.pools.values.first)
+        _ = try bench.run(.configure(.setBackgroundScanner(pool.id, .deviceOnly, kibibytesPerSecond: 512)))
+        var records = bench.records
+        let path = RecordKey.pool(pool.id).path
+        func settings() throws -> PoolSettings? {
+            let list = records.sorted { $0.key < $1.key }.map { (key: $0.key, value: $0.value) }
+            let core = try #require(
+                try ManagerCore(records: list, configuration: ManagerConfiguration(), now: bench.now))
+            return core.state.pools[pool.id]?.settings
+        }
+        let stored = try #require(try settings())
+        #expect(stored.scannerMode == .deviceOnly && stored.scannerKibibytesPerSecond == 512)
+        let record = try #require(records[path])
+        records[path] = [3] + record.dropFirst().dropLast(2 + "device_only".utf8.count + 4)
+        #expect(try settings() == PoolSettings())
+    }
+
     /// Records as version 1 wrote them: without fault sets, settings and names of devices.
     @Test func versionOneIsRead() throws {
         func record(_ body: (inout ByteWriter) -> Void) -> [UInt8] {

@@ -99,6 +99,22 @@ struct ServerBench {
         }
     }
 
+    /// The same of a device whose every block has this checksum.
+    mutating func answerDisk(checksum: UInt32) {
+        func all(_ length: UInt32) -> BlockChecksums {
+            BlockChecksums([UInt32](repeating: checksum, count: Int(length / 4096)))
+        }
+        while !disk.isEmpty {
+            let (id, request) = disk.removeFirst()
+            switch request {
+            case .read(_, let length, _), .gather(_, let length, _):
+                feed(.disk(Self.device, id, .read(PayloadID(rawValue: 77), all(length))))
+            case .write(_, let slice): feed(.disk(Self.device, id, .written(all(slice.length))))
+            case .writeZeros, .writeBytes, .flush, .punch: feed(.disk(Self.device, id, .done))
+            }
+        }
+    }
+
     mutating func askForMap() { ask(.map, length: Geometry.unitBytes) }
 
     mutating func ask(_ opcode: Opcode, unit: UInt32 = 0, epoch: UInt64 = 1, length: UInt32 = 4096) {
@@ -144,6 +160,64 @@ struct ServerBench {
         let key = CombKey(pool: ServerBench.pool, index: 0)
         let place = CopyPlace(sds: ServerBench.own, device: ServerBench.device)
         #expect(bench.told.contains(.copyUnreadable(key, epoch: 2, copy: place)))
+    }
+
+    /// Nobody has it any more: an error until it is written again. Such a device goes once something else has its data.
+    @Test func damageOfTheOnlyCopyIsAMediaError() throws {
+        var bench = try ServerBench(secondary: false) { $0.damagedBlocksMax = 1 }
+        bench.ask(.write)
+        bench.answerDisk(checksum: 5)
+        bench.ask(.read)
+        bench.answerDisk(checksum: 6)
+        #expect(bench.lastStatus == .mediaError)
+        bench.feed(.tick)
+        #expect(bench.core.stores[0].damagedBlocks == 1 && bench.core.stores[0].stopReason == nil)
+        bench.ask(.write)
+        bench.answerDisk(checksum: 7)
+        bench.ask(.read)
+        bench.answerDisk(checksum: 7)
+        #expect(bench.lastStatus == .ok && bench.core.stores[0].damagedBlocks == 0)
+        #expect(bench.core.isIdle)
+        bench.feed(.manager(.update(later(ServerBench.map(secondary: true)))))
+        bench.feed(.tick)
+        #expect(bench.core.stores[0].stopReason != nil)
+        #expect(bench.told.contains(.deviceFailed(ServerBench.device)))
+    }
+
+    /// A primary that reads damage gets the block from its secondary, writes it again, and then answers.
+    @Test func damageIsMendedFromTheSecondary() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.ask(.write)
+        bench.answerDisk(checksum: 5)
+        bench.feed(.manager(.update(later(ServerBench.map(secondary: true)))))
+        bench.sent = []
+        bench.ask(.read, epoch: 2)
+        bench.answerDisk(checksum: 6)
+        #expect(bench.sent.isEmpty, "nothing is answered yet")
+        let link = LinkID(rawValue: 9)
+        bench.feed(.peerConnected(ServerBench.other, link))
+        bench.feed(.answer(link, try #require(bench.sent.last?.header).reply(.ok), []))
+        let question = try #require(bench.sent.last?.header)
+        #expect(question.opcode == .verify && question.length == Geometry.unitBytes)
+        var map = BlockMap()
+        _ = map.insert(BlockRange(start: 0, count: 1))
+        let digest = UnitDigest(
+            map: map, UnitStore.Completion(operation: 1, outcome: .done), range: map.extent, seen: BlockChecksums(5))
+        bench.feed(.answer(link, question.reply(.ok), digest.encoded))
+        let fetch = try #require(bench.sent.last?.header)
+        #expect(fetch.opcode == .fetch && fetch.offset == 0 && fetch.length == 4096)
+        var answer = fetch.reply(.ok)
+        answer.flags.insert(.payload)
+        bench.feed(.fetched(link, answer, PayloadID(rawValue: 500)))
+        guard case .write(_, let slice)? = bench.disk.first?.request else {
+            Issue.record("what came is written")
+            return
+        }
+        #expect(slice.payload == PayloadID(rawValue: 500))
+        bench.answerDisk(checksum: 5)
+        #expect(bench.lastStatus == .ok && bench.sent.last?.link == ServerBench.link)
+        #expect(bench.sent.last?.header.opcode == .read && bench.released.contains(PayloadID(rawValue: 500)))
+        #expect(bench.core.stores[0].damagedBlocks == 0 && bench.core.isIdle)
     }
 
     /// A copy returns that was in sync at epoch 1. Unit 0 was changed since, unit 1 was not, the target was writing unit 2,

@@ -79,6 +79,45 @@ extension DiskRequest {
         #expect(device.store.map(of: unit(1)).count == 256)
     }
 
+    private func spoil(_ device: inout MemoryDevice, _ node: UInt32, block: Int) throws {
+        device.bytes[Int(try #require(device.store.location(of: unit(node)))) + block * 4096 + 9] ^= 1
+    }
+
+    /// Each block is compared with what its own unit knows of it, and what is hidden is nobody's concern.
+    @Test func damageIsTheUnitsThatHasTheBlock() throws {
+        var device = try MemoryDevice()
+        _ = device.write(unit(0), BlockRange(start: 0, count: 4), byte: 1)
+        _ = device.write(unit(1), BlockRange(start: 1, count: 1), byte: 2)
+        let whole = BlockRange(start: 0, count: 8)
+        _ = read(&device, 1, over: [0], whole)
+        #expect(device.completions.last?.damagedUnit == nil)
+        try spoil(&device, 0, block: 1)
+        _ = read(&device, 1, over: [0], whole)
+        #expect(device.completions.last?.damagedUnit == nil, "it is hidden")
+        try spoil(&device, 0, block: 2)
+        _ = read(&device, 1, over: [0], whole)
+        #expect(device.completions.last?.damagedUnit == unit(0))
+        #expect(device.completions.last?.damaged.runs() == [BlockRange(start: 2, count: 1)])
+        _ = read(&device, 1, over: [0], BlockRange(start: 2, count: 2))
+        #expect(device.completions.last?.damagedUnit == unit(0), "also where all lies in the ancestor")
+        try spoil(&device, 1, block: 1)
+        _ = read(&device, 1, over: [0], whole)
+        #expect(device.completions.last?.damagedUnit == unit(1), "the nearest first")
+        #expect(device.store.damagedBlocks == 2)
+    }
+
+    @Test func storedZerosHaveChecksums() throws {
+        var device = try MemoryDevice()
+        _ = device.write(unit(0), BlockRange(start: 0, count: 4), byte: 1)
+        zero(&device, 1, over: [0], BlockRange(start: 2, count: 2))
+        #expect(device.store.knowsChecksum(of: unit(1), block: 3))
+        _ = read(&device, 1, over: [0], BlockRange(start: 0, count: 4))
+        #expect(device.completions.last?.damagedUnit == nil)
+        try spoil(&device, 1, block: 3)
+        _ = read(&device, 1, over: [0], BlockRange(start: 0, count: 4))
+        #expect(device.completions.last?.damagedUnit == unit(1))
+    }
+
     @Test func zerosOverNothingGiveTheUnitBack() throws {
         var device = try MemoryDevice()
         _ = device.write(unit(0), BlockRange(start: 0, count: 4), byte: 1)
@@ -178,6 +217,96 @@ extension DiskRequest {
         bench.feed(.manager(.cut(cut, .release)))
         bench.answerDisk()
         #expect(bench.lastStatus == .ok && bench.core.stores[0].units { _ in true }.map(\.node) == [0])
+    }
+}
+
+/// What servers do where an ancestor of a unit has data.
+@Suite struct ServerChainTests {
+    private let link = LinkID(rawValue: 9)
+
+    /// A server with data in the first node, and with a head above it that has nothing.
+    private func bench(secondary: Bool) throws -> ServerBench {
+        var bench = try ServerBench(secondary: false)
+        bench.ask(.write)
+        bench.answerDisk(checksum: 5)
+        var update = ServerBench.map(secondary: secondary)
+        var tree = VolumeTree(of: TreeID(rawValue: ServerBench.volume.rawValue), pool: ServerBench.pool)
+        update.volumes[0].head = tree.grow(from: 0)
+        update.trees = [tree]
+        update.revision += 1
+        update.pools[0].entries[0].comb.epoch += 1
+        bench.feed(.manager(.update(update)))
+        return bench
+    }
+
+    private func connect(_ bench: inout ServerBench) throws {
+        bench.feed(.peerConnected(ServerBench.other, link))
+        bench.feed(.answer(link, try #require(bench.sent.last { $0.link == link }?.header).reply(.ok), []))
+    }
+
+    private func lastQuestion(_ bench: ServerBench) throws -> DataHeader {
+        try #require(bench.sent.last { $0.link == link }?.header)
+    }
+
+    /// A write that the secondary refuses leaves no zeros behind, which would hide what the volume has there.
+    @Test func aRefusedWriteLeavesTheAncestorsDataInSight() throws {
+        var bench = try bench(secondary: true)
+        bench.ask(.write, epoch: 2)
+        try connect(&bench)
+        let replicate = try lastQuestion(bench)
+        #expect(replicate.opcode == .replicate && replicate.node == 1)
+        bench.answerDisk()
+        #expect(bench.core.stores[0].usedUnits == 2)
+        bench.feed(.answer(link, replicate.reply(.noSpace), []))
+        let undo = try lastQuestion(bench)
+        #expect(undo.opcode == .replicateZeroes && undo.flags == .hole && undo.node == 1)
+        bench.feed(.answer(link, undo.reply(.ok), []))
+        bench.answerDisk()
+        #expect(bench.lastStatus == .noSpace)
+        #expect(bench.core.stores[0].units { _ in true }.map(\.node) == [0])
+        bench.ask(.read, epoch: 2)
+        bench.answerDisk(checksum: 5)
+        #expect(bench.lastStatus == .ok && bench.sent.last?.header.flags.contains(.payload) == true)
+        #expect(!bench.told.contains { if case .removeSecondary = $0 { true } else { false } })
+    }
+
+    @Test func zerosThatTheSecondaryHasNoRoomForAreUndoneToo() throws {
+        var bench = try bench(secondary: true)
+        bench.ask(.writeZeroes, epoch: 2)
+        try connect(&bench)
+        let zeroes = try lastQuestion(bench)
+        #expect(zeroes.opcode == .replicateZeroes && zeroes.flags.isEmpty)
+        bench.answerDisk()
+        bench.feed(.answer(link, zeroes.reply(.noSpace), []))
+        let undo = try lastQuestion(bench)
+        #expect(undo.flags == .hole)
+        bench.feed(.answer(link, undo.reply(.ok), []))
+        bench.answerDisk()
+        #expect(bench.lastStatus == .noSpace)
+        #expect(bench.core.stores[0].units { _ in true }.map(\.node) == [0])
+    }
+
+    /// What the ancestor lost is asked for by its own name, and the read then goes on.
+    @Test func damageOfAnAncestorIsMendedThere() throws {
+        var bench = try bench(secondary: true)
+        bench.ask(.read, epoch: 2)
+        bench.answerDisk(checksum: 6)
+        try connect(&bench)
+        let question = try lastQuestion(bench)
+        #expect(question.opcode == .verify && question.node == 0)
+        var map = BlockMap()
+        _ = map.insert(BlockRange(start: 0, count: 1))
+        let digest = UnitDigest(
+            map: map, UnitStore.Completion(operation: 1, outcome: .done), range: map.extent, seen: BlockChecksums(5))
+        bench.feed(.answer(link, question.reply(.ok), digest.encoded))
+        let fetch = try lastQuestion(bench)
+        #expect(fetch.opcode == .fetch && fetch.node == 0)
+        var answer = fetch.reply(.ok)
+        answer.flags.insert(.payload)
+        bench.feed(.fetched(link, answer, PayloadID(rawValue: 500)))
+        bench.answerDisk(checksum: 5)
+        #expect(bench.lastStatus == .ok && bench.sent.last?.header.opcode == .read)
+        #expect(bench.core.stores[0].damagedBlocks == 0 && bench.core.isIdle)
     }
 }
 

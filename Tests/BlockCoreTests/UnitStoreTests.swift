@@ -13,9 +13,13 @@ struct MemoryDevice {
     static let device = DeviceID(rawValue: 2)
 
     init(units: UInt32 = 4, logBlocks: UInt32 = 3, hotUnitsMax: Int = 100) throws {
-        self.hotUnitsMax = hotUnitsMax
         let label = DeviceLabel(
             sds: SdsID(rawValue: 1), device: MemoryDevice.device, capacityUnits: units, logBlocks: logBlocks)
+        try self.init(label: label, hotUnitsMax: hotUnitsMax)
+    }
+
+    init(label: DeviceLabel, hotUnitsMax: Int = 100) throws {
+        self.hotUnitsMax = hotUnitsMax
         bytes = [UInt8](repeating: 0, count: Int(label.layout.end))
         for (offset, content) in UnitStore.format(label) {
             bytes.replaceSubrange(Int(offset)..<Int(offset) + content.count, with: content)
@@ -26,8 +30,10 @@ struct MemoryDevice {
 
     mutating func reopen() throws {
         let label = try DeviceLabel(device: Array(bytes[..<(128 << 10)]))
-        let opened = try UnitStore.open(
-            label, metadata: Array(bytes[..<Int(label.layout.data)]), hotUnitsMax: hotUnitsMax)
+        let layout = label.layout
+        var opened = try UnitStore.open(
+            label, metadata: Array(bytes[..<Int(layout.checksums)]), hotUnitsMax: hotUnitsMax)
+        opened.store.loadChecksums(at: layout.checksums, Array(bytes[Int(layout.checksums)..<Int(layout.data)]))
         store = opened.store
         for (offset, length) in opened.zeroes { fill(offset, length, 0) }
         for (offset, content) in opened.writes {
@@ -46,14 +52,39 @@ struct MemoryDevice {
             switch request {
             case .write(let at, let slice):
                 fill(at, slice.length, UInt8(truncatingIfNeeded: slice.payload.rawValue))
+                outcome = .written(checksums(at, slice.length))
             case .writeZeros(let at, let length), .punch(let at, let length): fill(at, length, 0)
             case .writeBytes(let at, let content):
                 bytes.replaceSubrange(Int(at)..<Int(at) + content.count, with: content)
-            case .read, .gather: outcome = .read(PayloadID(rawValue: 1))
+            case .gather(let parts, let length, _):
+                var values = [UInt32](repeating: 0, count: Int(length / 4096))
+                for part in parts {
+                    let seen = checksums(part.at, part.into.upperBound - part.into.lowerBound)
+                    for index in 0..<seen.count { values[Int(part.into.lowerBound / 4096) + index] = seen[index] }
+                }
+                outcome = .read(PayloadID(rawValue: 1), BlockChecksums(values))
+            case .read(let at, let length, _):
+                outcome = .read(PayloadID(rawValue: 1), checksums(at, length))
             case .flush: flushes += 1
             }
             completions += store.finish(id, outcome, &queue)
         }
+    }
+
+    private func checksums(_ at: UInt64, _ length: UInt32) -> BlockChecksums {
+        BlockChecksums(
+            stride(from: Int(at), to: Int(at) + Int(length), by: 4096).map {
+                CRC32C.checksum(Array(bytes[$0..<$0 + 4096]))
+            })
+    }
+
+    /// The blocks that a read finds damaged.
+    mutating func read(_ key: UnitKey, _ range: BlockRange) -> [BlockRange] {
+        var requests: UnitStore.Requests = []
+        guard store.read(1 << 40, key, range, &requests) == .started else { return [] }
+        completions = []
+        carryOut(requests)
+        return completions.first { $0.operation == 1 << 40 }?.damaged.runs() ?? []
     }
 
     private mutating func fill(_ at: UInt64, _ length: UInt32, _ byte: UInt8) {

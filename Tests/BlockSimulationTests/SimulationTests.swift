@@ -79,6 +79,23 @@ import Testing
         #expect(snapshots > 2 * runs.count)
     }
 
+    /// Disks spoil blocks, and what the other copy has takes their place.
+    @Test func damageIsFoundAndMended() {
+        var sum = DamageCounts()
+        for seed in 1...UInt64(40) {
+            let report = Simulation(SimulationOptions(seed: seed, profile: .busy)).run()
+            #expect(report.failure == nil, "seed \(seed): \(report.failure ?? "")")
+            sum.rotten += report.damage.rotten
+            sum.misdirected += report.damage.misdirected
+            sum.found += report.damage.found
+            sum.mended += report.damage.mended
+            sum.lost += report.damage.lost
+        }
+        print("simulator: \(sum)")
+        #expect(sum.rotten > 20 && sum.misdirected > 2)
+        #expect(sum.mended > 10 && sum.mended > sum.lost)
+    }
+
     @Test func replayIsExact() {
         let first = Simulation(SimulationOptions(seed: 77)).run()
         let second = Simulation(SimulationOptions(seed: 77)).run()
@@ -167,6 +184,8 @@ import Testing
         BrokenRule(name: "a resync ignores the survivor's intents", rule: .resyncOfSurvivorsIntents, seeds: 200),
         BrokenRule(name: "settled units keep their epoch", rule: .epochOfSettledUnits, seeds: 200),
         BrokenRule(name: "copies out of sync call units settled", rule: .settledOnlyInSync, seeds: 200),
+        BrokenRule(name: "damage is answered", rule: .verifiedReads, seeds: 200),
+        BrokenRule(name: "copies of damage pass for data", rule: .damageStaysDamage, seeds: 200),
         BrokenRule(name: "units that one copy has stay as they are", rule: .survivorsListIsTruth, seeds: 200),
         BrokenRule(
             name: "a write refused by one copy stays on the other", rule: .refusedOnBoth, profile: .cramped, seeds: 200),

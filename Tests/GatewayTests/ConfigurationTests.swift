@@ -87,6 +87,33 @@ import Testing
             }?.code == 64)
     }
 
+    @Test func theScannerIsSetAndDamageShown() async throws {
+        let bench = try await Bench()
+        #expect(try await bench.get(pool)["backgroundScannerMode"] == "DataComparison")
+        #expect(try await bench.get(pool)["persistentChecksumEnabled"] == false, "no device has told of any")
+        _ = try await bench.post(
+            pool + "/action/enableBackgroundDeviceScanner",
+            ["scannerMode": "DeviceOnly", "scannerBWLimitKBps": "512"])
+        #expect(try await bench.get(pool)["backgroundScannerMode"] == "DeviceOnly")
+        #expect(try await bench.get(pool)["backgroundScannerBWLimitKBps"] == 512)
+        _ = try await bench.post(pool + "/action/disableBackgroundDeviceScanner")
+        #expect(try await bench.get(pool)["backgroundScannerMode"] == "Disabled")
+        let enable = pool + "/action/enableBackgroundDeviceScanner"
+        #expect(await bench.refusal { try await bench.post(enable, ["scannerMode": "Gentle"]) }?.status == 400)
+        #expect(await bench.refusal { try await bench.post(enable, ["scannerBWLimitKBps": "0"]) }?.code == 64)
+        bench.manager.change { state in
+            for device in state.devices.keys { state.integrity[device] = DeviceIntegrity() }
+            let device = state.devices.keys.sorted()[0]
+            state.integrity[device]?.damagedBlocks = 3
+            state.integrity[device]?.mended = 4
+        }
+        #expect(try await bench.get(pool)["persistentChecksumState"] == "Protected")
+        let alerts = try await bench.get("/holdfast/v1/alerts")
+        #expect(alerts.text.contains("DEVICE_HAS_DAMAGED_BLOCKS"))
+        let statistics = try await bench.get(pool + "/relationships/Statistics")
+        #expect(statistics["damagedBlocks"] == 3 && statistics["fixedReadErrorCount"] == 4)
+    }
+
     @Test func fullPoolsAreToldOfAndRefuse() async throws {
         let bench = try await Bench()
         _ = try await bench.post(pool + "/action/setSparePercentage", ["sparePercentage": 34])
@@ -243,6 +270,14 @@ import Testing
                 "--set_rebuild_policy \(pool) --policy limit_concurrent_io --concurrent_io_limit 4",
                 "Successfully set the rebuild policy")
             await expect("--disable_rebalance \(pool)", "Successfully disabled rebalance")
+            await expect(
+                "--enable_background_device_scanner \(pool) --scanner_mode data_comparison"
+                    + " --scanner_bandwidth_limit 2048", "Successfully enabled the background device scanner")
+            await expect(
+                "--query_storage_pool \(pool)", "scanner: Mode: data_comparison, Bandwidth limit: 2048 KBps")
+            await expect(
+                "--disable_background_device_scanner \(pool)", "Successfully disabled the background device scanner")
+            await expect("--query_storage_pool \(pool)", "scanner: Mode: disable,")
             await expect(
                 "--set_capacity_alert_thresholds \(pool) --high_threshold 60 --critical_threshold 70", "Successfully")
             await expect("--query_storage_pool \(pool)", "\t\t4 concurrent I/Os per device")

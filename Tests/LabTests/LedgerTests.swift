@@ -70,11 +70,10 @@ import Testing
 
     @Test func theSameSeedChoosesTheSameFaults() {
         func faults(_ seed: UInt64) -> [TortureFault] {
-            var plan = TorturePlan(seed: seed, nodes: [1, 2, 3, 4], leaders: [1, 2, 3], spared: [4])
+            var plan = TorturePlan(seed: seed, nodes: [1, 2, 3, 4], leaders: [1, 2, 3])
             return (0..<200).map { _ in plan.next() }
         }
         #expect(faults(1) == faults(1) && faults(1) != faults(2))
         #expect(Set(faults(1).map(\.kind)).count >= 12)
-        #expect(faults(1).allSatisfy { if case .powerLoss(4, _) = $0 { false } else { true } })
     }
 }

@@ -31,6 +31,9 @@ public final class ByteSocket: ReadyHandler, RoundHandler {
         var start: Int
         var end: Int
     }
+    /// While more than the first is missing of a buffer that is being filled, the kernel tells of no less than that, up to
+    /// the second: waking up for every segment of a large payload costs more than receiving it.
+    private static let lowWater = (worthwhile: 64 << 10, most: 256 << 10)
     /// Parts that one system call sends.
     private static let partsMax = 64
 
@@ -59,6 +62,8 @@ public final class ByteSocket: ReadyHandler, RoundHandler {
     private let parts = UnsafeMutablePointer<iovec>.allocate(capacity: ByteSocket.partsMax)
     private var isFlushScheduled = false
     private var watched: UInt32 = 0
+    /// What SO_RCVLOWAT is set to; nil where it says nothing about readiness (sockets that are not TCP).
+    private var readyBytes: Int32?
 
     private init(_ reactor: Reactor, descriptor: Int32, peer: String, state: State, inputCapacity: Int) {
         self.reactor = reactor
@@ -82,7 +87,7 @@ public final class ByteSocket: ReadyHandler, RoundHandler {
     ) throws(BlockIOError) -> ByteSocket {
         let socket = ByteSocket(reactor, descriptor: descriptor, peer: peer, state: .open, inputCapacity: inputCapacity)
         socket.handler = handler
-        _ = cbio_set_tcp_options(descriptor, 5000)
+        socket.setTCPOptions()
         socket.watched = EPOLLIN.rawValue
         try reactor.watch(descriptor, socket.watched, socket)
         return socket
@@ -97,10 +102,14 @@ public final class ByteSocket: ReadyHandler, RoundHandler {
             reactor, descriptor: descriptor, peer: address.description, state: .connecting, inputCapacity: inputCapacity
         )
         socket.handler = handler
-        _ = cbio_set_tcp_options(descriptor, 5000)
+        socket.setTCPOptions()
         socket.watched = EPOLLOUT.rawValue
         try reactor.watch(descriptor, socket.watched, socket)
         return socket
+    }
+
+    private func setTCPOptions() {
+        if cbio_set_tcp_options(descriptor, 5000) == 0 { readyBytes = 1 }
     }
 
     public var isOpen: Bool { state == .open }
@@ -163,6 +172,7 @@ public final class ByteSocket: ReadyHandler, RoundHandler {
     }
 
     private func readInput() {
+        defer { awaitInput() }
         while state == .open && !isPaused {
             makeRoom()
             var wanted = inputCapacity - inputEnd
@@ -196,6 +206,19 @@ public final class ByteSocket: ReadyHandler, RoundHandler {
                 return close(reason: String(cString: strerror(errno)))
             }
         }
+    }
+
+    /// Says for how many bytes it is worth to be called again.
+    private func awaitInput() {
+        guard let readyBytes, state == .open else { return }
+        let missing = filling.map { $0.count - filledCount } ?? 1
+        var wanted = Int32(missing >= ByteSocket.lowWater.worthwhile ? min(missing, ByteSocket.lowWater.most) : 1)
+        guard wanted != readyBytes else { return }
+        let size = socklen_t(MemoryLayout<Int32>.size)
+        guard setsockopt(descriptor, SOL_SOCKET, SO_RCVLOWAT, &wanted, size) == 0 else {
+            return close(reason: String(cString: strerror(errno)))
+        }
+        self.readyBytes = wanted
     }
 
     /// Moves what is not consumed to the beginning of the input buffer.

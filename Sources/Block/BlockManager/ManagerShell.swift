@@ -207,6 +207,10 @@ final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
         case .dataLossCleared(let id):
             logger.notice("data loss mark cleared by an operator", metadata: ["volume.id": "\(id)"])
         case .serverRemoved(let id): logger.notice("server removed", metadata: ["sds.id": "\(id)"])
+        case .damageFound(let id, let blocks):
+            logger.error("blocks damaged", metadata: ["device.id": "\(id)", "blocks": "\(blocks)"])
+        case .damageMended(let id, let blocks):
+            logger.notice("blocks mended", metadata: ["device.id": "\(id)", "blocks": "\(blocks)"])
         case .deviceRemoved(let id): logger.notice("device removed", metadata: ["device.id": "\(id)"])
         case .maintenanceEntered(let id): logger.notice("server is in maintenance", metadata: ["sds.id": "\(id)"])
         case .maintenanceLeft(let id): logger.notice("maintenance of server ended", metadata: ["sds.id": "\(id)"])

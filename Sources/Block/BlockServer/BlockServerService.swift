@@ -116,6 +116,16 @@ private final class RunningServer: Sendable {
                     "capacity.mebibytes": "\(device.store.label.capacityUnits)",
                     "used.mebibytes": "\(device.store.usedUnits)",
                 ])
+            if !device.store.keepsChecksums {
+                logger.warning(
+                    "device of an older format: it keeps no checksums, and damage of its data goes unnoticed",
+                    metadata: ["device.id": "\(device.store.device)"])
+            }
+            if device.store.unreadableSeals > 0 {
+                logger.warning(
+                    "checksums damaged: the data of some units counts as right when it is next read",
+                    metadata: ["device.id": "\(device.store.device)", "units": "\(device.store.unreadableSeals)"])
+            }
         }
         logger.notice(
             "server listens", metadata: ["address": "\(address)", "engine": hasRing ? "io_uring" : "threads"])

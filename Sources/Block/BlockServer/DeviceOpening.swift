@@ -39,7 +39,7 @@ struct DeviceOpener {
         guard file.size >= UInt64(emptyHead) else {
             throw BlockIOError(.invalid, "device \(file.path) has only \(file.size) bytes")
         }
-        let head = try read(file, emptyHead)
+        let head = try read(file, at: 0, emptyHead)
         if head.allSatisfy({ $0 == 0 }) { return nil }
         do {
             return try DeviceLabel(device: head)
@@ -64,7 +64,12 @@ struct DeviceOpener {
             throw BlockIOError(.invalid, "device \(file.path) is smaller than its label says")
         }
         do {
-            let opened = try UnitStore.open(label, metadata: try read(file, Int(label.layout.data)))
+            var opened = try UnitStore.open(label, metadata: try read(file, at: 0, Int(label.layout.checksums)))
+            let area = label.layout.checksums..<label.layout.checksums + UInt64(label.checksumBlocks) * 4096
+            for start in stride(from: area.lowerBound, to: area.upperBound, by: 1 << 20) {
+                let count = Int(min(1 << 20, area.upperBound - start))
+                opened.store.loadChecksums(at: start, try read(file, at: start, count))
+            }
             for (offset, length) in opened.zeroes {
                 if let error = file.perform(.punch(at: offset, length: UInt64(length))) { throw error }
             }
@@ -76,9 +81,9 @@ struct DeviceOpener {
         }
     }
 
-    private static func read(_ file: DeviceFile, _ count: Int) throws -> [UInt8] {
+    private static func read(_ file: DeviceFile, at offset: UInt64, _ count: Int) throws -> [UInt8] {
         let buffer = IOBuffer(count: count)
-        if let error = file.perform(.read(at: 0, buffer, 0..<buffer.count)) { throw error }
+        if let error = file.perform(.read(at: offset, buffer, 0..<buffer.count)) { throw error }
         return [UInt8](buffer.bytes)
     }
 

@@ -20,6 +20,8 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
         /// Of a read: what is being filled, and the parts of it that are zeros.
         var buffer: IOBuffer?
         var holes: [Range<UInt32>] = []
+        /// Of a write of data: what is handed over to be written.
+        var checksums: BlockChecksums?
     }
 
     private let reactor: Reactor
@@ -152,8 +154,12 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
                 pausedLinks.append(link.id)
             }
         } else {
-            // Of servers' answers only lists carry bytes; others are dropped.
-            let list = header.opcode == .listUnits ? payload?.bytes.prefix(header.payloadLength) : nil
+            if header.opcode == .fetch, let payload {
+                return handle(.fetched(link.id, header, payloads.insert(payload)))
+            }
+            // Of servers' other answers only lists and digests carry bytes; those of others are dropped.
+            let isForCore = header.opcode == .listUnits || header.opcode == .verify
+            let list = isForCore ? payload?.bytes.prefix(header.payloadLength) : nil
             handle(.answer(link.id, header, list.map { [UInt8]($0) } ?? []))
         }
     }
@@ -217,6 +223,7 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
         switch request {
         case .write(let offset, let slice):
             let (buffer, range) = payloads[slice]
+            asked.checksums = BlockChecksums(of: UnsafeRawBufferPointer(rebasing: buffer.bytes[range]))
             work = .write(at: offset, buffer, range)
         case .writeZeros(let offset, let length): work = .writeZeros(at: offset, length: Int(length))
         case .writeBytes(let offset, let bytes):
@@ -259,9 +266,12 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
         guard let work = diskWork.remove(tag) else { preconditionFailure("a device operation ended twice") }
         guard !isStopped else { return }
         if let error { return handle(.disk(work.device, work.operation, .failed(reason: error.description))) }
-        guard let buffer = work.buffer else { return handle(.disk(work.device, work.operation, .done)) }
+        guard let buffer = work.buffer else {
+            return handle(.disk(work.device, work.operation, work.checksums.map { .written($0) } ?? .done))
+        }
         for hole in work.holes { buffer.zero(Int(hole.lowerBound)..<Int(hole.upperBound)) }
-        handle(.disk(work.device, work.operation, .read(payloads.insert(buffer))))
+        let checksums = BlockChecksums(of: buffer.bytes)
+        handle(.disk(work.device, work.operation, .read(payloads.insert(buffer), checksums)))
     }
 
     private func tell(_ notice: ServerNotice) {
@@ -278,6 +288,18 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
                 metadata: [
                     "comb": "\(comb)", "target": "\(place)", "units.lacking": "\(units)", "units": "\(all)",
                     "since.epoch": "\(since ?? 0)",
+                ])
+        case .damaged(let device, let unit, let blocks):
+            logger.warning(
+                "blocks damaged on a device",
+                metadata: ["device.id": "\(device)", "unit": "\(unit)", "blocks": "\(blocks.runs())"])
+        case .examined(let device, let unit, let result):
+            logger.log(
+                level: result.lost > 0 ? .error : .notice, result.lost > 0 ? "blocks lost" : "unit mended",
+                metadata: [
+                    "device.id": "\(device)", "unit": "\(unit)", "damaged.own": "\(result.ownDamaged)",
+                    "damaged.other": "\(result.otherDamaged)", "differing": "\(result.differing)",
+                    "mended": "\(result.mended)", "lost": "\(result.lost)",
                 ])
         case .peerUnanswering(let sds): logger.warning("server does not answer", metadata: ["sds.id": "\(sds)"])
         case .protocolViolation(let link, let what):

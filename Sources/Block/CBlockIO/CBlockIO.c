@@ -192,6 +192,23 @@ __attribute__((target("sse4.2"))) static uint32_t crc_by_instruction(uint32_t cr
     while (length--) crc = __builtin_ia32_crc32qi(crc, *data++);
     return crc;
 }
+
+// The instruction takes three cycles and one can begin in each: three blocks at a time.
+__attribute__((target("sse4.2"))) static void crc_of_three(const uint8_t *data, size_t length, uint32_t *crcs) {
+    uint64_t first = 0xFFFFFFFFu, second = first, third = first;
+    for (size_t position = 0; position < length; position += 8) {
+        uint64_t words[3];
+        memcpy(&words[0], data + position, 8);
+        memcpy(&words[1], data + length + position, 8);
+        memcpy(&words[2], data + 2 * length + position, 8);
+        first = __builtin_ia32_crc32di(first, words[0]);
+        second = __builtin_ia32_crc32di(second, words[1]);
+        third = __builtin_ia32_crc32di(third, words[2]);
+    }
+    crcs[0] = ~(uint32_t)first;
+    crcs[1] = ~(uint32_t)second;
+    crcs[2] = ~(uint32_t)third;
+}
 #endif
 
 uint32_t cbio_crc32c(uint32_t crc, const void *data, size_t length) {
@@ -199,4 +216,15 @@ uint32_t cbio_crc32c(uint32_t crc, const void *data, size_t length) {
     if (__builtin_cpu_supports("sse4.2")) return ~crc_by_instruction(~crc, data, length);
 #endif
     return ~crc_by_table(~crc, data, length);
+}
+
+void cbio_crc32c_blocks(const void *data, size_t blocks, uint32_t *crcs) {
+    const size_t length = 4096;
+    const uint8_t *block = data;
+    size_t done = 0;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("sse4.2"))
+        for (; done + 3 <= blocks; done += 3) crc_of_three(block + done * length, length, crcs + done);
+#endif
+    for (; done < blocks; done++) crcs[done] = cbio_crc32c(0, block + done * length, length);
 }

@@ -139,6 +139,17 @@ extension Gateway {
                 throw .missing("\(kind.rawValue)Enabled")
             }
             return .setCopying(id, kind, isEnabled: isEnabled)
+        case "enableBackgroundDeviceScanner":
+            let word = try fields.text("scannerMode") ?? ObjectViews.word(.deviceOnly)
+            let modes = [BackgroundScannerMode.deviceOnly, .dataComparison]
+            guard let mode = modes.first(where: { ObjectViews.word($0) == word }) else {
+                throw .badRequest("scannerMode \(word) is not one of DeviceOnly, DataComparison.")
+            }
+            let limit = try fields.number("scannerBWLimitKBps")
+            guard (1...UInt64(UInt32.max)).contains(limit ?? 1) else { throw .outOfRange }
+            return .setBackgroundScanner(id, mode, kibibytesPerSecond: limit.map { UInt32($0) })
+        case "disableBackgroundDeviceScanner":
+            return .setBackgroundScanner(id, .disabled, kibibytesPerSecond: nil)
         case "setRebuildIoPriorityPolicy": return .setIoPriorityPolicy(id, .rebuild, try Self.policy(fields))
         case "setRebalanceIoPriorityPolicy": return .setIoPriorityPolicy(id, .rebalance, try Self.policy(fields))
         default: throw .unsupported

@@ -182,8 +182,19 @@ extension ObjectViews {
         return json
     }
 
+    /// The mode as the REST API spells it.
+    static func word(_ mode: BackgroundScannerMode) -> String {
+        switch mode {
+        case .disabled: "Disabled"
+        case .deviceOnly: "DeviceOnly"
+        case .dataComparison: "DataComparison"
+        }
+    }
+
     func pool(_ pool: StoragePool) -> JSONValue {
         let id = pool.id.description
+        let devices = state.devices(in: pool.id)
+        let isChecked = !devices.isEmpty && devices.allSatisfy { state.integrity[$0.id]?.keepsChecksums == true }
         var json: JSONValue = [
             "id": .string(id),
             "name": .string(pool.name),
@@ -197,16 +208,16 @@ extension ObjectViews {
             "checksumEnabled": false,
             "rmcacheWriteHandlingMode": "Passthrough",
             "numOfParallelRebuildRebalanceJobsPerDevice": 2,
-            "backgroundScannerMode": "Disabled",
-            "backgroundScannerBWLimitKBps": 0,
+            "backgroundScannerMode": .string(Self.word(pool.settings.scannerMode)),
+            "backgroundScannerBWLimitKBps": .integer(Int64(pool.settings.scannerKibibytesPerSecond)),
             "capacityAlertHighThreshold": .integer(Int64(pool.settings.capacityAlertHigh)),
             "capacityAlertCriticalThreshold": .integer(Int64(pool.settings.capacityAlertCritical)),
             "mediaType": "HDD",
             "dataLayout": "MediumGranularity",
             "compressionMethod": "Invalid",
             "externalAccelerationType": "None",
-            "persistentChecksumEnabled": false,
-            "persistentChecksumState": "StateInvalid",
+            "persistentChecksumEnabled": .bool(isChecked),
+            "persistentChecksumState": isChecked ? "Protected" : "StateInvalid",
             "spClass": "Default",
             "fragmentationEnabled": false,
             "addressSpaceUsage": "Normal",

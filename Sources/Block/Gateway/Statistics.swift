@@ -91,8 +91,22 @@ struct Statistics {
             "thinCapacityInUseInKb": .integer(ObjectViews.kibibytes(units: used)),
         ]
         for (key, value) in bandwidths(of: devices) { json[key] = value }
+        for (key, value) in integrity(of: devices) { json[key] = value }
         for (key, value) in more { json[key] = value }
         return json
+    }
+
+    /// What was found and mended since the servers started. What they tell may be any number.
+    private func integrity(of devices: [Device]) -> JSONValue.Object {
+        func sum(_ count: KeyPath<DeviceIntegrity, UInt64>) -> JSONValue {
+            let counts = devices.compactMap { state.integrity[$0.id]?[keyPath: count] }
+            return .integer(counts.reduce(0) { Int64(clamping: UInt64($0) &+ min($1, 1 << 60)) })
+        }
+        return [
+            "fixedReadErrorCount": sum(\.mended), "backgroundScannedInMB": sum(\.scannedUnits),
+            "backgroundScanCompareCount": sum(\.differing), "damagedBlocks": sum(\.damagedBlocks),
+            "damagedBlocksFound": sum(\.found),
+        ]
     }
 
     /// What the devices did lately, class by class, as `{numOccured, numSeconds, totalWeightInKb}`.
@@ -134,7 +148,9 @@ struct Statistics {
         }
         var json: JSONValue = [:]
         for (name, value) in sum.sorted(by: { $0.key < $1.key }) { json[name] = .integer(value) }
-        for (name, value) in bandwidths(of: pools.flatMap { state.devices(in: $0.id) }) { json[name] = value }
+        let devices = pools.flatMap { state.devices(in: $0.id) }
+        for (name, value) in bandwidths(of: devices) { json[name] = value }
+        for (name, value) in integrity(of: devices) { json[name] = value }
         for (key, value) in more { json[key] = value }
         return json
     }

@@ -6,7 +6,7 @@ extension Simulation {
         case serverCrash, anyCrash, powerFailure, everyServer, diesWriting, pause, longPause
         case oneWay, partition, clog
         case lonelyServer, deafPair, deafNode
-        case diskError, slowDisk
+        case diskError, slowDisk, bitRot, misdirectedWrite
         case managerCrash, commitFault, leaderChange, slowStore
         case wiped, lastCopy
         case allDieWriting
@@ -26,6 +26,11 @@ extension Simulation {
         // These are where most rules are broken, if they are.
         faultKinds += [.lonelyServer, .deafPair]
         if Int.random(in: 0..<3, using: &random) == 0 { faultKinds += [.diesWriting, .diesWriting, .diesWriting] }
+        if Int.random(in: 0..<3, using: &random) == 0 {
+            faultKinds += [.bitRot, .bitRot, .bitRot, .misdirectedWrite, .misdirectedWrite]
+        }
+        // One kind of loss at a time: what is lost otherwise is not to be put down to the disks.
+        if options.profile != .busy { faultKinds.removeAll { $0 == .bitRot || $0 == .misdirectedWrite } }
     }
 
     /// Does one bad thing, and comes back for the next.
@@ -38,7 +43,7 @@ extension Simulation {
         case .serverCrash, .anyCrash, .powerFailure, .everyServer, .diesWriting, .pause, .longPause:
             troubleProcesses(kind, until)
         case .oneWay, .partition, .clog, .lonelyServer, .deafPair, .deafNode: troubleNetwork(kind, until)
-        case .diskError, .slowDisk: troubleDisk(kind, until)
+        case .diskError, .slowDisk, .bitRot, .misdirectedWrite: troubleDisk(kind, until)
         case .managerCrash, .commitFault, .leaderChange, .slowStore: troubleManager(kind, until)
         case .wiped: wipe(someServer)
         case .lastCopy: loseLastCopy()
@@ -137,13 +142,16 @@ extension Simulation {
 
     private func troubleDisk(_ kind: FaultKind, _ until: Instant) {
         let victim = someServer
-        if kind == .slowDisk {
+        switch kind {
+        case .slowDisk:
             did("slow disk")
             servers[victim]?.slowUntil = until
-            return
+        case .bitRot: for _ in 0..<Int.random(in: 1...4, using: &random) { rot() }
+        case .misdirectedWrite: servers[victim]?.isMisdirecting = true
+        default:
+            servers[victim]?.operationsToError = Int.random(in: 0..<40, using: &random)
+            heap.add(.restart(victim, life: life(victim)), at: now + delay(500, 8000))
         }
-        servers[victim]?.operationsToError = Int.random(in: 0..<40, using: &random)
-        heap.add(.restart(victim, life: life(victim)), at: now + delay(500, 8000))
     }
 
     private func troubleManager(_ kind: FaultKind, _ until: Instant) {

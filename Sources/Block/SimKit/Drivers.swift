@@ -48,7 +48,7 @@ extension Simulation {
             case .notice(.refused(ManagerError.Code.sdsRemoved.rawValue, _)): reinstall(id)
             case .notice(let notice):
                 note("\(id): \(notice)")
-                count(notice)
+                count(notice, id)
             }
         }
     }
@@ -59,14 +59,19 @@ extension Simulation {
         heap.add(.refused(id, life: life(id), server), at: now + delay(0.1, 1))
     }
 
-    private func count(_ notice: ServerNotice) {
-        guard case .copying(_, _, let since, let units, let all) = notice else { return }
-        if since == nil {
-            copies.full += 1
-        } else {
+    private func count(_ notice: ServerNotice, _ id: NodeID) {
+        switch notice {
+        case .copying(_, _, nil, _, _): copies.full += 1
+        case .copying(_, _, _, let units, let all):
             copies.resyncs += 1
             copies.resyncedUnits += units
             copies.sparedUnits += max(0, all - units)
+        case .damaged(_, let unit, let blocks): foundDamage(id, unit, blocks)
+        case .examined(_, _, let result):
+            damage.mended += result.mended
+            damage.lost += result.lost
+            damage.differing += result.differing
+        case .welcomed, .refused, .deviceStopped, .peerUnanswering, .protocolViolation: break
         }
     }
 
@@ -138,13 +143,17 @@ extension Simulation {
         if isBroken(&node, operation) {
             outcome = .failed(reason: "injected")
         } else if let changes = node.underWay.removeValue(forKey: operation) {
-            node.disk.write(changes)
+            node.disk.write(misdirect(changes, &node) ?? changes)
+            let values = changes.compactMap { change in
+                if case .set(_, .value(let value)) = change { value } else { nil }
+            }
+            if !values.isEmpty { outcome = .written(BlockChecksums(values.map { FakeDisk.checksum($0) })) }
         } else if let read = node.reads.removeValue(forKey: operation) {
             let values = read.map { $0.map { node.disk.value($0) } ?? 0 }
             let payload = PayloadID(rawValue: nextPayload)
             nextPayload += 1
             node.payloads[payload] = values
-            outcome = .read(payload)
+            outcome = .read(payload, BlockChecksums(values.map { FakeDisk.checksum($0) }))
         } else {
             node.disk.flush(mark)
         }

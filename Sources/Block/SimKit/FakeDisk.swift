@@ -6,6 +6,8 @@ struct FakeDisk {
     enum Content: Equatable {
         case value(UInt64)
         case bytes([UInt8])
+        /// Not what was written last: the disk has spoilt it.
+        case spoilt(UInt64, truth: UInt64)
     }
 
     enum Change {
@@ -63,8 +65,45 @@ struct FakeDisk {
     }
 
     func value(_ block: UInt64) -> UInt64 {
-        if case .value(let value) = cache[block] { return value }
-        return 0
+        switch cache[block] {
+        case .value(let value), .spoilt(let value, _): value
+        case .bytes, nil: 0
+        }
+    }
+
+    /// Bits rot: the block reads as something else from now on, whether what it was is stable or not.
+    mutating func rot(_ block: UInt64, into value: UInt64) {
+        for blocks in [\FakeDisk.stable, \FakeDisk.cache] {
+            if case .value(let truth) = self[keyPath: blocks][block] {
+                self[keyPath: blocks][block] = .spoilt(value, truth: truth)
+            }
+        }
+    }
+
+    /// What a write of `value` to `block` does if the head is above `other`.
+    func misdirected(_ block: UInt64, _ value: UInt64, to other: UInt64) -> [Change] {
+        [
+            .set(block: block, .spoilt(self.value(block), truth: value)),
+            .set(block: other, .spoilt(value, truth: self.value(other))),
+        ]
+    }
+
+    func isSpoilt(_ block: UInt64) -> Bool {
+        if case .spoilt = cache[block] { true } else { false }
+    }
+
+    /// As if it had never been spoilt.
+    mutating func cure(_ block: UInt64) {
+        for blocks in [\FakeDisk.stable, \FakeDisk.cache] {
+            if case .spoilt(_, let truth) = self[keyPath: blocks][block] {
+                self[keyPath: blocks][block] = .value(truth)
+            }
+        }
+    }
+
+    /// What takes the place of the checksum of a block that holds `value`.
+    static func checksum(_ value: UInt64) -> UInt32 {
+        value == 0 ? BlockChecksums.ofZeros : UInt32(truncatingIfNeeded: mix64(value))
     }
 
     func bytes(_ range: Range<UInt64>) -> [UInt8] {

@@ -18,6 +18,8 @@ struct ServerNode {
     var managerHeard = Instant.zero
     /// Operations until the device begins to fail; it is well again after a restart.
     var operationsToError: Int?
+    /// Its next write of one block goes elsewhere.
+    var isMisdirecting = false
     var slowUntil = Instant.zero
     /// Its keeper is about to start it.
     var isRestarting = false
@@ -117,9 +119,11 @@ extension Simulation {
         node.life += 1
         do {
             let label = try DeviceLabel(device: node.disk.bytes(0..<(128 << 10)))
-            let opened = try UnitStore.open(
-                label, metadata: node.disk.bytes(0..<label.layout.data), hotUnitsMax: hotUnitsMax,
-                rules: options.rules)
+            let layout = label.layout
+            var opened = try UnitStore.open(
+                label, metadata: node.disk.bytes(0..<layout.checksums), hotUnitsMax: hotUnitsMax, rules: options.rules)
+            opened.store.loadChecksums(at: layout.checksums, node.disk.bytes(layout.checksums..<layout.data))
+            cureUnknown(of: opened.store, &node.disk)
             node.disk.write(
                 opened.zeroes.map { .zero(first: $0.offset / 4096, count: UInt64($0.length) / 4096) })
             for (offset, bytes) in opened.writes {
@@ -417,6 +421,8 @@ extension Simulation {
             let payload = values.map { keep($0, on: end.node) }
             if clients[end.node] != nil {
                 drive(end.node, ClientEvent.answer(id.link, header, payload))
+            } else if toOpener, header.opcode == .fetch, let payload {
+                drive(end.node, ServerEvent.fetched(id.link, header, payload))
             } else if toOpener {
                 if let payload { servers[end.node]?.payloads[payload] = nil }
                 drive(end.node, ServerEvent.answer(id.link, header, []))

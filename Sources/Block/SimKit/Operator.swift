@@ -43,6 +43,7 @@ extension Simulation {
         heap.add(
             .operate, at: now + (isHealed ? .milliseconds(500) : takesSnapshots ? delay(50, 700) : delay(200, 2500)))
         guard let state = manager.core?.state, now >= manager.pausedUntil else { return }
+        if isHealed, makeRoom(state) { return }
         if isHealed, let server = state.servers.values.first(where: { $0.maintenance != .none }) {
             submit(.configure(.exitMaintenance(server.id)), .reshape)
         }
@@ -62,6 +63,20 @@ extension Simulation {
         } else if !isHealed, let volume = state.volumes.values.randomElement(using: &random) {
             change(volume, state)
         }
+    }
+
+    /// Where what snapshots keep leaves no room for second copies or new volumes, some have to go.
+    private func makeRoom(_ state: SystemState) -> Bool {
+        guard takesSnapshots, options.profile == .cramped, now - healedAt > .seconds(10) else { return false }
+        let isWhole = state.pools.values.allSatisfy { pool in
+            pool.combs.allSatisfy { if case .degraded = $0.state { false } else { true } }
+        }
+        if isWhole, state.volumes.count >= Simulation.volumesWanted { return false }
+        guard let volume = state.volumes.values.filter({ $0.head != 0 }).randomElement(using: &random) else {
+            return false
+        }
+        submit(.removeVolume(volume.id, unmapping: true), .change(volume.id))
+        return true
     }
 
     /// Of one volume or several, also of snapshots; or takes a volume out of its tree, whatever hangs on it.

@@ -99,14 +99,22 @@ extension Simulation {
             let lost = serverIDs.randomElement(using: &random)
         else { return }
         let units = Set(serverIDs.flatMap { servers[$0]?.core?.stores.first?.units { _ in true } ?? [] })
-        guard units.count <= Int(options.profile.capacityUnits), let pool = state.pools.keys.first else { return }
+        let capacity = Int(options.profile.capacityUnits)
+        guard units.count <= capacity, let id = state.pools.keys.first else { return }
         crash(lost)
         did("server lost for good with \(units.count) units in use")
         func isWhole() -> Bool {
-            guard let state = manager.core?.state, state.servers.values.contains(where: { $0.status == .down }) else {
-                return false
+            guard let state = manager.core?.state, state.servers.values.contains(where: { $0.status == .down }),
+                let pool = state.pools[id]
+            else { return false }
+            let holding = Set(units.map { Int(Geometry.comb(of: $0.family, combCount: pool.combCount)) })
+            return pool.combs.enumerated().allSatisfy { index, comb in
+                switch comb.state {
+                case .normal, .swapping: true
+                // Devices that are full with all that is in use take no more combs, not even those that hold nothing.
+                default: units.count == capacity && !holding.contains(index)
+                }
             }
-            return state.health(of: pool).normal == state.pools[pool]?.combs.count
         }
         step(until: now + options.recovery, unless: isWhole)
         if failure == nil, !isWhole() { fail("what \(lost) held has no second copy, although there is room") }
@@ -117,7 +125,11 @@ extension Simulation {
     /// A client was told that there is no space: it must be true, and only of what needs space.
     func refusedForSpace(_ io: ClientNode.IO) {
         did("no space")
-        if io.action != .write { return fail("\(io.action) was refused for lack of space") }
+        // Zeros that hide what an ancestor has need room like data.
+        let hasAncestors = manager.core.map { $0.state.volumes[io.volume]?.head != 0 } ?? true
+        guard io.action == .write || (io.action == .zero && hasAncestors) else {
+            return fail("\(io.action) was refused for lack of space")
+        }
         if (fullAt ?? .zero) < io.invoked {
             fail("a write begun at \(io.invoked) was refused, and no device has been full since \(fullAt ?? .zero)")
         }

@@ -24,9 +24,14 @@ extension Simulation {
         for id in clientIDs { clients[id]?.isResting = true }
         readAll()
         step(until: now + .seconds(5))
+        // The scanner looks at something now and then.
+        if failure == nil { step(until: now + .seconds(5)) { self.unrest == nil } }
         if failure == nil, let unrest { fail("no rest: \(unrest)") }
         if failure == nil, let violation = history.check() { fail(violation) }
         if failure == nil { compareCopies() }
+        // What is still damaged in one copy has to be found by those who look for it.
+        if failure == nil { step(until: now + .seconds(20)) { self.difference(tolerating: []) == nil } }
+        if failure == nil, let difference = difference(tolerating: []) { fail("not mended: \(difference)") }
         if failure == nil { account() }
         if failure == nil { loseOneForGood() }
     }

@@ -39,7 +39,8 @@ public struct SimulationReport: Sendable, Equatable {
     /// From the end of the faults until everything was well.
     public var wellAfter: Duration?
     public var copies: CopyCounts
-    /// That were taken.
+    public var damage: DamageCounts
+    /// Snapshots that were taken.
     public var snapshots: Int
     public var events: Int
     /// A digest of everything that happened, for comparing replays.
@@ -124,11 +125,14 @@ public final class Simulation {
     /// How often each kind of fault struck.
     var faults: [String: Int] = [:]
     var copies = CopyCounts()
+    var damage = DamageCounts()
+    /// Blocks of volumes that a disk has spoilt somewhere.
+    var spoilt: Set<UnitBlock> = []
     /// How the servers and managers of this run are set.
     let intentCooling: Duration
     let hotUnitsMax: Int
     let absenceGrace: Duration
-    /// Whether snapshots are taken: in every third busy run, so that the others stay what they were.
+    /// Whether snapshots are taken: in every third busy or cramped run, so that the others stay what they were.
     let takesSnapshots: Bool
     /// Units of each device.
     let deviceUnits: UInt32
@@ -154,8 +158,8 @@ public final class Simulation {
         serverIDs = (1...serverCount).map { NodeID(rawValue: $0) }
         clientIDs = (0..<2).map { NodeID(rawValue: 100 + $0) }
         for id in managerIDs { managers[id] = ManagerNode() }
-        takesSnapshots = options.seed % 3 == 0 && options.profile == .busy
-        deviceUnits = takesSnapshots ? 400 : options.profile.capacityUnits
+        takesSnapshots = options.seed % 3 == 0 && [.busy, .cramped].contains(options.profile)
+        deviceUnits = takesSnapshots && options.profile == .busy ? 400 : options.profile.capacityUnits
         for id in serverIDs { servers[id] = ServerNode(id, capacityUnits: deviceUnits) }
         for id in clientIDs { clients[id] = ClientNode(id) }
         intentCooling = .milliseconds(Int.random(in: options.profile.intentCooling, using: &random))
@@ -184,7 +188,7 @@ public final class Simulation {
         return SimulationReport(
             seed: options.seed, failure: failure, acknowledgedWrites: history.acknowledgedWrites,
             reads: history.finishedReads, fences: fences, faults: faults, simulated: now - .zero, wellAfter: wellAfter,
-            copies: copies, snapshots: snapshots,
+            copies: copies, damage: damage, snapshots: snapshots,
             events: events, digest: digest)
     }
 

@@ -104,6 +104,7 @@ extension Simulation {
         note("\(id) io \(io.rawValue) \(done.action) \(done.first): \(result) saw \(done.seen.prefix(8))")
         if result == .noSpace { return refusedForSpace(done) }
         let isInTime = result == .ok || result == .fenced
+        if result == .mediaError, isSpoilt(done) { return }
         if !isInTime, done.invoked > healedAt {
             fail("\(id) io \(io.rawValue) begun after the faults ended: \(result)")
         }

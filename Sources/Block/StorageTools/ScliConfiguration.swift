@@ -50,6 +50,11 @@ enum ScliConfiguration {
         "disable_rebalance": .init(
             options: poolKeys, summary: "Leave the devices of a pool as they are",
             body: { try await enable("Rebalance", false, $0, &$1) }),
+        "enable_background_device_scanner": .init(
+            options: poolKeys + ["scanner_mode", "scanner_bandwidth_limit"],
+            summary: "Look for damage in a pool before somebody reads it", body: enableScanner),
+        "disable_background_device_scanner": .init(
+            options: poolKeys, summary: "Look for no damage in a pool", body: disableScanner),
         "add_fault_set": .init(
             options: domainKeys + ["fault_set_name"], summary: "Create a fault set", body: addFaultSet),
         "rename_fault_set": .init(
@@ -254,6 +259,32 @@ enum ScliConfiguration {
             + " \(pool.shown("name"))\n"
     }
 
+    private static let scannerModes: [(word: String, rest: String)] = [
+        ("disable", "Disabled"), ("device_only", "DeviceOnly"), ("data_comparison", "DataComparison"),
+    ]
+
+    @Sendable private static func enableScanner(
+        _ arguments: ScliArguments, _ client: inout ScliClient
+    ) async throws -> String {
+        let pool = try await ScliLookup.pool(arguments, &client)
+        let word = arguments.value("scanner_mode") ?? "device_only"
+        guard let mode = scannerModes.first(where: { $0.word == word && $0.rest != "Disabled" }) else {
+            throw ScliFailure.usage("--scanner_mode is device_only or data_comparison")
+        }
+        var body: JSONValue = ["scannerMode": .string(mode.rest)]
+        if let limit = arguments.value("scanner_bandwidth_limit") { body["scannerBWLimitKBps"] = .string(limit) }
+        try await act("StoragePool", pool, "enableBackgroundDeviceScanner", body, &client)
+        return "Successfully enabled the background device scanner of storage pool \(pool.shown("name"))\n"
+    }
+
+    @Sendable private static func disableScanner(
+        _ arguments: ScliArguments, _ client: inout ScliClient
+    ) async throws -> String {
+        let pool = try await ScliLookup.pool(arguments, &client)
+        try await act("StoragePool", pool, "disableBackgroundDeviceScanner", [:], &client)
+        return "Successfully disabled the background device scanner of storage pool \(pool.shown("name"))\n"
+    }
+
     @Sendable private static func queryPool(_ arguments: ScliArguments, _ client: inout ScliClient) async throws
         -> String
     {
@@ -269,6 +300,14 @@ enum ScliConfiguration {
             "\tCapacity alert thresholds: High: \(pool.count("capacityAlertHighThreshold")),"
                 + " Critical: \(pool.count("capacityAlertCriticalThreshold"))",
         ]
+        let scanner = scannerModes.first { $0.rest == pool["backgroundScannerMode"]?.string }?.word ?? "N/A"
+        text.append(
+            "\tBackground device scanner: Mode: \(scanner),"
+                + " Bandwidth limit: \(pool.count("backgroundScannerBWLimitKBps")) KBps")
+        text.append(
+            "\tDamage: \(statistics.count("damagedBlocks")) blocks now,"
+                + " \(statistics.count("damagedBlocksFound")) found, \(statistics.count("fixedReadErrorCount")) mended,"
+                + " \(statistics.count("backgroundScannedInMB")) MB scanned")
         for kind in ["rebuild", "rebalance"] {
             let word = policies.first { $0.rest == pool["\(kind)IoPriorityPolicy"]?.string }?.word ?? "N/A"
             let isEnabled = pool["\(kind)Enabled"]?.bool == true

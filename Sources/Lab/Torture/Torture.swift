@@ -69,7 +69,7 @@ public struct Torture: Sendable {
             for load in loads { group.addTask { try await load.run(among: nodes) } }
             group.addTask { try await redis.run() }
             group.addTask {
-                var plan = TorturePlan(seed: seed, nodes: nodes, leaders: Set(leaders), spared: [])
+                var plan = TorturePlan(seed: seed, nodes: nodes, leaders: Set(leaders))
                 while ContinuousClock.now < end {
                     let fault = plan.next()
                     try await suffer(fault, faults)

@@ -44,16 +44,13 @@ enum TortureFault: Sendable, Hashable, CustomStringConvertible {
 struct TorturePlan {
     private var random: SeededRandom
     private let nodes: [Int]
-    /// Machines that run what must not lose power: a load that cannot tell what it had written.
-    private let spared: Set<Int>
     /// Machines with masters, Marathons and managers.
     private let leaders: Set<Int>
 
-    init(seed: UInt64, nodes: [Int], leaders: Set<Int>, spared: Set<Int>) {
+    init(seed: UInt64, nodes: [Int], leaders: Set<Int>) {
         random = SeededRandom(seed: seed)
         self.nodes = nodes
         self.leaders = leaders
-        self.spared = spared
     }
 
     mutating func next() -> TortureFault {
@@ -66,7 +63,7 @@ struct TorturePlan {
         case 8..<13:
             let roles = leaders.contains(node) ? ["sds", "sdc", "mdm"] : ["sds", "sdc"]
             return .pause(node: node, role: choose(roles), time(0.2, 6))
-        case 13..<16: return .powerLoss(node: choose(nodes.filter { !spared.contains($0) }), time(1, 15))
+        case 13..<16: return .powerLoss(node: node, time(1, 15))
         case 16..<19:
             let other = choose(nodes.filter { $0 != node })
             return .cut(node, other, oneWay: Bool.random(using: &random), time(0.5, 8))

@@ -1,3 +1,4 @@
+import Base
 import BlockCore
 public import BlockIO
 import CBlockIO

@@ -65,6 +65,8 @@ public enum ConfigurationCommand: Equatable, Sendable {
     /// Copies that have begun go on.
     case setCopying(StoragePoolID, CopyKind, isEnabled: Bool)
     case setIoPriorityPolicy(StoragePoolID, CopyKind, IoPriorityPolicy)
+    /// KiB/s for a device, at least 1; nil: as before.
+    case setBackgroundScanner(StoragePoolID, BackgroundScannerMode, kibibytesPerSecond: UInt32?)
     case renameDevice(DeviceID, name: String)
     /// As with servers: its copies move away first.
     case removeDevice(DeviceID)

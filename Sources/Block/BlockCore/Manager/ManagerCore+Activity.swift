@@ -18,6 +18,27 @@ extension ManagerCore {
     /// Rates are taken over at least so long.
     private static let activityWindow = Duration.seconds(5)
 
+    /// Takes what a server told of damage; an operator reads of it once in a while, not of every block.
+    mutating func note(
+        _ integrity: DeviceIntegrity, of device: DeviceID, _ now: Instant, _ actions: inout [ManagerAction]
+    ) {
+        state.integrity[device] = integrity
+        guard let (told, at) = integrityTold[device], integrity.found >= told.found, integrity.mended >= told.mended
+        else {
+            // The first word of it, or of the server's next run.
+            integrityTold[device] = (integrity, now)
+            return
+        }
+        guard now - at >= ManagerCore.activityWindow else { return }
+        if integrity.found > told.found {
+            actions.append(.notice(.damageFound(device, blocks: integrity.found - told.found)))
+        }
+        if integrity.mended > told.mended {
+            actions.append(.notice(.damageMended(device, blocks: integrity.mended - told.mended)))
+        }
+        integrityTold[device] = (integrity, now)
+    }
+
     /// Takes what a server told of one of its devices.
     mutating func sample(_ usage: DeviceUsage, _ now: Instant) {
         guard let last = samples[usage.device], usage.counters.isAtLeast(last.counters) else {

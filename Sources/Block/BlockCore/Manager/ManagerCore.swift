@@ -95,6 +95,8 @@ public struct ManagerCore: Sendable {
     /// Since when this leader knows servers to be down.
     var absences: [SdsID: Instant] = [:]
     var samples: [DeviceID: Sample] = [:]
+    /// What an operator was told of damage, and when it was last looked at.
+    var integrityTold: [DeviceID: (integrity: DeviceIntegrity, at: Instant)] = [:]
     /// How often servers were declared down in a short while.
     var oscillations: [SdsID: (count: Int, last: Instant)] = [:]
     /// Since when combs exchange their parts, as far as this leader knows.
@@ -195,6 +197,7 @@ public struct ManagerCore: Sendable {
                 for usage in usage where state.devices[usage.device]?.sds == server {
                     state.usedUnits[usage.device] = usage.usedUnits
                     sample(usage, now)
+                    note(usage.integrity, of: usage.device, now, &actions)
                 }
             case .acknowledge(let revision):
                 // Proof of a fence rests on this word: who confirms what does not exist yet is not believed again.
@@ -307,6 +310,7 @@ public struct ManagerCore: Sendable {
         state.usedUnits = before.usedUnits
         state.connectedClients = before.connectedClients
         state.activity = before.activity
+        state.integrity = before.integrity
         state.oscillating = before.oscillating
         if before.servers != state.servers || before.devices != state.devices { disturbedAt = now }
         // Who was declared down has to introduce itself again, even if its old connection still carries something.

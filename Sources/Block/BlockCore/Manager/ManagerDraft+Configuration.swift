@@ -40,7 +40,7 @@ extension ManagerDraft {
             .enterMaintenance, .exitMaintenance:
             try executeMembership(command)
         case .renameStoragePool, .removeStoragePool, .setSparePercentage, .setCapacityAlertThresholds, .setCopying,
-            .setIoPriorityPolicy:
+            .setIoPriorityPolicy, .setBackgroundScanner:
             return try executePool(command)
         case .promoteStaleCopies(let server, let device): return try promoteStaleCopies(of: server, device)
         case .clearDataLoss(let volume): try clearDataLoss(of: volume)
@@ -95,6 +95,12 @@ extension ManagerDraft {
             case .rebalance: pool.settings.rebalancePolicy = policy
             }
             putSettings(of: pool)
+        case .setBackgroundScanner(let id, let mode, let limit):
+            var pool = try pool(id)
+            guard limit != 0 else { throw ManagerError(.invalidArgument, "the scanner reads at least 1 KB/s") }
+            pool.settings.scannerMode = mode
+            pool.settings.scannerKibibytesPerSecond = limit ?? pool.settings.scannerKibibytesPerSecond
+            putSettings(of: pool)
         case .renameProtectionDomain, .removeProtectionDomain, .createFaultSet, .renameFaultSet, .removeFaultSet,
             .renameDevice, .removeDevice, .abortRemoveSds, .abortRemoveDevice, .addSds, .addDevice,
             .enterMaintenance, .exitMaintenance, .promoteStaleCopies, .clearDataLoss:
@@ -133,7 +139,7 @@ extension ManagerDraft {
             forget(id)
         case .renameProtectionDomain, .removeProtectionDomain, .createFaultSet, .renameFaultSet, .removeFaultSet,
             .renameDevice, .renameStoragePool, .removeStoragePool, .setSparePercentage, .setCapacityAlertThresholds,
-            .setCopying, .setIoPriorityPolicy, .promoteStaleCopies, .clearDataLoss:
+            .setCopying, .setIoPriorityPolicy, .setBackgroundScanner, .promoteStaleCopies, .clearDataLoss:
             preconditionFailure("not about who belongs to the system")
         }
     }

@@ -35,6 +35,10 @@ public enum ManagerNotice: Sendable {
     case maintenanceLeft(SdsID)
     /// It was declared down for the `count`-th time in a short while.
     case serverOscillates(SdsID, count: Int)
+    /// Blocks of the device are not what was written.
+    case damageFound(DeviceID, blocks: UInt64)
+    /// Blocks of units whose primary's copy is on the device were written again from the other copy.
+    case damageMended(DeviceID, blocks: UInt64)
     case fenced(FencingProof)
     case connectionRefused(LinkID, ManagerError)
 }
@@ -153,17 +157,22 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let refusedOnBoth = ProtocolRules(rawValue: 1 << 26)
     /// Writes of clients leave the spare of every device to copies between devices.
     public static let spareIsForCopies = ProtocolRules(rawValue: 1 << 27)
+    /// What was read is answered or copied only if it matches its checksum.
+    public static let verifiedReads = ProtocolRules(rawValue: 1 << 18)
+    /// A unit counts as settled only when its checksums are stable.
+    public static let checksumsBeforeSettled = ProtocolRules(rawValue: 1 << 19)
+    /// A copy of what is damaged is damaged as well.
+    public static let damageStaysDamage = ProtocolRules(rawValue: 1 << 21)
     /// Zeros are stored where an ancestor has data.
-    public static let zerosHideAncestors = ProtocolRules(rawValue: 1 << 18)
+    public static let zerosHideAncestors = ProtocolRules(rawValue: 1 << 3)
     /// Where a copied unit holds nothing, its copy holds nothing either, not zeros.
-    public static let copiedHolesShowAncestors = ProtocolRules(rawValue: 1 << 19)
+    public static let copiedHolesShowAncestors = ProtocolRules(rawValue: 1 << 4)
     /// Units are freed when their node is gone, not with the volume that the tree is named after.
-    public static let treesOutliveTheirFirstVolume = ProtocolRules(rawValue: 1 << 21)
+    public static let treesOutliveTheirFirstVolume = ProtocolRules(rawValue: 1 << 22)
     /// A server notes writes that begin although their volumes were to be held.
-    public static let sealedCutsNoteWrites = ProtocolRules(rawValue: 1 << 22)
+    public static let sealedCutsNoteWrites = ProtocolRules(rawValue: 1 << 23)
     /// Snapshots of a disturbed moment are not shown.
-    public static let disturbedCutsAreDropped = ProtocolRules(rawValue: 1 << 23)
-
+    public static let disturbedCutsAreDropped = ProtocolRules(rawValue: 1 << 30)
     /// Where an operator had an older copy promoted, the volumes are marked.
     public static let lossIsMarked = ProtocolRules(rawValue: 1 << 28)
     /// A copy that was given up for an older one gets everything anew when it returns.
@@ -175,6 +184,7 @@ public struct ProtocolRules: OptionSet, Sendable {
         .intentBeforeWrite, .resyncOfTargetsIntents, .resyncOfSurvivorsIntents, .epochOfSettledUnits,
         .settledOnlyInSync, .survivorsListIsTruth, .zerosBeforeHoles, .stableBeforeMove, .drainBeforeSwap,
         .refusedOnBoth, .spareIsForCopies, .lossIsMarked, .lostCopyIsFilledAnew,
+        .verifiedReads, .checksumsBeforeSettled, .damageStaysDamage,
         .zerosHideAncestors, .copiedHolesShowAncestors, .treesOutliveTheirFirstVolume, .sealedCutsNoteWrites,
         .disturbedCutsAreDropped,
     ]

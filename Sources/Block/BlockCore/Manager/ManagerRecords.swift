@@ -35,7 +35,7 @@ enum RecordKey: Hashable {
 }
 
 /// Every record begins with its version; a reader refuses later ones than its own.
-private let recordVersion: UInt8 = 3
+private let recordVersion: UInt8 = 4
 
 extension SystemState {
     /// The record's bytes, or nil if the object is gone.
@@ -163,7 +163,7 @@ extension SystemState {
             var pool = StoragePool(
                 id: id, domain: domain, name: name, combs: Array(repeating: .unplaced, count: Int(combCount)),
                 sparePercentage: try reader.number(UInt32.self))
-            if version > 1 { pool.settings = try reader.poolSettings() }
+            if version > 1 { pool.settings = try reader.poolSettings(hasScanner: version > 3) }
             pools[id] = pool
         case "combs":
             let id = try reader.id(StoragePoolID.self)
@@ -253,6 +253,8 @@ extension ByteWriter {
         put(settings.rebalanceEnabled)
         put(settings.rebuildPolicy)
         put(settings.rebalancePolicy)
+        put(settings.scannerMode.rawValue)
+        put(settings.scannerKibibytesPerSecond)
     }
 
     private mutating func put(_ policy: IoPriorityPolicy) {
@@ -316,7 +318,8 @@ extension ByteReader {
         return device
     }
 
-    mutating func poolSettings() throws(WireError) -> PoolSettings {
+    /// Without `hasScanner` they are those of a time that knew none.
+    mutating func poolSettings(hasScanner: Bool) throws(WireError) -> PoolSettings {
         var settings = PoolSettings()
         settings.capacityAlertHigh = try number(UInt32.self)
         settings.capacityAlertCritical = try number(UInt32.self)
@@ -324,6 +327,10 @@ extension ByteReader {
         settings.rebalanceEnabled = try flag()
         settings.rebuildPolicy = try ioPriorityPolicy()
         settings.rebalancePolicy = try ioPriorityPolicy()
+        if hasScanner {
+            settings.scannerMode = try enumeration(BackgroundScannerMode.self)
+            settings.scannerKibibytesPerSecond = try number(UInt32.self)
+        }
         return settings
     }
 

@@ -61,6 +61,11 @@ extension ManagerNotice {
         case .maintenanceLeft(let id): return sds(.info, "SDS_MAINTENANCE_ENDED", id, "is in use again")
         case .deviceFailed(let id): return device(.error, "DEVICE_FAILED", id, "has failed")
         case .deviceRemoved(let id): return device(.info, "DEVICE_REMOVED", id, "was removed, with nothing left on it")
+        case .damageFound(let id, let blocks):
+            return device(
+                .error, "DEVICE_BLOCKS_DAMAGED", id, "returned \(blocks) blocks that were not what was written")
+        case .damageMended(let id, let blocks):
+            return device(.info, "DEVICE_BLOCKS_MENDED", id, "and its mirrors: \(blocks) blocks were written again")
         case .combsDegraded(let count, let id):
             return pool(.error, "MDM_DATA_DEGRADED", id, "\(count) combs have one copy")
         case .combsUnavailable(let count, let id):

@@ -2,7 +2,7 @@
 public struct Alert: Equatable, Sendable {
     public enum Severity: String, Sendable { case low, medium, high }
 
-    /// The names are ScaleIO's but for `DEVICE_FULL` and `VOLUME_HAS_DATA_LOSS`.
+    /// The names are ScaleIO's but for those of full devices, damaged blocks and lost data.
     public enum Kind: String, Sendable, CaseIterable {
         case capacityUtilizationAboveHighThreshold = "CAPACITY_UTILIZATION_ABOVE_HIGH_THRESHOLD"
         case capacityUtilizationAboveCriticalThreshold = "CAPACITY_UTILIZATION_ABOVE_CRITICAL_THRESHOLD"
@@ -13,6 +13,7 @@ public struct Alert: Equatable, Sendable {
         case deviceFailed = "DEVICE_FAILED"
         case deviceFull = "DEVICE_FULL"
         case volumeLostData = "VOLUME_HAS_DATA_LOSS"
+        case deviceDamaged = "DEVICE_HAS_DAMAGED_BLOCKS"
         case sdsInMaintenance = "SDS_IN_MAINTENANCE"
         case sdsOscillates = "SDS_DECOUPLED_OSCILLATION"
     }
@@ -74,6 +75,14 @@ extension SystemState {
                     kind: .volumeLostData, severity: .high, object: .volume(loss.volume),
                     message: "Volume \(volumes[loss.volume]?.name ?? "?") may have lost writes in \(loss.units) MiB:"
                         + " an operator promoted older copies"))
+        }
+        for device in devices.values where device.status == .normal {
+            guard let blocks = integrity[device.id]?.damagedBlocks, blocks > 0 else { continue }
+            alerts.append(
+                Alert(
+                    kind: .deviceDamaged, severity: .high, object: .device(device.id),
+                    message: "\(blocks) blocks of device \(device.path) of SDS \(servers[device.sds]?.name ?? "?")"
+                        + " are not what was written"))
         }
         return alerts
     }

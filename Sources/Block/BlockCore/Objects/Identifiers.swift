@@ -1,4 +1,4 @@
-import Base
+public import Base
 
 /// A 64-bit id of the block store, printed as sixteen hexadecimal digits. Zero never names an object.
 public protocol BlockStoreID: Hashable, Comparable, Sendable, CustomStringConvertible {
@@ -124,4 +124,18 @@ public struct FamilyKey: Hashable, Comparable, Sendable, CustomStringConvertible
         left.tree == right.tree ? left.index < right.index : left.tree < right.tree
     }
     public var description: String { "\(tree)+\(index)" }
+}
+
+// MARK: Keys of tables
+
+extension LinkID: IDTableKey {
+    public var place: UInt64 { rawValue }
+}
+
+extension SdsID: IDTableKey {
+    public var place: UInt64 { rawValue }
+}
+
+extension FamilyKey: IDTableKey {
+    public var place: UInt64 { tree.rawValue &* 0x9E37_79B9_7F4A_7C15 &+ UInt64(index) }
 }

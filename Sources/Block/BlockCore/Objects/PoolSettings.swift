@@ -27,6 +27,15 @@ public struct IoPriorityPolicy: Equatable, Sendable {
     public static let rebalanceDefault = IoPriorityPolicy(.favorAppIos)
 }
 
+/// How the servers of a pool look for damage that nobody has read yet.
+public enum BackgroundScannerMode: String, Sendable, CaseIterable {
+    case disabled
+    /// What does not match its checksum is mended from the other copy.
+    case deviceOnly = "device_only"
+    /// The same, and what both copies read well but not alike is made equal.
+    case dataComparison = "data_comparison"
+}
+
 /// What an operator may change of a pool besides its name and its spare.
 public struct PoolSettings: Equatable, Sendable {
     /// Percentages of the capacity without the spare at which alerts begin.
@@ -36,6 +45,9 @@ public struct PoolSettings: Equatable, Sendable {
     public var rebalanceEnabled = true
     public var rebuildPolicy = IoPriorityPolicy.rebuildDefault
     public var rebalancePolicy = IoPriorityPolicy.rebalanceDefault
+    public var scannerMode = BackgroundScannerMode.dataComparison
+    /// KiB/s that the scanner reads of one device, on the average of the pool's devices; at least 1.
+    public var scannerKibibytesPerSecond: UInt32 = 1024
 
     public init() {}
 

@@ -20,6 +20,8 @@ public struct SystemState: Equatable, Sendable {
     public internal(set) var usedUnits: [DeviceID: UInt32] = [:]
     /// What devices did lately; not stored.
     public internal(set) var activity: [DeviceID: Activity] = [:]
+    /// What is known of damage on the devices; not stored.
+    public internal(set) var integrity: [DeviceID: DeviceIntegrity] = [:]
     /// Servers that were declared down often lately, and how often; not stored.
     public internal(set) var oscillating: [SdsID: Int] = [:]
     /// Clients that hold a connection to the manager now; not stored.

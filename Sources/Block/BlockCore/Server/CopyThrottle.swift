@@ -148,7 +148,7 @@ extension ServerCore {
         case .replicaWrite where operation.header.opcode == .copy:
             kind = copyKind(operation.comb) == .rebuild ? .rebuildWrite : .rebalanceWrite
         case .replicaWrite, .replicaZeroes: kind = .secondaryWrite
-        case .clientMap, .replicaDrop, .copyUnit: return
+        case .clientMap, .replicaDrop, .replicaRead, .examine, .copyUnit: return
         }
         counters[operation.store].add(kind, bytes: operation.range.length)
     }

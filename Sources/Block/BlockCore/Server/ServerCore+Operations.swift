@@ -6,6 +6,10 @@ extension ServerCore {
         enum Kind {
             case clientRead, clientMap, clientWrite, clientZeroes
             case replicaWrite, replicaZeroes, replicaDrop
+            /// Of blocks, or of what all blocks read as, for the primary.
+            case replicaRead
+            /// The primary's look at both copies.
+            case examine
             /// The source's side of rebuilding one unit.
             case copyUnit
 
@@ -29,6 +33,9 @@ extension ServerCore {
         var failure: DataStatus?
         /// Another copy has no room for this write: it is undone where it was done, and then refused.
         var isRefused = false
+        var isUndoing = false
+        /// Units that it found damaged, and which have been examined since.
+        var examined: [UnitKey] = []
         /// Of a copy: what it is for.
         var copyKind: CopyKind?
         /// Of a copy: what remains to be done at the target, the first being under way.
@@ -36,14 +43,14 @@ extension ServerCore {
 
         var excludesReads: Bool {
             switch kind {
-            case .clientRead, .clientMap, .copyUnit: false
+            case .clientRead, .clientMap, .copyUnit, .replicaRead, .examine: false
             case .clientWrite, .clientZeroes, .replicaWrite, .replicaZeroes, .replicaDrop: true
             }
         }
         var isClients: Bool {
             switch kind {
             case .clientRead, .clientMap, .clientWrite, .clientZeroes: true
-            case .replicaWrite, .replicaZeroes, .replicaDrop, .copyUnit: false
+            case .replicaWrite, .replicaZeroes, .replicaDrop, .replicaRead, .examine, .copyUnit: false
             }
         }
     }
@@ -51,19 +58,24 @@ extension ServerCore {
     /// One thing that makes a target's family equal to the source's.
     enum CopyStep: Equatable {
         case data(BlockRange, node: UInt32)
+        /// Data that is not what was written, and must not pass for it.
+        case damaged(BlockRange, node: UInt32)
         case zeros(BlockRange, node: UInt32)
         case drop(node: UInt32)
 
         var node: UInt32 {
             switch self {
-            case .data(_, let node), .zeros(_, let node), .drop(let node): node
+            case .data(_, let node), .damaged(_, let node), .zeros(_, let node), .drop(let node): node
             }
         }
     }
 
     // MARK: Range locks
 
-    mutating func enqueue(_ operation: Operation, _ now: Instant, _ actions: inout [ServerAction]) {
+    /// `isFirst`: before all that have not started, which may wait for something that waits for this.
+    mutating func enqueue(
+        _ operation: Operation, isFirst: Bool = false, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
         let id = nextOperation
         nextOperation += 1
         operations[id] = operation
@@ -72,14 +84,21 @@ extension ServerCore {
             throttles[operation.store].noteRequest(bytes: operation.range.length)
         }
         count(operation)
-        queues[operation.unit.family, default: []].append(id)
+        if isFirst {
+            queues[operation.unit.family, default: []].insert(id, at: 0)
+        } else {
+            queues[operation.unit.family, default: []].append(id)
+        }
         startReady(operation.unit.family, now, &actions)
     }
 
     /// Starts whatever no earlier overlapping operation stands in the way of.
     private func isBlocked(_ position: Int, in queue: [UInt64]) -> Bool {
-        guard position > 0 || !handovers.isEmpty || cut != nil else { return false }
+        guard position > 0 || !handovers.isEmpty || !examinations.isEmpty || cut != nil else { return false }
         guard let operation = operations[queue[position]] else { return true }
+        if operation.kind == .examine {
+            return queue.contains { operations[$0]?.isStarted == true && operations[$0]?.excludesReads == true }
+        }
         if operation.kind.isClientsWrite, isHolding(operation.comb) || isCutting(operation) { return true }
         for earlier in queue[..<position] {
             guard let other = operations[earlier], other.range.overlaps(operation.range),
@@ -148,11 +167,12 @@ extension ServerCore {
             if let status = refusal(of: operation) { return reject(id, status, now, &actions) }
             if operation.kind == .clientMap { return answerMap(id, operation, now, &actions) }
             if operation.kind.isClientsWrite { noteForCut(operation) }
-        case .replicaWrite, .replicaZeroes, .replicaDrop:
+        case .replicaWrite, .replicaZeroes, .replicaDrop, .replicaRead:
             if let status = replicaRefusal(operation.header, operation.comb, from: nil) {
                 return reject(id, status, now, &actions)
             }
         case .copyUnit: return startCopy(id, now, &actions)
+        case .examine: return startExamination(id, now, &actions)
         }
         startParts(id, operation, now, &actions)
     }
@@ -176,11 +196,9 @@ extension ServerCore {
             }
             if started != .held { began(id, now, &actions) }
         }
-        if started == .nothingThere, operation.kind == .clientRead {
-            var answer = operation.header.reply(.ok)
-            answer.flags.insert(.zeros)
-            if let link = operation.link { actions.append(.send(link, answer, nil)) }
-            return remove(id, now, &actions)
+        if started == .nothingThere {
+            if operation.kind == .clientRead { return answerZeros(id, now, &actions) }
+            if operation.kind == .replicaRead { return answerNothing(id, now, &actions) }
         }
         endIfDone(id, now, &actions)
     }
@@ -194,7 +212,16 @@ extension ServerCore {
         operations[id]?.unit.node = unit.node
     }
 
-    private mutating func startLocally(
+    /// Answers a read of blocks that hold no data.
+    mutating func answerZeros(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let operation = operations[id] else { return }
+        var answer = operation.header.reply(.ok)
+        answer.flags.insert(.zeros)
+        if let link = operation.link { actions.append(.send(link, answer, nil)) }
+        remove(id, now, &actions)
+    }
+
+    mutating func startLocally(
         _ id: UInt64, _ operation: Operation, _ actions: inout [ServerAction]
     ) -> UnitStore.Start {
         let store = operation.store
@@ -208,6 +235,12 @@ extension ServerCore {
         switch operation.kind {
         case .clientRead:
             started = stores[store].read(id, operation.unit, over: below, operation.range, &requests)
+        case .replicaRead:
+            let extent = operation.header.opcode == .verify ? stores[store].map(of: operation.unit).extent : nil
+            started = stores[store].read(id, operation.unit, extent ?? operation.range, &requests)
+        case .clientZeroes where operation.isUndoing, .replicaZeroes where operation.header.flags.contains(.hole):
+            started = stores[store].writeZeroes(
+                id, operation.unit, operation.range, combEpoch: epoch, &requests)
         case .clientZeroes, .replicaZeroes:
             started = stores[store].writeZeroes(
                 id, operation.unit, over: below, operation.range, combEpoch: epoch, &requests)
@@ -215,9 +248,10 @@ extension ServerCore {
             guard let payload = operation.payload else { preconditionFailure("a write has its bytes") }
             let slice = PayloadSlice(payload: payload, offset: 0, length: operation.range.length)
             started = stores[store].write(
-                id, operation.unit, operation.range, slice, combEpoch: epoch, spare: spare(for: operation), &requests)
+                id, operation.unit, operation.range, slice, combEpoch: epoch, spare: spare(for: operation),
+                isDamaged: operation.header.flags.contains(.damaged), &requests)
         case .replicaDrop: started = stores[store].drop(id, [operation.unit], &requests)
-        case .copyUnit, .clientMap: preconditionFailure("not begun on the own device")
+        case .copyUnit, .clientMap, .examine: preconditionFailure("not begun on the own device")
         }
         issue(requests, store, &actions)
         return started
@@ -271,16 +305,23 @@ extension ServerCore {
     // MARK: Ending
 
     mutating func localFinished(
-        _ id: UInt64, _ outcome: DiskOutcome, _ now: Instant, _ actions: inout [ServerAction]
+        _ id: UInt64, _ completion: UnitStore.Completion, _ now: Instant, _ actions: inout [ServerAction]
     ) {
         guard let operation = operations[id] else { return }
         operations[id]?.isLocalPending = false
-        switch (operation.kind, outcome) {
-        case (.copyUnit, _): return copyRead(id, outcome, now, &actions)
-        case (.clientRead, .read(let payload)):
+        switch (operation.kind, completion.outcome) {
+        case (.copyUnit, _): return copyRead(id, completion, now, &actions)
+        case (.examine, _): return examinationRead(id, completion, now, &actions)
+        case (.replicaRead, _): return answerReplicaRead(id, completion, now, &actions)
+        case (.clientRead, .read(let payload, _)):
             if let status = operation.failure ?? refusal(of: operation) {
                 actions.append(.release(payload))
                 return reject(id, status, now, &actions)
+            }
+            if let unit = completion.damagedUnit {
+                actions.append(.release(payload))
+                if operation.examined.contains(unit) { return reject(id, .mediaError, now, &actions) }
+                return awaitExamination(of: unit, id, now, &actions)
             }
             var answer = operation.header.reply(.ok)
             answer.flags.insert(.payload)
@@ -293,8 +334,8 @@ extension ServerCore {
         case (_, .failed):
             // The device has stopped and the manager will move the comb; whoever asked asks again.
             return reject(id, operation.isClients ? .notReady : .mediaError, now, &actions)
-        case (_, .read(let payload)): actions.append(.release(payload))
-        case (_, .done): break
+        case (_, .read(let payload, _)): actions.append(.release(payload))
+        case (_, .done), (_, .written): break
         }
         endIfDone(id, now, &actions)
     }
@@ -316,9 +357,13 @@ extension ServerCore {
     /// Answers and ends a write whose parts are all done.
     mutating func endIfDone(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id], operation.isStarted, !operation.isLocalPending,
-            operation.forwards.isEmpty, operation.kind != .copyUnit, operation.kind != .clientRead
+            operation.forwards.isEmpty
         else { return }
-        if operation.isRefused, operation.failure == nil, operation.kind == .clientWrite,
+        switch operation.kind {
+        case .clientRead, .replicaRead, .examine, .copyUnit: return
+        case .clientMap, .clientWrite, .clientZeroes, .replicaWrite, .replicaZeroes, .replicaDrop: break
+        }
+        if operation.isRefused, !operation.isUndoing, operation.failure == nil, operation.kind.isClientsWrite,
             rules.contains(.refusedOnBoth)
         {
             return undo(id, now, &actions)
@@ -352,7 +397,9 @@ extension ServerCore {
                 combs.contains(operation.comb) || changes.trees.contains(operation.unit.tree)
             else { continue }
             revise(id, now, &actions)
-            if operations[id]?.isStarted == true, operations[id]?.kind != .copyUnit { open.insert(id) }
+            // Examinations know nothing of clients' rights, and must not hold up the proof that some have ended.
+            let isApart = operation.kind == .examine && !combs.contains(operation.comb) || operation.kind == .copyUnit
+            if operations[id]?.isStarted == true, !isApart { open.insert(id) }
         }
         // What ended while others were revised holds nothing up.
         open = open.filter { operations[$0] != nil }
@@ -373,11 +420,11 @@ extension ServerCore {
             }
             guard operation.kind.isClientsWrite else { return }
             reviseRemote(id, operation, now, &actions)
-        case .replicaWrite, .replicaZeroes, .replicaDrop:
+        case .replicaWrite, .replicaZeroes, .replicaDrop, .replicaRead:
             if !operation.isStarted, let status = replicaRefusal(operation.header, operation.comb, from: nil) {
                 reject(id, status, now, &actions)
             }
-        case .copyUnit: break
+        case .copyUnit, .examine: break
         }
     }
 }

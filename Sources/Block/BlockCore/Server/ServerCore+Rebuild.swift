@@ -46,6 +46,7 @@ extension ServerCore {
             rebuilds[key] = nil
             endCopies(of: key, now, &actions)
         }
+        abandonExaminations(of: key, now, &actions)
         reviseHandover(key, comb, now, &actions)
         if comb.primary.sds == sds, let target = comb.target, rebuilds[key] == nil {
             rebuilds[key] = Rebuild(epoch: comb.epoch, target: target, since: comb.targetEpoch, now: now)
@@ -134,10 +135,10 @@ extension ServerCore {
         copyStep(id, now, &actions)
     }
 
-    private mutating func copyStep(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+    mutating func copyStep(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id] else { return }
         switch operation.steps.first {
-        case .data(let run, let node):
+        case .data(let run, let node), .damaged(let run, let node):
             let unit = UnitKey(tree: operation.unit.tree, node: node, index: operation.unit.index)
             var requests: UnitStore.Requests = []
             let started = stores[operation.store].read(id, unit, run, &requests)
@@ -157,10 +158,21 @@ extension ServerCore {
     }
 
     mutating func copyRead(
-        _ id: UInt64, _ outcome: DiskOutcome, _ now: Instant, _ actions: inout [ServerAction]
+        _ id: UInt64, _ completion: UnitStore.Completion, _ now: Instant, _ actions: inout [ServerAction]
     ) {
         guard let operation = operations[id] else { return }
-        guard case .read(let payload) = outcome else { return abort(operation.comb, now, &actions) }
+        guard case .read(let payload, _) = completion.outcome else { return abort(operation.comb, now, &actions) }
+        if case .data(let run, let node) = operation.steps.first, !completion.damaged.isEmpty {
+            actions.append(.release(payload))
+            let unit = UnitKey(tree: operation.unit.tree, node: node, index: operation.unit.index)
+            if !operation.examined.contains(unit) { return awaitExamination(of: unit, id, now, &actions) }
+            // Nobody has it any more: what is left goes on as what it is.
+            let parts =
+                completion.damaged.holes(in: run).map { CopyStep.data($0, node: node) }
+                + completion.damaged.runs(in: run).map { .damaged($0, node: node) }
+            operations[id]?.steps.replaceSubrange(0..<1, with: parts)
+            return copyStep(id, now, &actions)
+        }
         operations[id]?.payload = payload
         sendStep(id, now, &actions)
     }
@@ -175,6 +187,7 @@ extension ServerCore {
         guard let operation = operations[id] else { return }
         if let payload = operation.payload { actions.append(.release(payload)) }
         operations[id]?.payload = nil
+        operations[id]?.examined = []
         operations[id]?.steps.removeFirst()
         rebuilds[operation.comb]?.progressAt = now
         copyStep(id, now, &actions)

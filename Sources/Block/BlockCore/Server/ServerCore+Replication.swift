@@ -118,9 +118,13 @@ extension ServerCore {
     /// The server at the other end of one of our own connections: no two have the same.
     private func peer(on link: LinkID) -> SdsID? { peers.firstKey { $0.link == link } }
 
+    /// `payload`: blocks that were fetched.
     mutating func answered(
-        _ header: DataHeader, _ bytes: [UInt8], on link: LinkID, _ now: Instant, _ actions: inout [ServerAction]
+        _ header: DataHeader, _ bytes: [UInt8], _ payload: PayloadID? = nil, on link: LinkID, _ now: Instant,
+        _ actions: inout [ServerAction]
     ) {
+        var unclaimed = payload
+        defer { if let unclaimed { actions.append(.release(unclaimed)) } }
         guard let peer = peer(on: link), header.isReply else { return }
         if header.opcode == .hello {
             guard case .greeting = peers[peer]?.state, header.session == peers[peer]?.session else { return }
@@ -137,7 +141,15 @@ extension ServerCore {
             let outstanding = peers[peer]?.outstanding.removeValue(forKey: header.request)
         else { return }
         switch outstanding.question {
-        case .operation(let id, let slot): forwardAnswered(id, slot, header, now, &actions)
+        case .operation(let id, let slot):
+            if isAwaiting(id, slot, header), operations[id]?.kind == .examine, header.status == .ok {
+                operations[id]?.forwards[slot] = nil
+                if let payload { operations[id]?.payload = payload }
+                unclaimed = nil
+                examinationAnswered(id, header, bytes, now, &actions)
+            } else {
+                forwardAnswered(id, slot, header, now, &actions)
+            }
         case .begin(let key, let epoch): beginAnswered(key, epoch, header.status, now, &actions)
         case .list(let key, let epoch): listAnswered(key, epoch, header.status, bytes, now, &actions)
         }
@@ -176,12 +188,20 @@ extension ServerCore {
         var range = operation.range
         switch operation.kind {
         case .clientWrite: header.flags = .payload
-        case .clientZeroes: header.opcode = .replicateZeroes
+        case .clientZeroes:
+            header.opcode = .replicateZeroes
+            if operation.isUndoing { header.flags = .hole }
+        case .examine:
+            guard let question = examinationHeader(operation.unit) else { return }
+            (header.opcode, header.flags, range) = question
         case .copyUnit:
             switch operation.steps.first {
-            case .data(let run, let node):
+            case .data(let run, let node), .damaged(let run, let node):
                 header.opcode = .copy
                 header.flags = .payload
+                if operation.steps.first == .damaged(run, node: node), rules.contains(.damageStaysDamage) {
+                    header.flags.insert(.damaged)
+                }
                 header.node = node
                 range = run
             case .zeros(let hole, let node):
@@ -193,7 +213,7 @@ extension ServerCore {
                 header.node = node
             case nil: return
             }
-        case .clientRead, .clientMap, .replicaWrite, .replicaZeroes, .replicaDrop:
+        case .clientRead, .clientMap, .replicaWrite, .replicaZeroes, .replicaDrop, .replicaRead:
             preconditionFailure("only writes have a second copy")
         }
         header.offset = range.offset
@@ -205,6 +225,12 @@ extension ServerCore {
         if let request = ask(place.sds, .operation(id, slot: slot), header, slice, now, &actions) {
             operations[id]?.forwards[slot]?.state = .sent(request: request, combEpoch: comb.epoch)
         }
+    }
+
+    /// Whether the answer is to what was sent last.
+    private func isAwaiting(_ id: UInt64, _ slot: Int, _ header: DataHeader) -> Bool {
+        guard case .sent(let request, _) = operations[id]?.forwards[slot]?.state else { return false }
+        return request == header.request
     }
 
     private mutating func forwardAnswered(
@@ -227,11 +253,15 @@ extension ServerCore {
             if isNewer { forward(id, slot, now, &actions) }
         case .notReady, .staleSession, .overloaded:
             operations[id]?.forwards[slot]?.state = .due(now + .milliseconds(10))
-        case .noSpace where isUndoable(operation) && isNeeded(known.place, operation.comb):
+        case .noSpace where operation.kind.isClientsWrite && isNeeded(known.place, operation.comb):
             operations[id]?.forwards[slot] = nil
             operations[id]?.isRefused = true
             endIfDone(id, now, &actions)
         case .fenced, .readOnly, .invalid, .noSpace, .mediaError:
+            if operation.kind == .examine {
+                operations[id]?.forwards[slot] = nil
+                return examinationRefused(id, header, now, &actions)
+            }
             operations[id]?.forwards[slot]?.state = .impossible
             giveUp(on: known.place, operation.comb, now, &actions)
         }
@@ -246,6 +276,10 @@ extension ServerCore {
                 else { continue }
                 if case .due(let moment) = known.state, now >= moment { forward(id, slot, now, &actions) }
                 guard known.state == .impossible || now - known.since >= configuration.replicaTimeout else { continue }
+                if operation.kind == .examine {
+                    abandonExamination(operation.unit, now, &actions)
+                    continue
+                }
                 if known.state != .impossible, overdue.insert(known.place.sds).inserted {
                     actions.append(.notice(.peerUnanswering(known.place.sds)))
                 }

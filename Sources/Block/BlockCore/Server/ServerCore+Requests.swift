@@ -35,7 +35,8 @@ extension ServerCore {
             guard case .server(let sender) = peer.peer else { return refuse(.invalid) }
             if let payload { actions.append(.release(payload)) }
             listUnits(header, from: sender, on: link, &actions)
-        case .read, .write, .writeZeroes, .map, .replicate, .replicateZeroes, .copy, .dropUnit:
+        case .read, .write, .writeZeroes, .map, .replicate, .replicateZeroes, .copy, .dropUnit,
+            .fetch, .verify:
             admit(header, payload, peer.peer, on: link, now, &actions)
         case .hello: preconditionFailure("answered above")
         }
@@ -98,6 +99,8 @@ extension ServerCore {
         case (.replicate, .server), (.copy, .server): (kind, status) = (.replicaWrite, hasBytes ? nil : .invalid)
         case (.replicateZeroes, .server): (kind, status) = (.replicaZeroes, nil)
         case (.dropUnit, .server): (kind, status) = (.replicaDrop, nil)
+        case (.fetch, .server): (kind, status) = (.replicaRead, nil)
+        case (.verify, .server): (kind, status) = (.replicaRead, range == .wholeUnit ? nil : .invalid)
         default: (kind, status) = (.clientRead, .invalid)
         }
         var refusal = range == nil ? .invalid : status
@@ -120,6 +123,10 @@ extension ServerCore {
         if refusal == nil, case .client = peer, clientOperations >= configuration.requestsMax { refusal = .overloaded }
         let store = place.flatMap { storeIndex($0.device) }
         if store == nil, refusal == nil { refusal = .notReady }
+        // What cannot be told from data must not become data.
+        if refusal == nil, let store, header.flags.contains(.damaged), !stores[store].keepsChecksums {
+            refusal = .mediaError
+        }
         guard refusal == nil, let range, let unit, let key, let store else {
             if let payload { actions.append(.release(payload)) }
             actions.append(.send(link, header.reply(refusal ?? .invalid), nil))

@@ -17,16 +17,11 @@ extension ServerCore {
         return comb.secondary == place || comb.target == place
     }
 
-    /// Whether a write that another copy refuses can be taken back. Not where an ancestor of the unit shows through: zeros would
-    /// hide what the volume had there. The other copy is given up then, as for any other reason.
-    func isUndoable(_ operation: Operation) -> Bool {
-        operation.kind == .clientWrite && map.ancestors(of: operation.unit).isEmpty
-    }
-
     /// Another copy has refused a write that is done here. It refused because it has nothing of the unit, so these blocks were
-    /// zeros on every copy, and zeros make the copies equal again. Readers have waited.
+    /// holes on every copy, and holes make the copies equal again. Readers have waited.
     mutating func undo(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         operations[id]?.kind = .clientZeroes
+        operations[id]?.isUndoing = true
         guard let operation = operations[id] else { return }
         startParts(id, operation, now, &actions)
     }

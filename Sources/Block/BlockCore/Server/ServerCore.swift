@@ -40,6 +40,12 @@ public struct ServerCore: Sendable {
     var throttles: [CopyThrottle]
     var counters: [IOCounters]
     var isStartingCopies = false
+    /// Units that are being looked at, and of these in order those whose turn has not come.
+    var examinations: [UnitKey: Examination] = [:]
+    /// For each of `stores`.
+    var scans: [Scan]
+    var integrity: [DeviceIntegrity]
+    var examinationsWaiting: [UnitKey] = []
     var handovers: [CombKey: Handover] = [:]
     /// Snapshots that are being taken.
     var cut: Cut?
@@ -65,7 +71,7 @@ public struct ServerCore: Sendable {
         if case .server = inbound[link]?.peer { true } else { false }
     }
     /// Nothing accepted, and no forgetting of units, is under way.
-    public var isIdle: Bool { operations.isEmpty && drops.isEmpty }
+    public var isIdle: Bool { operations.isEmpty && drops.isEmpty && examinations.isEmpty }
     /// Whether anything accepted for the family has not ended: without it, and with its comb normal, both copies are equal.
     public func hasWork(on family: FamilyKey) -> Bool { queues[family] != nil }
 
@@ -77,6 +83,8 @@ public struct ServerCore: Sendable {
         self.stores = stores
         throttles = stores.map { _ in CopyThrottle() }
         counters = stores.map { _ in IOCounters() }
+        scans = stores.map { _ in Scan() }
+        integrity = stores.map { _ in DeviceIntegrity() }
     }
 
     /// To be called once before any event: starts the devices' housekeeping.
@@ -102,6 +110,8 @@ public struct ServerCore: Sendable {
         case .peerConnected(let peer, let link): connected(peer, link, now, &actions)
         case .peerClosed(let peer): disconnected(peer, now)
         case .answer(let link, let header, let bytes): answered(header, bytes, on: link, now, &actions)
+        case .fetched(let link, let header, let payload):
+            answered(header, [], payload, on: link, now, &actions)
         case .disk(let device, let id, let outcome): finish(device, id, outcome, now, &actions)
         case .tick: tick(now, &actions)
         }
@@ -149,7 +159,9 @@ public struct ServerCore: Sendable {
         if isManagerConnected, generation != nil, now - lastKeepAlive >= configuration.keepAliveInterval {
             lastKeepAlive = now
             let usage = stores.indices.map {
-                DeviceUsage(device: stores[$0].device, usedUnits: stores[$0].usedUnits, counters: counters[$0])
+                DeviceUsage(
+                    device: stores[$0].device, usedUnits: stores[$0].usedUnits, counters: counters[$0],
+                    integrity: integrity(of: $0))
             }
             actions.append(.sendManager(.keepAlive(usage)))
             for store in stores where store.stopReason != nil {
@@ -162,6 +174,7 @@ public struct ServerCore: Sendable {
         tickRebuilds(now, &actions)
         tickCopies(now, &actions)
         tickHandovers(now, &actions)
+        tickScans(now, &actions)
         tickCut(now, &actions)
         if now - lastCooling >= configuration.intentCooling {
             lastCooling = now
@@ -174,6 +187,14 @@ public struct ServerCore: Sendable {
     }
 
     // MARK: Devices
+
+    private func integrity(of index: Int) -> DeviceIntegrity {
+        var integrity = integrity[index]
+        integrity.damagedBlocks = UInt64(stores[index].damagedBlocks)
+        integrity.found = stores[index].damageFound
+        integrity.keepsChecksums = stores[index].keepsChecksums
+        return integrity
+    }
 
     func storeIndex(_ device: DeviceID) -> Int? { stores.firstIndex { $0.device == device } }
 
@@ -191,7 +212,7 @@ public struct ServerCore: Sendable {
         issue(requests, index, &actions)
         for operation in stores[index].takeBegun() { began(operation, now, &actions) }
         // A read that ends after its device was given up is nobody's.
-        if completions.isEmpty, case .read(let payload) = outcome { actions.append(.release(payload)) }
+        if completions.isEmpty, case .read(let payload, _) = outcome { actions.append(.release(payload)) }
         end(completions, of: index, now, &actions)
     }
 
@@ -229,6 +250,20 @@ public struct ServerCore: Sendable {
             let completions = stores[index].stop("it has not answered for \(seconds) s")
             end(completions, of: index, now, &actions)
         }
+        for index in stores.indices where isWornOut(index) {
+            let completions = stores[index].stop("\(stores[index].damageFound) blocks of it were found damaged")
+            end(completions, of: index, now, &actions)
+        }
+    }
+
+    /// Whether so much of the device was damaged that it is not to be used any longer. The only copy of something is better
+    /// than none.
+    private func isWornOut(_ index: Int) -> Bool {
+        let store = stores[index]
+        guard store.stopReason == nil, store.damageFound >= configuration.damagedBlocksMax else { return false }
+        return !map.pools.values.contains { pool in
+            pool.combs.contains { $0.isPlaced && $0.primary.device == store.device && $0.secondary == nil }
+        }
     }
 
     private mutating func end(
@@ -243,8 +278,11 @@ public struct ServerCore: Sendable {
             if let drop = drops.removeValue(forKey: completion.operation) {
                 dropped(drop, completion.outcome, &actions)
             } else if operations[completion.operation] != nil {
-                localFinished(completion.operation, completion.outcome, now, &actions)
-            } else if case .read(let payload) = completion.outcome {
+                if let unit = completion.damagedUnit {
+                    actions.append(.notice(.damaged(device, unit, completion.damaged)))
+                }
+                localFinished(completion.operation, completion, now, &actions)
+            } else if case .read(let payload, _) = completion.outcome {
                 actions.append(.release(payload))
             }
         }

@@ -22,6 +22,9 @@ public struct ServerConfiguration: Sendable {
     public var intentCooling: Duration = .seconds(3)
     /// How long writes to volumes of which snapshots are being taken are held up at most, whatever the manager does.
     public var cutHoldTime: Duration = .seconds(2)
+    /// A device of which so many blocks were found damaged since the server started is given up, unless it holds the only copy
+    /// of something.
+    public var damagedBlocksMax: UInt64 = 256
     /// Requests of clients accepted and unfinished; more are answered `overloaded`. Those of other servers are as many as
     /// their own clients' at most, and refusing them would hold up both servers.
     public var requestsMax = 4096
@@ -47,8 +50,11 @@ public enum ServerEvent: Sendable {
     case peerConnected(SdsID, LinkID)
     /// It could not be opened, or is closed.
     case peerClosed(SdsID)
-    /// An answer on a connection that we opened to another server; with the bytes of its payload if it is a `listUnits`.
+    /// An answer on a connection that we opened to another server; with the bytes of its payload if it is a `listUnits` or
+    /// a `verify`.
     case answer(LinkID, DataHeader, [UInt8])
+    /// An answer to a `fetch`, with the blocks.
+    case fetched(LinkID, DataHeader, PayloadID)
     case disk(DeviceID, DiskOperationID, DiskOutcome)
     /// To be given about every 20 ms.
     case tick
@@ -73,6 +79,10 @@ public enum ServerNotice: Equatable, Sendable {
     case refused(code: String, message: String)
     /// The device is no longer used; the mirror serves.
     case deviceStopped(DeviceID, reason: String)
+    /// Blocks of the unit are not what was written.
+    case damaged(DeviceID, UnitKey, BlockMap)
+    /// Something was amiss with the unit, of which the device has the primary's copy.
+    case examined(DeviceID, UnitKey, ExaminationResult)
     case peerUnanswering(SdsID)
     /// A second place is being filled: it lacks `units`, the comb has `of`. `since`: it has what was there at this comb epoch.
     case copying(CombKey, to: CopyPlace, since: UInt64?, units: Int, of: Int)

@@ -95,6 +95,20 @@ public struct BlockMap: Equatable, Sendable {
         return writer.bytes
     }
 
+    init(reading reader: inout ByteReader) throws(WireError) {
+        words = (
+            try reader.number(UInt64.self), try reader.number(UInt64.self), try reader.number(UInt64.self),
+            try reader.number(UInt64.self)
+        )
+    }
+
+    /// From the first block with data to the last; nil if none has any.
+    public var extent: BlockRange? {
+        let runs = runs()
+        guard let first = runs.first, let last = runs.last else { return nil }
+        return BlockRange(start: first.start, count: last.end - first.start)
+    }
+
     /// The parts of `range` whose blocks all hold data, in order.
     public func runs(in range: BlockRange = .wholeUnit) -> [BlockRange] { parts(of: range, holdingData: true) }
     /// The parts of `range` that hold none.

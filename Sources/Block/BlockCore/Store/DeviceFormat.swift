@@ -32,7 +32,10 @@ public struct DeviceLabel: Equatable, Sendable {
     public var capacityUnits: UInt32
     /// 4 KiB blocks of the metadata log.
     public var logBlocks: UInt32
+    /// 4 KiB blocks of the checksum area; 0 on devices formatted before version 3, whose data is not checked.
+    public var checksumBlocks: UInt32
 
+    /// Of a new device.
     public init(sds: SdsID, device: DeviceID, capacityUnits: UInt32, logBlocks: UInt32 = 1024) {
         system = 0
         self.sds = sds
@@ -40,6 +43,7 @@ public struct DeviceLabel: Equatable, Sendable {
         mountCounter = 0
         self.capacityUnits = capacityUnits
         self.logBlocks = logBlocks
+        checksumBlocks = DeviceLayout.checksumBlocks(capacityUnits: capacityUnits)
     }
 
     /// One 4 KiB block.
@@ -53,6 +57,7 @@ public struct DeviceLabel: Equatable, Sendable {
         writer.put(device)
         writer.put(mountCounter)
         writer.put(logBlocks)
+        writer.put(checksumBlocks)
         return writer.sealedBlocks(1)
     }
 
@@ -89,9 +94,11 @@ public struct DeviceLabel: Equatable, Sendable {
             device = try reader.id(DeviceID.self)
             mountCounter = try reader.number(UInt64.self)
             logBlocks = try reader.number(UInt32.self)
-            guard capacityUnits > 0, capacityUnits <= 1 << 24, logBlocks > 1, logBlocks <= 1 << 20 else {
-                throw WireError(description: "checksum")
-            }
+            checksumBlocks = version < 3 ? 0 : try reader.number(UInt32.self)
+            guard capacityUnits > 0, capacityUnits <= 1 << 24, logBlocks > 1, logBlocks <= 1 << 20,
+                checksumBlocks == 0
+                    || checksumBlocks == DeviceLayout.checksumBlocks(capacityUnits: capacityUnits)
+            else { throw WireError(description: "checksum") }
         } catch {
             if error.description.isEmpty {
                 throw DeviceError(code: .notFormatted, message: "the device carries no label of ours")
@@ -104,7 +111,9 @@ public struct DeviceLabel: Equatable, Sendable {
         }
     }
 
-    public var layout: DeviceLayout { DeviceLayout(capacityUnits: capacityUnits, logBlocks: logBlocks) }
+    public var layout: DeviceLayout {
+        DeviceLayout(capacityUnits: capacityUnits, logBlocks: logBlocks, checksumBlocks: checksumBlocks)
+    }
 }
 
 /// Where things lie on a device, in bytes.
@@ -116,16 +125,23 @@ public struct DeviceLayout: Equatable, Sendable {
     public let tables: [UInt64]
     public let tableBytes: UInt64
     public let log: UInt64
+    /// Of every unit's blocks, three units to a block.
+    public let checksums: UInt64
     public let data: UInt64
     public let end: UInt64
 
-    init(capacityUnits: UInt32, logBlocks: UInt32) {
+    static func checksumBlocks(capacityUnits: UInt32) -> UInt32 {
+        (capacityUnits + UInt32(UnitChecksums.perBlock) - 1) / UInt32(UnitChecksums.perBlock)
+    }
+
+    init(capacityUnits: UInt32, logBlocks: UInt32, checksumBlocks: UInt32) {
         let first: UInt64 = 128 << 10
         let records = UInt64(capacityUnits) * UInt64(DeviceLayout.recordBytes)
         tableBytes = (records + 4095) / 4096 * 4096 + 4096
         tables = [first, first + tableBytes]
         log = first + 2 * tableBytes
-        let metadataEnd = log + UInt64(logBlocks) * 4096
+        checksums = log + UInt64(logBlocks) * 4096
+        let metadataEnd = checksums + UInt64(checksumBlocks) * 4096
         let unit = UInt64(Geometry.unitBytes)
         data = (metadataEnd + unit - 1) / unit * unit
         end = data + UInt64(capacityUnits) * unit
@@ -134,8 +150,12 @@ public struct DeviceLayout: Equatable, Sendable {
     /// The most units that fit on a device of `size` bytes.
     public static func capacityUnits(ofDeviceBytes size: UInt64, logBlocks: UInt32 = 1024) throws(DeviceError) -> UInt32
     {
+        func end(_ units: UInt32) -> UInt64 {
+            let checksumBlocks = DeviceLayout.checksumBlocks(capacityUnits: units)
+            return DeviceLayout(capacityUnits: units, logBlocks: logBlocks, checksumBlocks: checksumBlocks).end
+        }
         var units = UInt32(min(size >> 20, 1 << 24))
-        while units > 0, DeviceLayout(capacityUnits: units, logBlocks: logBlocks).end > size { units -= 1 }
+        while units > 0, end(units) > size { units -= 1 }
         guard units > 0 else { throw DeviceError(code: .tooSmall, message: "the device is too small to hold a unit") }
         return units
     }

@@ -36,7 +36,9 @@ public struct ReadPart: Equatable, Sendable {
 
 public enum DiskOutcome: Equatable, Sendable {
     case done
-    /// The buffer of a read; the core releases it with `release`.
-    case read(PayloadID)
+    /// Of a `write`: the checksums of the bytes that were handed over to be written. `done` leaves them unknown.
+    case written(BlockChecksums)
+    /// The buffer of a read, which the core releases with `release`, and the checksums of its blocks, if they are to be compared.
+    case read(PayloadID, BlockChecksums? = nil)
     case failed(reason: String)
 }

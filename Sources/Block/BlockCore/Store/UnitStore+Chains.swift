@@ -32,8 +32,15 @@ extension UnitStore {
             return blocks.runs(in: range).map { ReadPart(at: base + UInt64($0.offset), into: inBuffer($0)) }
         }
         let holes = missing.runs(in: range).map(inBuffer)
+        let reads = sources.compactMap { unit, blocks in
+            bySlotKey[unit].map {
+                Read(
+                    operation: operation, slot: $0, generation: slots[Int($0)]?.generation ?? 0, range: range,
+                    blocks: blocks)
+            }
+        }
         requests.append(
-            (issue(.read(operation: operation)), .gather(parts, length: range.length, holes: holes)))
+            (issue(.gather(operation: operation, reads)), .gather(parts, length: range.length, holes: holes)))
         return .started
     }
 

@@ -15,7 +15,8 @@ extension UnitStore {
             + DeviceLabel.copyOffsets.map { ($0, label.encoded()) }
     }
 
-    /// Reads a device: `metadata` are its first `label.layout.data` bytes. Also gives what must be written (in order,
+    /// Reads a device: `metadata` are its first `label.layout.checksums` bytes; what follows them up to `label.layout.data` goes
+    /// to `loadChecksums`. Also gives what must be written (in order,
     /// with a flush after each) before the device is used: the table of what was found, and the label with its next
     /// mount counter; and what must be zeroed, and flushed, before that.
     ///
@@ -29,7 +30,7 @@ extension UnitStore {
     public static func open(
         _ label: DeviceLabel, metadata: [UInt8], hotUnitsMax: Int = 8192, rules: ProtocolRules = .all
     ) throws(DeviceError) -> OpenedStore {
-        guard metadata.count >= Int(label.layout.data) else {
+        guard metadata.count >= Int(label.layout.checksums) else {
             throw DeviceError(code: .tooSmall, message: "the device is smaller than its label says")
         }
         var store = UnitStore(empty: label, hotUnitsMax: hotUnitsMax, rules: rules)
@@ -43,6 +44,7 @@ extension UnitStore {
             if slot.intent != .cold { store.hot.insert(number) }
             store.generation = max(store.generation, slot.generation)
         }
+        if store.keepsChecksums { store.unreadableSeals = store.bySlotKey.count - store.hot.count }
         store.label.mountCounter += 1
         let table = (offset: store.nextTableOffset, bytes: store.encodeTable())
         store.beginNextTable()
@@ -84,6 +86,8 @@ extension UnitStore {
         isRecordedFirst = rules.contains(.intentBeforeWrite)
         leavesOldBytesInHoles = !rules.contains(.zerosBeforeHoles)
         letsAncestorsShow = !rules.contains(.zerosHideAncestors)
+        isVerifying = rules.contains(.verifiedReads)
+        isSealedFirst = rules.contains(.checksumsBeforeSettled)
     }
 
     // MARK: Table

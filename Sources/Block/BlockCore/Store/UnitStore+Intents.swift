@@ -24,15 +24,21 @@ extension UnitStore {
         var combEpoch: UInt64
         /// Nil: zeros.
         var payload: PayloadSlice?
+        /// The bytes are known to be wrong.
+        var isDamaged = false
         /// Whether the blocks hold data afterwards: zeros may be that too.
         var isData: Bool
 
-        init(operation: UInt64, slot: UInt32, range: BlockRange, combEpoch: UInt64, payload: PayloadSlice?) {
+        init(
+            operation: UInt64, slot: UInt32, range: BlockRange, combEpoch: UInt64, payload: PayloadSlice?,
+            isDamaged: Bool = false
+        ) {
             self.operation = operation
             self.slot = slot
             self.range = range
             self.combEpoch = combEpoch
             self.payload = payload
+            self.isDamaged = isDamaged
             isData = payload != nil
         }
     }
@@ -67,6 +73,7 @@ extension UnitStore {
         guard let slot = slots[number] else { preconditionFailure("a write to a slot that is bound") }
         slots[number]?.writers += 1
         slots[number]?.isTouched = true
+        slots[number]?.isSealing = false
         switch slot.intent {
         case .fresh, .hot:
             perform(write, &requests)
@@ -123,27 +130,39 @@ extension UnitStore {
     }
 
     /// Ends the intents of units that were not written since the last call (`underPressure`: of some that are not being
-    /// written now). `settledEpoch` gives the comb epoch to be recorded, or nil for a unit that has to stay hot.
+    /// written now), once their checksums are stable. `settledEpoch` gives the comb epoch to be recorded, or nil for a unit
+    /// that has to stay hot.
     mutating func cool(
         underPressure: Bool, _ requests: inout Requests, settledEpoch: (UnitKey) -> UInt64?
     ) {
         guard stopReason == nil, !hot.isEmpty else { return }
+        // Some are on their way already.
+        if underPressure, seals.step != .idle { return }
         var left = underPressure ? max(1, hotUnitsMax / 4) : Int.max
+        var settling: [(slot: UInt32, combEpoch: UInt64)] = []
         for number in hot.sorted() {
             guard let slot = slots[Int(number)], left > 0 else { continue }
             if slot.intent == .hot, slot.writers == 0, underPressure || !slot.isTouched,
                 let epoch = settledEpoch(slot.key)
             {
-                slots[Int(number)]?.intent = .cold
-                slots[Int(number)]?.combEpoch = max(slot.combEpoch, epoch)
-                hot.remove(number)
-                change(number)
-                mustRecord = true
+                if !keepsChecksums || !isSealedFirst { settle(number, epoch) }
+                if settling.count < UnitStore.sealsMax { settling.append((number, epoch)) }
                 left -= 1
             } else if !underPressure {
                 slots[Int(number)]?.isTouched = false
             }
         }
+        if keepsChecksums { seal(settling, &requests) }
         commit(&requests)
+    }
+
+    /// The unit counts as not being written from its next record on.
+    mutating func settle(_ number: UInt32, _ combEpoch: UInt64) {
+        guard let slot = slots[Int(number)] else { preconditionFailure("a unit that settles is bound") }
+        slots[Int(number)]?.intent = .cold
+        slots[Int(number)]?.combEpoch = max(slot.combEpoch, combEpoch)
+        hot.remove(number)
+        change(number)
+        mustRecord = true
     }
 }

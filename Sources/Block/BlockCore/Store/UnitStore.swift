@@ -1,3 +1,5 @@
+import Base
+
 /// The units of one device: which volume's data lies where, and what of it is stable.
 ///
 /// Invariants:
@@ -24,21 +26,39 @@ public struct UnitStore: Sendable {
         var writers: UInt32 = 0
         /// Whether it is in `changed`.
         var isChanged = false
+        /// Whether its checksums are being written to their area, and nothing else to it.
+        var isSealing = false
+        var checksums = UnitChecksums()
+    }
+
+    /// A read under way.
+    struct Read: Sendable {
+        var operation: UInt64
+        var slot: UInt32
+        /// The unit's: the slot may be another unit's by the time the read ends.
+        var generation: UInt64
+        var range: BlockRange
+        /// Of one that fills only a part of the buffer: the blocks that are this unit's.
+        var blocks: BlockMap?
     }
 
     enum Pending {
         case write(Write)
-        case read(operation: UInt64)
+        case read(Read)
+        /// What several units have of one range.
+        case gather(operation: UInt64, [Read])
         /// The log or the table is being written; a flush follows.
         case metadata
         case flush
         case punch([UInt32])
         case label(copiesLeft: Int)
+        /// Checksums of units that become cold.
+        case seal
 
         var isChange: Bool {
             switch self {
             case .write: true
-            case .read, .metadata, .flush, .punch, .label: false
+            case .read, .gather, .metadata, .flush, .punch, .label, .seal: false
             }
         }
     }
@@ -86,11 +106,21 @@ public struct UnitStore: Sendable {
     var zeroed: [UInt32] = []
     var freeing: [UInt32] = []
     var isCheckpointing = false
+    var seals = Seals()
+    /// Units whose release is not stable yet: after a crash they are there, with their checksums.
+    var retired: [UInt32: Slot] = [:]
+    /// Blocks that are known to be damaged now, and all that were found to be since the device was opened.
+    public internal(set) var damagedBlocks = 0
+    public internal(set) var damageFound: UInt64 = 0
+    /// Settled units whose checksums could not be read when the device was opened: they are unknown.
+    public internal(set) var unreadableSeals = 0
     public internal(set) var stopReason: String?
     let acknowledgesUnflushed: Bool
     let isRecordedFirst: Bool
     let leavesOldBytesInHoles: Bool
     let letsAncestorsShow: Bool
+    let isVerifying: Bool
+    let isSealedFirst: Bool
 
     public enum Start: Equatable, Sendable {
         case started
@@ -107,6 +137,11 @@ public struct UnitStore: Sendable {
     public struct Completion: Equatable, Sendable {
         public var operation: UInt64
         public var outcome: DiskOutcome
+        /// Of a read: blocks that are not what was written, and whose they are. Of several units the first one is told.
+        public var damaged = BlockMap()
+        public var damagedUnit: UnitKey?
+        /// Of a read: blocks of which it was not known what they had to be.
+        public var unverified = BlockMap()
     }
 
     public typealias Requests = [(id: DiskOperationID, request: DiskRequest)]
@@ -135,15 +170,18 @@ public struct UnitStore: Sendable {
     // MARK: Operations
 
     /// Stores a payload; done when stable. The caller keeps overlapping operations apart. `combEpoch` is the comb epoch under
-    /// which it happens. A unit that is not bound yet has to leave `spare` units of the device to others.
+    /// which it happens. A unit that is not bound yet has to leave `spare` units of the device to others. `isDamaged`: the bytes
+    /// are known to be wrong, and reading them is to say so.
     public mutating func write(
         _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, _ payload: PayloadSlice, combEpoch: UInt64,
-        spare: UInt32 = 0, _ requests: inout Requests
+        spare: UInt32 = 0, isDamaged: Bool = false, _ requests: inout Requests
     ) -> Start {
         if stopReason != nil { return .stopped }
         if location(of: key) == nil, !hasRoom(leaving: spare) { return .noSpace }
         guard let slot = bind(key, combEpoch) else { return .busy }
-        let write = Write(operation: operation, slot: slot, range: range, combEpoch: combEpoch, payload: payload)
+        let write = Write(
+            operation: operation, slot: slot, range: range, combEpoch: combEpoch, payload: payload,
+            isDamaged: isDamaged)
         return begin(write, &requests)
     }
 
@@ -166,7 +204,8 @@ public struct UnitStore: Sendable {
             commit(&requests)
             return .started
         }
-        let write = Write(operation: operation, slot: slot, range: range, combEpoch: combEpoch, payload: nil)
+        let write = Write(
+            operation: operation, slot: slot, range: range, combEpoch: combEpoch, payload: nil, isDamaged: false)
         return begin(write, &requests)
     }
 
@@ -174,13 +213,15 @@ public struct UnitStore: Sendable {
         _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, _ requests: inout Requests
     ) -> Start {
         if stopReason != nil { return .stopped }
-        guard let slot = bySlotKey[key], let map = slots[Int(slot)]?.map, !map.runs(in: range).isEmpty else {
+        guard let slot = bySlotKey[key], let known = slots[Int(slot)], !known.map.runs(in: range).isEmpty else {
             return .nothingThere
         }
+        let map = known.map
         let holes = map.holes(in: range).map {
             $0.offset - range.offset..<$0.offset - range.offset + $0.length
         }
-        let id = issue(.read(operation: operation))
+        let id = issue(
+            .read(Read(operation: operation, slot: slot, generation: known.generation, range: range)))
         requests.append(
             (id, .read(at: layout.offset(ofSlot: slot) + UInt64(range.offset), length: range.length, holes: holes)))
         return .started
@@ -216,13 +257,13 @@ public struct UnitStore: Sendable {
     ) -> [Completion] {
         guard let kind = pending.removeValue(forKey: id.rawValue) else { return [] }
         if kind.isChange { writing -= 1 }
-        if case .read(let operation) = kind { return [Completion(operation: operation, outcome: outcome)] }
+        if let completion = finishRead(kind, outcome) { return [completion] }
         if case .failed(let reason) = outcome { return stop(reason, failing: [kind]) }
         var completions: [Completion] = []
         switch kind {
-        case .read: preconditionFailure("answered above")
+        case .read, .gather: preconditionFailure("answered above")
         case .write(let write):
-            ended(write)
+            if case .written(let seen) = outcome { ended(write, seen) } else { ended(write, nil) }
             if !write.isData, !acknowledgesUnflushed { zeroing[write.operation] = (write.slot, write.range) }
             accept(write.operation, &completions)
         case .metadata:
@@ -230,6 +271,7 @@ public struct UnitStore: Sendable {
             requests.append((issue(.flush), .flush))
         case .flush: endCommit(&completions, &requests)
         case .punch(let cleaned): zeroed += cleaned
+        case .seal: sealWritten()
         case .label(let copiesLeft):
             if copiesLeft > 0 {
                 let next = issue(.label(copiesLeft: copiesLeft - 1))
@@ -240,11 +282,28 @@ public struct UnitStore: Sendable {
         return completions
     }
 
-    private mutating func ended(_ write: Write) {
+    private mutating func finishRead(_ kind: Pending, _ outcome: DiskOutcome) -> Completion? {
+        var completion: Completion
+        switch kind {
+        case .read(let read):
+            completion = Completion(operation: read.operation, outcome: outcome)
+            if case .read(_, let seen) = outcome { verify(read, seen, &completion) }
+        case .gather(let operation, let reads):
+            completion = Completion(operation: operation, outcome: outcome)
+            guard case .read(_, let seen) = outcome else { return completion }
+            for read in reads where completion.damaged.isEmpty { verify(read, seen, &completion) }
+        case .write, .metadata, .flush, .punch, .label, .seal: return nil
+        }
+        return completion
+    }
+
+    private mutating func ended(_ write: Write, _ seen: BlockChecksums?) {
         let number = Int(write.slot)
         slots[number]?.writers -= 1
         slots[number]?.isTouched = true
-        guard write.isData, slots[number]?.map.insert(write.range) == true else { return }
+        guard write.isData else { return }
+        noteWritten(write, write.payload == nil ? .zeros(Int(write.range.count)) : seen)
+        guard slots[number]?.map.insert(write.range) == true else { return }
         change(write.slot)
     }
 
@@ -267,12 +326,13 @@ public struct UnitStore: Sendable {
 
     mutating func commit(_ requests: inout Requests) {
         guard step == .idle, stopReason == nil,
-            !waiting.isEmpty || !released.isEmpty || !zeroed.isEmpty || mustRecord
+            !waiting.isEmpty || !released.isEmpty || !zeroed.isEmpty || mustRecord || seals.step == .written
                 || (acknowledgesUnflushed && !changed.isEmpty)
         else { return }
         // A flush costs more than a write: it waits for the writes that are about to end while those are the larger part.
         if !mustRecord, released.isEmpty, zeroed.isEmpty, !acknowledgesUnflushed, waiting.count < writing { return }
         mustRecord = false
+        if seals.step == .written { seals.step = .flushing }
         swap(&committing, &waiting)
         freeing = zeroed
         zeroed = []
@@ -315,8 +375,10 @@ public struct UnitStore: Sendable {
         committing.removeAll(keepingCapacity: true)
         free += freeing.sorted(by: >)
         freeing = []
+        endSeals()
         beginHeld(&requests)
         if !releasing.isEmpty { punch(releasing, &requests) }
+        for slot in releasing { retired[slot] = nil }
         releasing = []
     }
 
@@ -351,8 +413,9 @@ public struct UnitStore: Sendable {
         for kind in outstanding {
             switch kind {
             case .write(let write): ended.append(write.operation)
-            case .read(let operation): ended.append(operation)
-            case .metadata, .flush, .punch, .label: break
+            case .read(let read): ended.append(read.operation)
+            case .gather(let operation, _): ended.append(operation)
+            case .metadata, .flush, .punch, .label, .seal: break
             }
         }
         stopReason = reason
@@ -378,6 +441,8 @@ public struct UnitStore: Sendable {
     /// The unit's slot is on its way to being free.
     private mutating func forget(_ slot: UInt32, _ key: UnitKey) {
         bySlotKey[key] = nil
+        if keepsChecksums { retired[slot] = slots[Int(slot)] }
+        forgetChecksums(slot, .wholeUnit)
         slots[Int(slot)] = nil
         hot.remove(slot)
         released.append(slot)
@@ -391,6 +456,8 @@ public struct UnitStore: Sendable {
     /// Blocks whose zeros are stable hold no data any more. Their record need not be written for that alone.
     private mutating func clear(_ slot: UInt32, _ range: BlockRange) {
         guard slots[Int(slot)]?.map.remove(range) == true, let known = slots[Int(slot)] else { return }
+        slots[Int(slot)]?.isSealing = false
+        forgetChecksums(slot, range)
         if known.map.isEmpty, known.writers == 0 { release(slot, known.key) } else { change(slot) }
     }
 

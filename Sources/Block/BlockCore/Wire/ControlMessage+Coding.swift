@@ -1,6 +1,6 @@
 /// Control messages on a stream: `length` (u32, of what follows), CRC32C of the body (u32), body.
 public enum ControlFrame {
-    public static let version: UInt8 = 3
+    public static let version: UInt8 = 4
     /// A full map of a large system is about 100 bytes per comb.
     public static let maximumLength = 64 << 20
 
@@ -87,6 +87,7 @@ extension ByteWriter {
                     writer.put(usage.counters[kind].count)
                     writer.put(usage.counters[kind].bytes)
                 }
+                writer.put(usage.integrity)
             }
         case .acknowledge(let revision):
             put(UInt8(4))
@@ -244,6 +245,16 @@ extension ByteWriter {
             put(former.epoch)
         }
     }
+
+    private mutating func put(_ integrity: DeviceIntegrity) {
+        put(integrity.damagedBlocks)
+        put(integrity.found)
+        put(integrity.mended)
+        put(integrity.differing)
+        put(integrity.scannedUnits)
+        put(integrity.passes)
+        put(integrity.keepsChecksums)
+    }
 }
 
 extension ByteReader {
@@ -256,7 +267,7 @@ extension ByteReader {
                 ClientHello(guid: try text(), name: try text(), ip: try text(), incarnation: try number(UInt64.self)))
         case 3:
             return .keepAlive(
-                try list(minimumSize: 124) { reader throws(WireError) in try reader.deviceUsage() })
+                try list(minimumSize: 173) { reader throws(WireError) in try reader.deviceUsage() })
         case 4: return .acknowledge(revision: try number(UInt64.self))
         case 5: return .removeSecondary(try key(), epoch: try number(UInt64.self), secondary: try place())
         case 6: return .rebuildDone(try key(), epoch: try number(UInt64.self), target: try place())
@@ -282,7 +293,20 @@ extension ByteReader {
             usage.counters[kind].count = try number(UInt64.self)
             usage.counters[kind].bytes = try number(UInt64.self)
         }
+        usage.integrity = try deviceIntegrity()
         return usage
+    }
+
+    private mutating func deviceIntegrity() throws(WireError) -> DeviceIntegrity {
+        var integrity = DeviceIntegrity()
+        integrity.damagedBlocks = try number(UInt64.self)
+        integrity.found = try number(UInt64.self)
+        integrity.mended = try number(UInt64.self)
+        integrity.differing = try number(UInt64.self)
+        integrity.scannedUnits = try number(UInt64.self)
+        integrity.passes = try number(UInt64.self)
+        integrity.keepsChecksums = try flag()
+        return integrity
     }
 
     private mutating func serverHello() throws(WireError) -> ServerHello {
@@ -371,7 +395,7 @@ extension ByteReader {
         guard combCount > 0, combCount <= 1 << 16, combCount & (combCount - 1) == 0 else {
             throw WireError(description: "a pool of \(combCount) combs")
         }
-        let settings = try poolSettings()
+        let settings = try poolSettings(hasScanner: true)
         let sparePercentage = try number(UInt32.self)
         guard sparePercentage <= 100 else { throw WireError(description: "a spare of \(sparePercentage) %") }
         let entries = try list(minimumSize: 38) { reader throws(WireError) in

@@ -78,11 +78,16 @@ public struct DeviceUsage: Equatable, Sendable {
     public var device: DeviceID
     public var usedUnits: UInt32
     public var counters: IOCounters
+    public var integrity: DeviceIntegrity
 
-    public init(device: DeviceID, usedUnits: UInt32, counters: IOCounters = IOCounters()) {
+    public init(
+        device: DeviceID, usedUnits: UInt32, counters: IOCounters = IOCounters(),
+        integrity: DeviceIntegrity = DeviceIntegrity()
+    ) {
         self.device = device
         self.usedUnits = usedUnits
         self.counters = counters
+        self.integrity = integrity
     }
 }
 

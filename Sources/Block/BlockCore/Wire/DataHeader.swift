@@ -24,6 +24,10 @@ public enum Opcode: UInt8, Sendable, CaseIterable {
     case listUnits = 20
     /// Rebuilding: the target forgets the unit.
     case dropUnit = 21
+    /// A primary asks its secondary for blocks, which are damaged at the primary; answered by payload or flag `zeros`.
+    case fetch = 22
+    /// A primary asks what its secondary's copy of a whole unit reads as; the answer's payload is a `UnitDigest`.
+    case verify = 23
     /// Answered at once; shows that the peer is alive.
     case ping = 32
 }
@@ -60,10 +64,14 @@ public struct DataHeader: Equatable, Sendable {
         public static let reply = Flags(rawValue: 1)
         /// The `length` bytes are all zero and are not sent.
         public static let zeros = Flags(rawValue: 2)
-        /// A CRC32C per 4 KiB follows the payload. Reserved: version 1 neither sends nor accepts it.
+        /// A CRC32C per 4 KiB follows the payload. Reserved: neither sent nor accepted.
         public static let checksums = Flags(rawValue: 4)
         /// The message is followed by `length` bytes of payload.
         public static let payload = Flags(rawValue: 8)
+        /// Of a `copy`: the blocks are not what was once written, and reading them at the target has to fail.
+        public static let damaged = Flags(rawValue: 16)
+        /// Of a `replicateZeroes`: the blocks hold nothing afterwards, and what ancestors of the unit have there shows.
+        public static let hole = Flags(rawValue: 32)
     }
 
     public var opcode: Opcode

@@ -108,3 +108,5 @@ int cbio_connect_keeper(const char *path);
 
 // CRC32C (Castagnoli) of `length` bytes, continuing from `crc` (0 to begin), as iSCSI and ext4 have it.
 uint32_t cbio_crc32c(uint32_t crc, const void *data, size_t length);
+// The CRC32C of each of `blocks` blocks of 4096 bytes.
+void cbio_crc32c_blocks(const void *data, size_t blocks, uint32_t *crcs);

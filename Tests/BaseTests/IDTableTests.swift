@@ -1,8 +1,6 @@
 import Base
 import Testing
 
-@testable import BlockCore
-
 @Suite struct IDTableTests {
     /// Against a dictionary, with numbers that grow and some that stay for long.
     @Test(arguments: 1...20 as ClosedRange<UInt64>)

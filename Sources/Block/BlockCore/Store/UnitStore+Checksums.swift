@@ -1,0 +1,137 @@
+/// Checksums at rest: what each block of a device must read as (docs/design/checksums.md).
+///
+/// Invariants:
+/// - A block that is read as data and has a known checksum matches it, or is reported as damaged.
+/// - Before a record calls a unit cold, the checksums of all its blocks that are known are stable in their area. Those of
+///   hot units are only in memory: after a crash they are unknown, since what was under way may have arrived or not.
+extension UnitStore {
+    /// Where units are that become cold: their checksums have to be stable first.
+    struct Seals: Sendable {
+        enum Step { case idle, writing, written, flushing }
+
+        var step = Step.idle
+        /// The units, and the comb epoch with which each becomes cold.
+        var units: [(slot: UInt32, combEpoch: UInt64)] = []
+        /// Writes to the area that have not ended.
+        var writesLeft = 0
+    }
+
+    /// Units whose checksums are written at once.
+    static let sealsMax = 256
+
+    /// Whether data is checked when it is read. Devices of older formats have no place for checksums.
+    public var keepsChecksums: Bool { label.checksumBlocks > 0 }
+
+    /// What was written has these checksums; nil: unknown.
+    mutating func noteWritten(_ write: Write, _ seen: BlockChecksums?) {
+        guard keepsChecksums else { return }
+        guard let seen else { return forgetChecksums(write.slot, write.range) }
+        let before = damage(of: write.slot)
+        slots[Int(write.slot)]?.checksums.set(write.range, seen, isDamaged: write.isDamaged)
+        damagedBlocks += damage(of: write.slot) - before
+    }
+
+    /// Compares what was read with what is known, and notes what differs and what was not known.
+    mutating func verify(_ read: Read, _ seen: BlockChecksums?, _ completion: inout Completion) {
+        guard let slot = slots[Int(read.slot)], slot.generation == read.generation else { return }
+        let map = read.blocks.map { $0.intersection(slot.map) } ?? slot.map
+        guard keepsChecksums, isVerifying, let seen else {
+            completion.unverified = map
+            return
+        }
+        let before = damage(of: read.slot)
+        slots[Int(read.slot)]?.checksums.check(read.range, seen, map: map, &completion)
+        if !completion.damaged.isEmpty { completion.damagedUnit = slot.key }
+        damagedBlocks += damage(of: read.slot) - before
+        damageFound += UInt64(damage(of: read.slot) - before)
+    }
+
+    /// The blocks hold no data any more, or nobody knows which.
+    mutating func forgetChecksums(_ slot: UInt32, _ range: BlockRange) {
+        let before = damage(of: slot)
+        slots[Int(slot)]?.checksums.forget(range)
+        damagedBlocks += damage(of: slot) - before
+    }
+
+    private func damage(of slot: UInt32) -> Int { slots[Int(slot)]?.checksums.damaged.count ?? 0 }
+
+    /// The unit in the slot, if it is settled.
+    func restingUnit(inSlot number: UInt32) -> UnitKey? {
+        guard let slot = slots[Int(number)], slot.intent == .cold else { return nil }
+        return slot.key
+    }
+
+    /// Whether damage of the block would be noticed.
+    public func knowsChecksum(of key: UnitKey, block: UInt16) -> Bool {
+        bySlotKey[key].flatMap { slots[Int($0)]?.checksums.known[block] } ?? false
+    }
+
+    // MARK: Sealing
+
+    /// Writes the checksums of units that are to become cold. One batch at a time.
+    mutating func seal(_ units: [(slot: UInt32, combEpoch: UInt64)], _ requests: inout Requests) {
+        guard !units.isEmpty, seals.step == .idle else { return }
+        seals.step = .writing
+        seals.units = units
+        var block: UInt32?
+        for (slot, _) in units {
+            slots[Int(slot)]?.isSealing = true
+            // In order, so that neighbours share a block.
+            guard slot / UInt32(UnitChecksums.perBlock) != block else { continue }
+            block = slot / UInt32(UnitChecksums.perBlock)
+            seals.writesLeft += 1
+            let at = layout.checksums + UInt64(slot / UInt32(UnitChecksums.perBlock)) * 4096
+            requests.append((issue(.seal), .writeBytes(at: at, encodeChecksums(around: slot))))
+        }
+    }
+
+    /// The block of the area that a slot shares with its neighbours. Of those that are hot nobody will use what it says.
+    private func encodeChecksums(around slot: UInt32) -> [UInt8] {
+        var writer = ByteWriter()
+        let first = Int(slot) / UnitChecksums.perBlock * UnitChecksums.perBlock
+        for (place, neighbour) in (first..<min(first + UnitChecksums.perBlock, slots.count)).enumerated() {
+            let gap = place * UnitChecksums.stride - writer.bytes.count
+            writer.bytes.append(contentsOf: repeatElement(0, count: gap))
+            guard let known = slots[neighbour] ?? retired[UInt32(neighbour)] else { continue }
+            known.checksums.encode(slot: UInt32(neighbour), generation: known.generation, into: &writer)
+        }
+        writer.bytes.append(contentsOf: repeatElement(0, count: 4096 - writer.bytes.count))
+        return writer.bytes
+    }
+
+    mutating func sealWritten() {
+        seals.writesLeft -= 1
+        if seals.writesLeft == 0 { seals.step = .written }
+    }
+
+    /// A flush that began after the batch was written is done: units that nobody wrote meanwhile become cold.
+    mutating func endSeals() {
+        guard seals.step == .flushing else { return }
+        let units = seals.units
+        seals = Seals()
+        for (number, combEpoch) in units {
+            guard let slot = slots[Int(number)], slot.isSealing else { continue }
+            slots[Int(number)]?.isSealing = false
+            if slot.intent == .hot, slot.writers == 0 { settle(number, combEpoch) }
+        }
+    }
+
+    /// What lies in the checksum area, in whole blocks from `offset` on: to be given, in any pieces, before the store is used.
+    /// Of hot units it says nothing.
+    public mutating func loadChecksums(at offset: UInt64, _ bytes: [UInt8]) {
+        let first = Int((offset - layout.checksums) / 4096) * UnitChecksums.perBlock
+        let count = bytes.count / 4096 * UnitChecksums.perBlock
+        for number in first..<min(first + count, slots.count) {
+            guard let slot = slots[number], slot.intent == .cold else { continue }
+            let start =
+                (number - first) / UnitChecksums.perBlock * 4096
+                + number % UnitChecksums.perBlock * UnitChecksums.stride
+            let piece = Array(bytes[start..<start + UnitChecksums.encodedSize])
+            guard let known = UnitChecksums(decoding: piece, slot: UInt32(number), generation: slot.generation) else {
+                continue
+            }
+            slots[number]?.checksums = known
+            unreadableSeals -= 1
+        }
+    }
+}
