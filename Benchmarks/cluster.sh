@@ -45,9 +45,9 @@ await() {
     done
     echo "no $1 appeared" >&2; tail -5 "$directory/log" >&2; return 1
 }
-# Creates a thin volume of 8 GiB with the name and answers its id.
+# Creates a thin volume with the name, of 8 or that many GiB, and answers its id.
 create() {
-    call -d "{\"volumeSizeInKb\":\"8388608\",\"storagePoolId\":\"$pool\",\"name\":\"$1\",\"volumeType\":\"ThinProvisioned\"}" \
+    call -d "{\"volumeSizeInKb\":\"$((${2:-8} << 20))\",\"storagePoolId\":\"$pool\",\"name\":\"$1\",\"volumeType\":\"ThinProvisioned\"}" \
         "$api/types/Volume/instances" | tr ',{' '\n\n' | first_id
 }
 map() { call -d "{\"sdcId\":\"$sdc\"}" "$api/instances/Volume::$1/action/addMappedSdc" >/dev/null; }

@@ -6,13 +6,15 @@
   measure.py pause --name NAME --to RESULTS --case CASE --signal NAME:PID (--nbd SOCKET | --rbd POOL/IMAGE)
   measure.py rebuild --name NAME --to RESULTS --case CASE --kill PID --sds NAME --api URL --token TOKEN --policy POLICY
                      [--seconds N] [-- FIO ARGUMENTS]
+  measure.py snapshots --nbd SOCKET --volume ID --blocks N --api URL --token TOKEN -- FIO ARGUMENTS
   measure.py table RESULTS STORE RAW
 
 `load` runs fio once per case. CPU is what /proc/PID/stat shows of the servers, of the client's process and of fio itself between
 the end of the ramp and the end of the run, divided by the I/Os of that time. `pause` writes 4 KiB at random places one after
 the other, sends the signal, and takes the longest time that one write needed. `rebuild` kills a server for good and divides what it
 held by the seconds from the first comb that is copied to the last; with fio's arguments it writes 4 KiB at depth 1 before and during
-that, and compares the 99th percentiles. `table` prints STORE's results as ratios of RAW's.
+that, and compares the 99th percentiles. `snapshots` takes some under load, one by one, and as many as a volume may have; it prints
+by itself. `table` prints STORE's results as ratios of RAW's.
 """
 import argparse
 import base64
@@ -25,7 +27,9 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
 
 CASES = {
@@ -168,11 +172,18 @@ class NBD:
             data += piece
         return data
 
-    def write(self, offset, data):
-        self.socket.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 1, offset, offset, len(data)) + data)
+    def ask(self, command, offset, length, data=b""):
+        self.socket.sendall(struct.pack(">IHHQQI", 0x25609513, 0, command, offset, offset, length) + data)
         _, error, _ = struct.unpack(">IIQ", self.take(16))
         if error:
-            sys.exit(f"a write failed with error {error}")
+            sys.exit(f"an I/O failed with error {error}")
+
+    def write(self, offset, data):
+        self.ask(1, offset, len(data), data)
+
+    def read(self, offset, length):
+        self.ask(0, offset, length)
+        return self.take(length)
 
 
 class RBD:
@@ -218,8 +229,12 @@ class Gateway:
 
     def call(self, path, body=None):
         data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, self.headers), timeout=10) as reply:
-            return json.loads(reply.read() or b"null")
+        request = urllib.request.Request(self.url + path, data, self.headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as reply:
+                return json.loads(reply.read() or b"null")
+        except urllib.error.HTTPError as error:
+            sys.exit(f"{path}: {error}: {error.read().decode()}")
 
     def unmirrored(self):
         """Combs that are being copied, and all that lack a copy."""
@@ -269,6 +284,106 @@ def rebuild(options):
         "p99_before_us": before, "p99_during_us": p99_of(fio) if fio else None})
 
 
+class Snapshots:
+    """What snapshots cost whoever uses their volume."""
+
+    BLOCK = os.urandom(4096)
+
+    def __init__(self, options):
+        self.options = options
+        self.gateway = Gateway(options.api, options.token)
+        self.target = NBD(options.nbd)
+        self.blocks = options.blocks
+        self.taken = []
+
+    def take(self):
+        """Answers when it was asked for and when it was there."""
+        began = time.monotonic()
+        body = {"snapshotDefs": [{"volumeId": self.options.volume, "snapshotName": f"s{len(self.taken)}"}]}
+        self.taken += self.gateway.call("/api/instances/System/action/snapshotVolumes", body)["volumeIdList"]
+        return began, time.monotonic()
+
+    def remove(self, snapshot):
+        self.gateway.call(f"/api/instances/Volume::{snapshot}/action/removeVolume", {"removeMode": "ONLY_ME"})
+
+    def mean_us(self, action, numbers):
+        began = time.monotonic()
+        for number in numbers:
+            action(number * 4096)
+        return (time.monotonic() - began) / len(numbers) * 1e6
+
+    def writes_us(self, numbers):
+        return self.mean_us(lambda offset: self.target.write(offset, self.BLOCK), numbers)
+
+    def reads_us(self, numbers):
+        return self.mean_us(lambda offset: self.target.read(offset, 4096), numbers)
+
+    def first_writes(self, rounds=5, count=1000):
+        """Means of writes to blocks that were written since the last snapshot, and of the first ones after it."""
+        again, first = [], []
+        for _ in range(rounds):
+            numbers = random.sample(range(self.blocks), count)
+            self.writes_us(numbers)
+            again.append(self.writes_us(numbers))
+            self.take()
+            first.append(self.writes_us(numbers))
+        return sum(again) / rounds, sum(first) / rounds
+
+    def under_load(self, count=10):
+        """The longest write from asking to answer for each snapshot, and the longest while none is taken."""
+        sys.setswitchinterval(0.0005)
+        writes, ended = [], threading.Event()
+
+        def work():
+            while not ended.is_set():
+                began = time.monotonic()
+                self.target.write(random.randrange(self.blocks) * 4096, self.BLOCK)
+                writes.append((began, time.monotonic()))
+
+        fio = subprocess.Popen(
+            ["fio", "--name=load", "--thread", "--direct=1", "--rw=randwrite", "--bs=4k", "--iodepth=8",
+             f"--size={self.blocks * 4096}", "--time_based", "--runtime=60", "--norandommap", "--output-format=json"]
+            + self.options.fio, stdout=subprocess.DEVNULL)
+        worker = threading.Thread(target=work)
+        worker.start()
+        moments = []
+        for _ in range(count):
+            time.sleep(1)
+            moments.append(self.take())
+        time.sleep(1)
+        ended.set()
+        worker.join()
+        fio.terminate()
+        fio.wait()
+        during = [max((e - b for b, e in writes if b < to and e > began), default=0) for began, to in moments]
+        rest = max(e - b for b, e in writes if all(e < began or b > to for began, to in moments))
+        return [to - began for began, to in moments], during, rest
+
+
+def snapshots(options):
+    work = Snapshots(options)
+    numbers = random.sample(range(work.blocks), 1000)
+    read_before = work.reads_us(numbers)
+    again, first = work.first_writes()
+    print(f"4 KiB write, one after the other: {again:.0f} us, first ones after a snapshot {first:.0f} us: {first / again:.2f} times")
+    took, during, rest = work.under_load()
+    print(f"{len(took)} snapshots under load: taken in {max(took) * 1e3:.0f} ms at most; longest write meanwhile "
+          f"{max(during) * 1e3:.0f} ms at most, {sorted(during)[len(during) // 2] * 1e3:.0f} ms in the middle; "
+          f"longest write else {rest * 1e3:.0f} ms")
+    took = []
+    while len(work.taken) < 126:
+        began, ended = work.take()
+        took.append(ended - began)
+        work.target.write(random.randrange(work.blocks) * 4096, work.BLOCK)
+    print(f"{len(work.taken)} snapshots of one volume: the last ten taken in {max(took[-10:]) * 1e3:.0f} ms at most")
+    read_after = work.reads_us(numbers)
+    print(f"4 KiB read: {read_before:.0f} us, with {len(work.taken)} snapshots {read_after:.0f} us: {read_after / read_before:.2f} times")
+    began = time.monotonic()
+    for snapshot in random.sample(work.taken, len(work.taken)):
+        work.remove(snapshot)
+    print(f"all removed, in any order, in {time.monotonic() - began:.1f} s")
+
+
 def table(options):
     with open(options.results) as lines:
         results = [json.loads(line) for line in lines]
@@ -303,8 +418,6 @@ def table(options):
             print(f"memory of the largest server process, {entry['case']}: {entry['largest_mib']:.0f} MiB resident")
         if "pause_s" in entry:
             print(f"longest write, {entry['case']}: {entry['pause_s']:.2f} s (before: {entry['usual_s']:.2f} s)")
-
-
         if "rebuild_s" in entry:
             speed = entry["rebuilt_mb"] / entry["rebuild_s"]
             line = f"rebuild, {entry['case']}: {entry['rebuilt_mb']:.0f} MB in {entry['rebuild_s']:.1f} s = {speed:.0f} MB/s"
@@ -342,6 +455,10 @@ def main():
         rebuild, **shared, case={"required": True}, kill={"type": int, "required": True}, sds={"required": True},
         api={"required": True}, token={"required": True}, policy={"required": True}, seconds={"type": int, "default": 20},
         size={"default": "1g"})
+    made.add_argument("fio", nargs="*")
+    made = command(
+        snapshots, nbd={"required": True}, volume={"required": True}, api={"required": True},
+        token={"required": True}, blocks={"type": int, "required": True})
     made.add_argument("fio", nargs="*")
     made = command(table)
     for name in ("results", "store", "raw"):

@@ -14,6 +14,8 @@ struct CopyThrottle {
     /// A copy may begin so long before its bandwidth is there: it is looked for only at every tick.
     private static let advance = Duration.milliseconds(25)
     private static let window = Duration.seconds(1)
+    /// Units under way even where nothing limits them: each has a buffer.
+    private static let activeMax = 16
 
     private var rebuild = Work()
     private var rebalance = Work()
@@ -28,6 +30,7 @@ struct CopyThrottle {
 
     func mayStart(_ kind: CopyKind, _ policy: IoPriorityPolicy, _ now: Instant) -> Bool {
         let work = self[kind]
+        guard work.active < CopyThrottle.activeMax else { return false }
         let isBelowCount = work.active < Int(policy.concurrentIosPerDevice)
         switch policy.kind {
         case .unlimited: return true
