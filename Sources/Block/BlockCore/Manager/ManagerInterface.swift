@@ -76,7 +76,7 @@ public struct ManagerConfiguration: Sendable {
     /// How long map and unmap wait for their proof before they answer `fencingUnproven`.
     public var fencingDeadline: Duration = .seconds(20)
     /// Combs that may be rebuilt at once to or from one device: enough for its copies, each comb having little of a small pool.
-    public var rebuildsPerDevice = 16
+    public var rebuildsPerDevice = 32
     /// The same for combs whose target is a copy that returns: most of them move little.
     public var resyncsPerDevice = 32
     /// How long the combs that a server left wait for it before they are rebuilt elsewhere.
