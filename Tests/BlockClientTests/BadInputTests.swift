@@ -191,6 +191,7 @@ import class TestKit.RawConnection
             .keepAlive([usage, usage]), .acknowledge(revision: number), .requestMap,
             .removeSecondary(key, epoch: number, secondary: place), .rebuildDone(key, epoch: number, target: place),
             .rebuildFailed(key, epoch: number, target: place), .deviceFailed(DeviceID(rawValue: number)),
+            .nodeEmpty(TreeID(rawValue: number), node: key.index, revision: number),
         ])
     }
 

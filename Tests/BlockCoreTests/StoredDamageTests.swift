@@ -179,7 +179,8 @@ import Testing
                 .keepAlive([DeviceUsage(device: place.device, usedUnits: .max)]), .requestMap,
                 .acknowledge(revision: number()), .removeSecondary(key, epoch: number(), secondary: place),
                 .rebuildDone(key, epoch: number(), target: place), .rebuildFailed(key, epoch: number(), target: place),
-                .deviceFailed(place.device),
+                .deviceFailed(place.device), .cut(number(), .held, isIntact: true),
+                .nodeEmpty(TreeID(rawValue: number()), node: key.index, revision: number()),
                 .clientHello(ClientHello(guid: "g\(number())", name: "", ip: "", incarnation: number())),
                 .serverHello(
                     ServerHello(

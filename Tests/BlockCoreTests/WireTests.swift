@@ -73,6 +73,7 @@ import Testing
             .removeSecondary(key, epoch: 4, secondary: place), .rebuildDone(key, epoch: 5, target: place),
             .rebuildFailed(key, epoch: 6, target: place), .deviceFailed(DeviceID(rawValue: 3)), .requestMap,
             .copyUnreadable(key, epoch: 7, copy: place), .drained(key, epoch: 8),
+            .cut(9, .sealed, isIntact: true), .nodeEmpty(TreeID(rawValue: 10), node: 11, revision: 12),
         ]
         for message in messages {
             let frame = ControlFrame.encode(message)

@@ -198,6 +198,8 @@ final class ManagerShell: ControlLinkOwner, @unchecked Sendable {
         case .combsUnavailable(let count, let pool):
             logger.error("combs unavailable", metadata: ["count": "\(count)", "pool.id": "\(pool)"])
         case .rebuildFinished(let pool): logger.notice("rebuild finished", metadata: ["pool.id": "\(pool)"])
+        case .nodeMerged(let tree, let node):
+            logger.info("node of snapshots merged", metadata: ["tree.id": "\(tree)", "node": "\(node)"])
         case .staleCopiesPromoted(let count, let pool, let lost):
             logger.critical(
                 "older copies promoted by an operator",

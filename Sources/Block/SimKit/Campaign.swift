@@ -8,6 +8,9 @@ public struct Campaign: Sendable {
     public private(set) var acknowledgedWrites = 0
     public private(set) var reads = 0
     public private(set) var fences = 0
+    public private(set) var snapshots = 0
+    /// Nodes of snapshots whose data went to another.
+    public private(set) var merges = 0
     /// How often each kind of fault struck.
     public private(set) var faults: [String: Int] = [:]
     /// The longest that any run took to be well again.
@@ -23,6 +26,8 @@ public struct Campaign: Sendable {
         acknowledgedWrites += report.acknowledgedWrites
         reads += report.reads
         fences += report.fences
+        snapshots += report.snapshots
+        merges += report.merges
         faults.merge(report.faults, uniquingKeysWith: +)
         slowestRecovery = max(slowestRecovery, report.wellAfter ?? .zero)
         if failure == nil, report.failure != nil { failure = report }
@@ -38,6 +43,7 @@ public struct Campaign: Sendable {
             "acknowledged writes   \(acknowledgedWrites)",
             "reads                 \(reads)",
             "fences proven         \(fences)",
+            "snapshots taken       \(snapshots), nodes merged \(merges)",
             "slowest recovery      \(Campaign.rounded(slowestRecovery.inSeconds, 1)) s",
             "faults",
         ]

@@ -16,11 +16,11 @@ extension Simulation {
     }
 
     func compareCopies() {
-        if let difference = difference(tolerating: spoilt) { fail(difference) }
+        if let difference = difference(toleratingDamage: true) { fail(difference) }
     }
 
     /// Two copies of a unit that should be equal and are not, other than in blocks of which one may be spoilt.
-    func difference(tolerating spoilt: Set<UnitBlock>) -> String? {
+    func difference(toleratingDamage isTolerant: Bool) -> String? {
         guard let state = manager.core?.state else { return nil }
         for volume in state.volumes.values {
             guard let pool = state.pools[volume.pool] else { continue }
@@ -35,11 +35,7 @@ extension Simulation {
                     content(of: unit, over: below, at: comb.primary), content(of: unit, over: below, at: secondary)
                 )
                 let differs = zip(Simulation.blocksInView, zip(copies.0, copies.1)).contains { block, values in
-                    guard values.0 != values.1 else { return false }
-                    return !([unit.node] + below).contains {
-                        let unit = UnitKey(tree: unit.tree, node: $0, index: unit.index)
-                        return spoilt.contains(UnitBlock(unit: unit, block: block))
-                    }
+                    values.0 != values.1 && !(isTolerant && isSpoilt(unit, block))
                 }
                 if differs { return "the copies of \(unit) at \(comb.inSync) differ: \(copies)" }
             }

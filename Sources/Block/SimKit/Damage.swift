@@ -94,9 +94,17 @@ extension Simulation {
     func foundDamage(_ id: NodeID, _ unit: UnitKey, _ blocks: BlockMap) {
         damage.found += blocks.count
         for run in blocks.runs() {
-            for block in run.start..<run.end where !spoilt.contains(UnitBlock(unit: unit, block: block)) {
+            for block in run.start..<run.end where !isSpoilt(unit, block) {
                 return fail("\(id) calls block \(block) of \(unit) damaged, and it is not")
             }
+        }
+    }
+
+    /// Whether the block was spoilt there, or where it was merged from: parents have lower numbers than their children.
+    func isSpoilt(_ unit: UnitKey, _ block: UInt16) -> Bool {
+        if spoilt.contains(UnitBlock(unit: unit, block: block)) { return true }
+        return spoilt.contains {
+            $0.unit.family == unit.family && $0.unit.node < unit.node && $0.block == block
         }
     }
 

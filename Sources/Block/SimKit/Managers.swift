@@ -90,7 +90,9 @@ extension Simulation {
                 if case .cut(_, .seal) = message { hamperCut(id, ConnectionID(rawValue: link.rawValue)) }
                 send(ConnectionID(rawValue: link.rawValue), fromOpener: false, .fromManager(message))
             case .close(let link): close(ConnectionID(rawValue: link.rawValue), byOpener: false)
-            case .notice(let notice): note("\(id): \(notice)")
+            case .notice(let notice):
+                if case .nodeMerged = notice { merges += 1 }
+                note("\(id): \(notice)")
             }
         }
     }

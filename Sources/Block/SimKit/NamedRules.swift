@@ -33,5 +33,7 @@ extension ProtocolRules {
         ("trees-outlive-their-first-volume", .treesOutliveTheirFirstVolume),
         ("sealed-cuts-note-writes", .sealedCutsNoteWrites),
         ("disturbed-cuts-are-dropped", .disturbedCutsAreDropped),
+        ("nodes-go-empty", .nodesGoEmpty),
+        ("only-merged-is-dropped", .onlyMergedIsDropped),
     ]
 }

@@ -136,6 +136,7 @@ extension Simulation {
             configuration.rules = options.rules
             configuration.intentCooling = intentCooling
             configuration.cutHoldTime = cutHoldTime
+            configuration.mergeInterval = .milliseconds(100)
             configuration.hostBoot = "\(id)-\(node.hostBoots)"
             node.core = ServerCore(
                 configuration: configuration, sds: node.sds,

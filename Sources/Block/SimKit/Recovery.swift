@@ -30,8 +30,8 @@ extension Simulation {
         if failure == nil, let violation = history.check() { fail(violation) }
         if failure == nil { compareCopies() }
         // What is still damaged in one copy has to be found by those who look for it.
-        if failure == nil { step(until: now + .seconds(20)) { self.difference(tolerating: []) == nil } }
-        if failure == nil, let difference = difference(tolerating: []) { fail("not mended: \(difference)") }
+        if failure == nil { step(until: now + .seconds(20)) { self.difference(toleratingDamage: false) == nil } }
+        if failure == nil, let difference = difference(toleratingDamage: false) { fail("not mended: \(difference)") }
         if failure == nil { account() }
         if failure == nil { loseOneForGood() }
     }

@@ -40,8 +40,9 @@ public struct SimulationReport: Sendable, Equatable {
     public var wellAfter: Duration?
     public var copies: CopyCounts
     public var damage: DamageCounts
-    /// Snapshots that were taken.
+    /// Snapshots that were taken, and nodes that went because another has what they held.
     public var snapshots: Int
+    public var merges: Int
     public var events: Int
     /// A digest of everything that happened, for comparing replays.
     public var digest: UInt64
@@ -139,6 +140,8 @@ public final class Simulation {
     let cutHoldTime: Duration
     /// That have appeared.
     var snapshots = 0
+    /// Nodes merged.
+    var merges = 0
     /// Those that were asked for, by their names.
     var askedSnapshots: [String: (source: VolumeID, at: Instant)] = [:]
     /// Per mille of the right one.
@@ -188,7 +191,7 @@ public final class Simulation {
         return SimulationReport(
             seed: options.seed, failure: failure, acknowledgedWrites: history.acknowledgedWrites,
             reads: history.finishedReads, fences: fences, faults: faults, simulated: now - .zero, wellAfter: wellAfter,
-            copies: copies, damage: damage, snapshots: snapshots,
+            copies: copies, damage: damage, snapshots: snapshots, merges: merges,
             events: events, digest: digest)
     }
 

@@ -41,6 +41,7 @@ extension ManagerCore {
         case .planMoves: planMoves(in: &batch, now)
         case .switchHeads(let id): switchHeads(cut: id, in: &batch)
         case .showSnapshots(let id): showSnapshots(cut: id, in: &batch, &rng)
+        case .removeMerged(let tree): removeMerged(tree, in: &batch)
         case .pruneTrees: for tree in batch.draft.state.trees.keys { batch.draft.prune(tree) }
         }
     }
@@ -249,7 +250,7 @@ extension ManagerCore {
             batch.draft.put(device)
             batch.draft.withdraw(distrusting: true) { $0.device == id }
             batch.draft.notices.append(.deviceFailed(id))
-        case .serverHello, .clientHello, .keepAlive, .acknowledge, .requestMap, .cut:
+        case .serverHello, .clientHello, .keepAlive, .acknowledge, .requestMap, .cut, .nodeEmpty:
             preconditionFailure("not a report")
         }
     }

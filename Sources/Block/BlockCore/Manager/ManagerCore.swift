@@ -23,6 +23,8 @@ public struct ManagerCore: Sendable {
         case showSnapshots(cut: UInt64)
         /// Nodes that no volume has, as a cut that failed leaves them.
         case pruneTrees
+        /// The tree's node that has given away everything.
+        case removeMerged(TreeID)
     }
 
     /// Each change touches a few records, the introduction of a server one for each of its devices; a store takes
@@ -90,6 +92,8 @@ public struct ManagerCore: Sendable {
     /// Snapshots that are being taken, and those that come after them.
     var cut: Cut?
     var snapshotRequests: [SnapshotRequest] = []
+    /// Nodes that may go once no server has anything of them.
+    var merges: [TreeID: PendingMerge] = [:]
     /// Combs whose last rebuild or secondary failed.
     var holdBacks: [CombKey: HoldBack] = [:]
     /// Since when this leader knows servers to be down.
@@ -173,7 +177,7 @@ public struct ManagerCore: Sendable {
             case .serverHello(let hello): queue.append(.serverHello(link, hello))
             case .clientHello(let hello): queue.append(.clientHello(link, hello))
             case .keepAlive, .acknowledge, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed,
-                .copyUnreadable, .drained, .cut, .requestMap:
+                .copyUnreadable, .drained, .cut, .nodeEmpty, .requestMap:
                 links[link] = nil
                 actions.append(.close(link))
             }
@@ -187,7 +191,7 @@ public struct ManagerCore: Sendable {
             case .requestMap: actions.append(.send(link, .update(state.fullUpdate(for: client))))
             case .keepAlive, .acknowledge: break
             case .serverHello, .clientHello, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed,
-                .copyUnreadable, .drained, .cut:
+                .copyUnreadable, .drained, .cut, .nodeEmpty:
                 drop(link, now, &actions)
             }
         case .server(let server):
@@ -208,6 +212,7 @@ public struct ManagerCore: Sendable {
                 }
             case .requestMap: actions.append(.send(link, .update(state.fullUpdate(for: nil))))
             case .cut(let id, let answer, let isIntact): cutAnswered(id, answer, isIntact, by: server, on: link)
+            case .nodeEmpty(let tree, let node, let revision): noteEmpty(tree, node, revision, at: server)
             case .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed, .copyUnreadable, .drained:
                 if queue.count < configuration.queueDepthMax * 4 { queue.append(.report(server, message)) }
             case .serverHello, .clientHello: drop(link, now, &actions)

@@ -23,6 +23,8 @@ public enum ManagerNotice: Sendable {
     case combsDegraded(count: Int, pool: StoragePoolID)
     case combsUnavailable(count: Int, pool: StoragePoolID)
     case rebuildFinished(StoragePoolID)
+    /// What a node of the tree held is in its child everywhere.
+    case nodeMerged(TreeID, node: UInt32)
     /// An operator gave a server up, and older copies are primaries now.
     case staleCopiesPromoted(count: Int, pool: StoragePoolID, lost: SdsID)
     /// So many units of the volume lie in what older copies serve.
@@ -171,6 +173,10 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let treesOutliveTheirFirstVolume = ProtocolRules(rawValue: 1 << 22)
     /// A server notes writes that begin although their volumes were to be held.
     public static let sealedCutsNoteWrites = ProtocolRules(rawValue: 1 << 23)
+    /// A node goes only when no server has any of its units.
+    public static let nodesGoEmpty = ProtocolRules(rawValue: 1 << 0)
+    /// A unit that is merged is forgotten only where all that it shows is in the other one.
+    public static let onlyMergedIsDropped = ProtocolRules(rawValue: 1 << 31)
     /// Snapshots of a disturbed moment are not shown.
     public static let disturbedCutsAreDropped = ProtocolRules(rawValue: 1 << 30)
     /// Where an operator had an older copy promoted, the volumes are marked.
@@ -186,6 +192,6 @@ public struct ProtocolRules: OptionSet, Sendable {
         .refusedOnBoth, .spareIsForCopies, .lossIsMarked, .lostCopyIsFilledAnew,
         .verifiedReads, .checksumsBeforeSettled, .damageStaysDamage,
         .zerosHideAncestors, .copiedHolesShowAncestors, .treesOutliveTheirFirstVolume, .sealedCutsNoteWrites,
-        .disturbedCutsAreDropped,
+        .disturbedCutsAreDropped, .nodesGoEmpty, .onlyMergedIsDropped,
     ]
 }

@@ -91,7 +91,7 @@ extension ManagerNotice {
             return event(
                 .info, "VOLUME_FENCED", "Volume::\(proof.volume)",
                 "Rights to volume \(name) older than epoch \(proof.attachEpoch) are proven to be refused")
-        case .connectionRefused: return nil
+        case .connectionRefused, .nodeMerged: return nil
         }
     }
 }

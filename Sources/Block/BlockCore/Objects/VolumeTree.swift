@@ -1,3 +1,14 @@
+/// A node that goes, and its only child, which gets what it holds.
+public struct NodeMerge: Equatable, Sendable {
+    public var node: UInt32
+    public var into: UInt32
+
+    public init(node: UInt32, into: UInt32) {
+        self.node = node
+        self.into = into
+    }
+}
+
 /// Volumes that came from one another, as a tree of nodes: each node holds what was written while it was the head of one of them,
 /// and shows through to its parent where nothing was. See docs/design/snapshots.md.
 ///
@@ -86,6 +97,28 @@ public struct VolumeTree: Equatable, Sendable {
         defer { nextNode += 1 }
         nodes.append(Node(number: nextNode, parent: parent))
         return nextNode
+    }
+
+    /// The first node that only shows through to one other, which may take over what it holds. Once that is so it stays so: new
+    /// nodes grow on heads only.
+    public func mergeable(heads: Set<UInt32>) -> NodeMerge? {
+        var children: [UInt32: (count: Int, last: UInt32)] = [:]
+        for node in nodes {
+            if let parent = node.parent { children[parent] = ((children[parent]?.count ?? 0) + 1, node.number) }
+        }
+        for node in nodes where !heads.contains(node.number) {
+            if let known = children[node.number], known.count == 1 { return NodeMerge(node: node.number, into: known.last) }
+        }
+        return nil
+    }
+
+    /// A node whose only child has everything that it held goes.
+    mutating func remove(merged: NodeMerge) {
+        guard let place = position(of: merged.node), let child = position(of: merged.into),
+            nodes[child].parent == merged.node
+        else { preconditionFailure("a node is merged into its child") }
+        nodes[child].parent = nodes[place].parent
+        nodes.remove(at: place)
     }
 
     /// Takes away every node that nobody can see any more: those that neither are a head nor have children.

@@ -130,7 +130,7 @@ extension ServerCore {
     mutating func copyEnded(_ operation: Operation) {
         guard let kind = operation.copyKind else { return }
         throttles[operation.store].ended(kind)
-        rebuilds[operation.comb]?.copiesActive -= 1
+        if operation.kind == .copyUnit { rebuilds[operation.comb]?.copiesActive -= 1 }
     }
 
     mutating func tickCopies(_ now: Instant, _ actions: inout [ServerAction]) {
@@ -151,7 +151,7 @@ extension ServerCore {
         case .replicaWrite where operation.header.opcode == .copy:
             kind = copyKind(operation.comb) == .rebuild ? .rebuildWrite : .rebalanceWrite
         case .replicaWrite, .replicaZeroes: kind = .secondaryWrite
-        case .clientMap, .replicaDrop, .replicaRead, .examine, .copyUnit: return
+        case .clientMap, .replicaDrop, .replicaRead, .examine, .copyUnit, .mergeUnit, .mergeDrop: return
         }
         counters[operation.store].add(kind, bytes: operation.range.length)
     }

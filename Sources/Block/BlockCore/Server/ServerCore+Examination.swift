@@ -348,6 +348,7 @@ extension ServerCore {
     private mutating func readAgain(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id] else { return }
         if operation.kind == .copyUnit { return copyStep(id, now, &actions) }
+        if operation.kind == .mergeUnit { return mergeStep(id, now, &actions) }
         if let status = refusal(of: operation) { return reject(id, status, now, &actions) }
         switch startLocally(id, operation, &actions) {
         case .started: operations[id]?.isLocalPending = true
@@ -359,6 +360,7 @@ extension ServerCore {
     private mutating func giveUpReading(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id] else { return }
         if operation.kind == .copyUnit { return abort(operation.comb, now, &actions) }
+        if operation.kind == .mergeUnit { return abandonMerge(id, now, &actions) }
         reject(id, .notReady, now, &actions)
     }
 }

@@ -12,8 +12,11 @@ extension ServerCore {
             case examine
             /// The source's side of rebuilding one unit.
             case copyUnit
+            /// Moving what a unit holds to that of another node, and forgetting it.
+            case mergeUnit, mergeDrop
 
             var isClientsWrite: Bool { self == .clientWrite || self == .clientZeroes }
+            var isMerge: Bool { self == .mergeUnit || self == .mergeDrop }
         }
 
         var kind: Kind
@@ -38,19 +41,22 @@ extension ServerCore {
         var examined: [UnitKey] = []
         /// Of a copy: what it is for.
         var copyKind: CopyKind?
-        /// Of a copy: what remains to be done at the target, the first being under way.
+        /// Of a copy: what remains to be done at the target, the first being under way. Of a merge: data alone.
         var steps: [CopyStep] = []
+        /// Of a merge: the node that goes.
+        var mergedNode: UInt32?
 
         var excludesReads: Bool {
             switch kind {
-            case .clientRead, .clientMap, .copyUnit, .replicaRead, .examine: false
-            case .clientWrite, .clientZeroes, .replicaWrite, .replicaZeroes, .replicaDrop: true
+            case .clientRead, .clientMap, .copyUnit, .replicaRead, .examine, .mergeUnit: false
+            case .clientWrite, .clientZeroes, .replicaWrite, .replicaZeroes, .replicaDrop, .mergeDrop: true
             }
         }
         var isClients: Bool {
             switch kind {
             case .clientRead, .clientMap, .clientWrite, .clientZeroes: true
-            case .replicaWrite, .replicaZeroes, .replicaDrop, .replicaRead, .examine, .copyUnit: false
+            case .replicaWrite, .replicaZeroes, .replicaDrop, .replicaRead, .examine, .copyUnit, .mergeUnit, .mergeDrop:
+                false
             }
         }
     }
@@ -83,6 +89,7 @@ extension ServerCore {
             clientOperations += 1
             throttles[operation.store].noteRequest(bytes: operation.range.length)
         }
+        if operation.kind.isMerge { merging.active += 1 }
         count(operation)
         if isFirst {
             queues[operation.unit.family, default: []].insert(id, at: 0)
@@ -138,6 +145,7 @@ extension ServerCore {
     mutating func remove(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations.removeValue(forKey: id) else { return }
         if operation.isClients { clientOperations -= 1 }
+        if operation.kind.isMerge { merging.active -= 1 }
         copyEnded(operation)
         if let payload = operation.payload { actions.append(.release(payload)) }
         for slot in Forwards.slots { forgetQuestion(operation.forwards[slot]) }
@@ -171,7 +179,12 @@ extension ServerCore {
             if let status = replicaRefusal(operation.header, operation.comb, from: nil) {
                 return reject(id, status, now, &actions)
             }
+            if operation.header.opcode == .dropMerged, !isMerged(operation) {
+                return reject(id, .invalid, now, &actions)
+            }
         case .copyUnit: return startCopy(id, now, &actions)
+        case .mergeUnit: return startMerge(id, now, &actions)
+        case .mergeDrop: return startMergeDrop(id, now, &actions)
         case .examine: return startExamination(id, now, &actions)
         }
         startParts(id, operation, now, &actions)
@@ -251,7 +264,8 @@ extension ServerCore {
                 id, operation.unit, operation.range, slice, combEpoch: epoch, spare: spare(for: operation),
                 isDamaged: operation.header.flags.contains(.damaged), &requests)
         case .replicaDrop: started = stores[store].drop(id, [operation.unit], &requests)
-        case .copyUnit, .clientMap, .examine: preconditionFailure("not begun on the own device")
+        case .copyUnit, .clientMap, .examine, .mergeUnit, .mergeDrop:
+            preconditionFailure("not begun on the own device")
         }
         issue(requests, store, &actions)
         return started
@@ -312,6 +326,8 @@ extension ServerCore {
         switch (operation.kind, completion.outcome) {
         case (.copyUnit, _): return copyRead(id, completion, now, &actions)
         case (.examine, _): return examinationRead(id, completion, now, &actions)
+        case (.mergeUnit, _): return mergePartEnded(id, completion, now, &actions)
+        case (.mergeDrop, _): return remove(id, now, &actions)
         case (.replicaRead, _): return answerReplicaRead(id, completion, now, &actions)
         case (.clientRead, .read(let payload, _)):
             if let status = operation.failure ?? refusal(of: operation) {
@@ -360,7 +376,7 @@ extension ServerCore {
             operation.forwards.isEmpty
         else { return }
         switch operation.kind {
-        case .clientRead, .replicaRead, .examine, .copyUnit: return
+        case .clientRead, .replicaRead, .examine, .copyUnit, .mergeUnit, .mergeDrop: return
         case .clientMap, .clientWrite, .clientZeroes, .replicaWrite, .replicaZeroes, .replicaDrop: break
         }
         if operation.isRefused, !operation.isUndoing, operation.failure == nil, operation.kind.isClientsWrite,
@@ -397,8 +413,9 @@ extension ServerCore {
                 combs.contains(operation.comb) || changes.trees.contains(operation.unit.tree)
             else { continue }
             revise(id, now, &actions)
-            // Examinations know nothing of clients' rights, and must not hold up the proof that some have ended.
-            let isApart = operation.kind == .examine && !combs.contains(operation.comb) || operation.kind == .copyUnit
+            // Examinations and merges know nothing of clients' rights, and must not hold up the proof that some have ended.
+            let isOurs = operation.kind == .examine || operation.kind.isMerge
+            let isApart = isOurs && !combs.contains(operation.comb) || operation.kind == .copyUnit
             if operations[id]?.isStarted == true, !isApart { open.insert(id) }
         }
         // What ended while others were revised holds nothing up.
@@ -424,6 +441,7 @@ extension ServerCore {
             if !operation.isStarted, let status = replicaRefusal(operation.header, operation.comb, from: nil) {
                 reject(id, status, now, &actions)
             }
+        case .mergeUnit, .mergeDrop: if !isCurrent(operation) { abandonMerge(id, now, &actions) }
         case .copyUnit, .examine: break
         }
     }

@@ -174,7 +174,7 @@ extension ServerCore {
         guard let operation = operations[id], let place = operation.forwards[slot]?.place,
             let comb = map.comb(operation.comb)
         else { return }
-        if let step = operation.steps.first, !map.nodes(of: operation.unit.tree).contains(step.node) {
+        if operation.kind == .copyUnit, let step = operation.steps.first, !map.nodes(of: operation.unit.tree).contains(step.node) {
             // Its node is gone meanwhile, and the target, which may know, would not take it.
             operations[id]?.forwards[slot] = nil
             return stepDone(id, now, &actions)
@@ -194,7 +194,11 @@ extension ServerCore {
         case .examine:
             guard let question = examinationHeader(operation.unit) else { return }
             (header.opcode, header.flags, range) = question
-        case .copyUnit:
+        case .mergeDrop:
+            header.opcode = .dropMerged
+            header.node = operation.mergedNode ?? 0
+            header.attachEpoch = UInt64(operation.unit.node)
+        case .copyUnit, .mergeUnit:
             switch operation.steps.first {
             case .data(let run, let node), .damaged(let run, let node):
                 header.opcode = .copy
@@ -242,10 +246,11 @@ extension ServerCore {
         switch header.status {
         case .ok:
             operations[id]?.forwards[slot] = nil
-            if operation.kind == .copyUnit {
-                stepDone(id, now, &actions)
-            } else {
-                endIfDone(id, now, &actions)
+            switch operation.kind {
+            case .copyUnit: stepDone(id, now, &actions)
+            case .mergeUnit: mergePartDone(id, now, &actions)
+            case .mergeDrop: dropMerged(id, now, &actions)
+            default: endIfDone(id, now, &actions)
             }
         case .staleComb:
             let isNewer = (map.comb(operation.comb)?.epoch ?? 0) > epoch
@@ -262,6 +267,7 @@ extension ServerCore {
                 operations[id]?.forwards[slot] = nil
                 return examinationRefused(id, header, now, &actions)
             }
+            if operation.kind.isMerge { return mergeRefused(id, header.status, now, &actions) }
             operations[id]?.forwards[slot]?.state = .impossible
             giveUp(on: known.place, operation.comb, now, &actions)
         }
@@ -278,6 +284,10 @@ extension ServerCore {
                 guard known.state == .impossible || now - known.since >= configuration.replicaTimeout else { continue }
                 if operation.kind == .examine {
                     abandonExamination(operation.unit, now, &actions)
+                    continue
+                }
+                if operation.kind.isMerge {
+                    abandonMerge(id, now, &actions)
                     continue
                 }
                 if known.state != .impossible, overdue.insert(known.place.sds).inserted {

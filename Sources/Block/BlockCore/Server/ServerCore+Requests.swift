@@ -35,7 +35,7 @@ extension ServerCore {
             guard case .server(let sender) = peer.peer else { return refuse(.invalid) }
             if let payload { actions.append(.release(payload)) }
             listUnits(header, from: sender, on: link, &actions)
-        case .read, .write, .writeZeroes, .map, .replicate, .replicateZeroes, .copy, .dropUnit,
+        case .read, .write, .writeZeroes, .map, .replicate, .replicateZeroes, .copy, .dropUnit, .dropMerged,
             .fetch, .verify:
             admit(header, payload, peer.peer, on: link, now, &actions)
         case .hello: preconditionFailure("answered above")
@@ -98,7 +98,7 @@ extension ServerCore {
         case (.map, .client): (kind, status) = (.clientMap, range == .wholeUnit ? nil : .invalid)
         case (.replicate, .server), (.copy, .server): (kind, status) = (.replicaWrite, hasBytes ? nil : .invalid)
         case (.replicateZeroes, .server): (kind, status) = (.replicaZeroes, nil)
-        case (.dropUnit, .server): (kind, status) = (.replicaDrop, nil)
+        case (.dropUnit, .server), (.dropMerged, .server): (kind, status) = (.replicaDrop, nil)
         case (.fetch, .server): (kind, status) = (.replicaRead, nil)
         case (.verify, .server): (kind, status) = (.replicaRead, range == .wholeUnit ? nil : .invalid)
         default: (kind, status) = (.clientRead, .invalid)

@@ -49,6 +49,7 @@ public struct ServerCore: Sendable {
     var handovers: [CombKey: Handover] = [:]
     /// Snapshots that are being taken.
     var cut: Cut?
+    var merging = Merging()
     /// Combs that this server is ready to receive, by the epoch for which it forgot its old units.
     var readyTargets: [CombKey: UInt64] = [:]
     /// Drops of stale units that are not stable yet: as a target (to be answered), or in the background.
@@ -176,6 +177,7 @@ public struct ServerCore: Sendable {
         tickHandovers(now, &actions)
         tickScans(now, &actions)
         tickCut(now, &actions)
+        tickMerges(now, &actions)
         if now - lastCooling >= configuration.intentCooling {
             lastCooling = now
             for index in stores.indices { cool(index, underPressure: false, &actions) }

@@ -20,6 +20,8 @@ public struct ServerConfiguration: Sendable {
     public var deviceTimeout: Duration = .seconds(10)
     /// A unit that nobody has written for so long, or up to twice as long, is recorded as settled.
     public var intentCooling: Duration = .seconds(3)
+    /// How often units are looked for that have to be merged into those of another node.
+    public var mergeInterval: Duration = .seconds(1)
     /// How long writes to volumes of which snapshots are being taken are held up at most, whatever the manager does.
     public var cutHoldTime: Duration = .seconds(2)
     /// A device of which so many blocks were found damaged since the server started is given up, unless it holds the only copy

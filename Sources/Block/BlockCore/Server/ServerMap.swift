@@ -14,6 +14,8 @@ struct ClusterMap: Sendable {
     var volumes: [VolumeID: VolumeRecord] = [:]
     /// Of volumes that are or were in snapshots.
     var trees: [TreeID: VolumeTree] = [:]
+    /// Of trees with a node whose units go to another.
+    private(set) var merges: [TreeID: NodeMerge] = [:]
     var addresses: [SdsID: String] = [:]
 
     struct Changes {
@@ -65,6 +67,12 @@ struct ClusterMap: Sendable {
         }
         let gone = update.isFull ? trees.keys.filter { !mentioned.contains($0) } : update.removedTrees
         for tree in gone where trees.removeValue(forKey: tree) != nil { changes.trees.insert(tree) }
+        if trees.isEmpty, merges.isEmpty { return }
+        var heads: [TreeID: Set<UInt32>] = [:]
+        for volume in volumes.values where changes.trees.contains(volume.tree) {
+            heads[volume.tree, default: []].insert(volume.head)
+        }
+        for tree in changes.trees { merges[tree] = trees[tree]?.mergeable(heads: heads[tree] ?? []) }
     }
 
     func comb(_ key: CombKey) -> Comb? {

@@ -105,6 +105,11 @@ extension ByteWriter {
             put(id)
             put(answer.rawValue)
             put(isIntact)
+        case .nodeEmpty(let tree, let node, let revision):
+            put(UInt8(13))
+            put(tree)
+            put(node)
+            put(revision)
         case .drained(let key, let epoch):
             put(UInt8(11))
             put(key.pool)
@@ -282,6 +287,9 @@ extension ByteReader {
                 throw WireError(description: "answer \(kind) about snapshots")
             }
             return .cut(id, answer, isIntact: try flag())
+        case 13:
+            return .nodeEmpty(
+                try id(TreeID.self), node: try number(UInt32.self), revision: try number(UInt64.self))
         case 10: return .copyUnreadable(try key(), epoch: try number(UInt64.self), copy: try place())
         default: throw WireError(description: "unknown message \(kind) to the manager")
         }

@@ -113,6 +113,8 @@ public enum MessageToManager: Equatable, Sendable {
     /// An answer to a step of taking snapshots. Not intact: the server did not keep to it, and the snapshots may show what never
     /// was at one moment.
     case cut(UInt64, CutAnswer, isIntact: Bool)
+    /// This server has no unit of the node, and puts none there as the tree is at map revision `revision`.
+    case nodeEmpty(TreeID, node: UInt32, revision: UInt64)
 }
 
 public enum CutAnswer: UInt8, Sendable, CaseIterable {
