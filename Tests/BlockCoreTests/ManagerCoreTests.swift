@@ -16,6 +16,7 @@ struct ManagerBench {
     init() {
         var configuration = ManagerConfiguration()
         configuration.combCount = 64
+        configuration.rebuildsPerDevice = 4
         core = ManagerCore(
             system: System(id: SystemID(rawValue: 1), name: "test", createdAt: 0), configuration: configuration,
             now: now)

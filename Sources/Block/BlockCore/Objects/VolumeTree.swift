@@ -107,7 +107,9 @@ public struct VolumeTree: Equatable, Sendable {
             if let parent = node.parent { children[parent] = ((children[parent]?.count ?? 0) + 1, node.number) }
         }
         for node in nodes where !heads.contains(node.number) {
-            if let known = children[node.number], known.count == 1 { return NodeMerge(node: node.number, into: known.last) }
+            if let known = children[node.number], known.count == 1 {
+                return NodeMerge(node: node.number, into: known.last)
+            }
         }
         return nil
     }

@@ -174,7 +174,9 @@ extension ServerCore {
         guard let operation = operations[id], let place = operation.forwards[slot]?.place,
             let comb = map.comb(operation.comb)
         else { return }
-        if operation.kind == .copyUnit, let step = operation.steps.first, !map.nodes(of: operation.unit.tree).contains(step.node) {
+        if operation.kind == .copyUnit, let step = operation.steps.first,
+            !map.nodes(of: operation.unit.tree).contains(step.node)
+        {
             // Its node is gone meanwhile, and the target, which may know, would not take it.
             operations[id]?.forwards[slot] = nil
             return stepDone(id, now, &actions)
