@@ -52,6 +52,58 @@ extension StoreClusterTests {
         }
     }
 
+    @Test func aVolumeIsOverwrittenFromItsSnapshot() async throws {
+        try await withCluster(servers: 2) { cluster in
+            await cluster.startClient("c1")
+            let volume = try await cluster.makeVolume("v")
+            let uri = try await cluster.map(volume, to: "c1")
+            #expect(await fio(uri, "--rw=write", "--size=4m", "--do_verify=1", "--randseed=5").status == 0)
+            let id = try await snapshot(volume, "s", cluster)
+            #expect(await fio(uri, "--rw=write", "--size=4m", "--do_verify=1", "--randseed=6").status == 0)
+            let restore = SnapshotDefinition(volume: id, name: "", overwriting: volume)
+            await #expect(throws: ManagerError.self, "it is mapped") {
+                try await cluster.manager.submit(.takeSnapshots([restore], createdAt: 1))
+            }
+            _ = try await cluster.manager.submit(.unmap(volume, nil))
+            _ = try await cluster.manager.submit(.takeSnapshots([restore], createdAt: 1))
+            let again = try await cluster.map(volume, to: "c1")
+            let restored = await fio(again, "--rw=write", "--size=4m", "--verify_only=1", "--randseed=5")
+            #expect(restored.status == 0, "\(restored.output)")
+        }
+    }
+
+    /// What a snapshot kept goes to the volume when the snapshot is gone, and nothing is left of it on any server.
+    @Test func whatNoSnapshotNeedsIsMerged() async throws {
+        try await withCluster(servers: 2) { cluster in
+            await cluster.startClient("c1")
+            let volume = try await cluster.makeVolume("v")
+            let uri = try await cluster.map(volume, to: "c1")
+            func check(_ offset: String, _ size: String, _ seed: String, write: Bool) async {
+                let result = await fio(
+                    uri, "--rw=write", write ? "--do_verify=1" : "--verify_only=1", offset, size, seed)
+                #expect(result.status == 0, "\(result.output)")
+            }
+            await check("--offset=0", "--size=2m", "--randseed=5", write: true)
+            await check("--offset=2m", "--size=6m", "--randseed=9", write: true)
+            let id = try await snapshot(volume, "s", cluster)
+            await check("--offset=0", "--size=2m", "--randseed=6", write: true)
+            _ = try await cluster.manager.submit(.removeVolume(id, unmapping: false))
+            let manager = cluster.manager
+            let isMerged = await cluster.until(seconds: 60) {
+                (try? await manager.state().trees.values.first?.nodes.count) == 1
+            }
+            #expect(isMerged)
+            await check("--offset=0", "--size=2m", "--randseed=6", write: false)
+            await check("--offset=2m", "--size=6m", "--randseed=9", write: false)
+            // The servers tell a little later what they have.
+            let hasNoMore = await cluster.until {
+                guard let state = try? await manager.state() else { return false }
+                return state.usedUnits.count == 2 && state.usedUnits.values.allSatisfy { $0 == 8 }
+            }
+            #expect(hasNoMore)
+        }
+    }
+
     @Test func snapshotsUnderLoadAreTakenAndLoseNothing() async throws {
         try await withCluster { cluster in
             await cluster.startClient("c1")

@@ -602,6 +602,49 @@ extension DiskRequest {
         #expect(bench.core.state.trees.isEmpty && !bench.records.keys.contains { $0.hasPrefix("tree/") })
     }
 
+    /// It keeps what others show of it, and what it had itself goes.
+    @Test func aVolumeIsOverwrittenFromItsSnapshot() throws {
+        var bench = ManagerBench()
+        let (id, _) = try bench.volume()
+        let pool = try #require(bench.core.state.pools.keys.first)
+        let ticket = bench.submit(.takeSnapshots([SnapshotDefinition(volume: id, name: "a")], createdAt: 8))
+        takeAll(&bench)
+        guard case .success(.tookSnapshots(_, let ids)) = bench.replies[ticket] else {
+            throw ManagerError(.malformed, "not taken")
+        }
+        let restore = SnapshotDefinition(volume: ids[0], name: "", overwriting: id)
+        let again = bench.submit(.takeSnapshots([restore], createdAt: 9))
+        takeAll(&bench)
+        guard case .success(.tookSnapshots(_, let overwritten)) = bench.replies[again] else {
+            throw ManagerError(.malformed, "not overwritten")
+        }
+        #expect(overwritten == [id] && bench.core.state.volumes.count == 2)
+        let state = bench.core.state
+        let tree = try #require(state.trees.values.first)
+        // 0 - 1 the volume, 2 the snapshot; then 2 - 3 the snapshot, 4 the volume.
+        #expect(state.volumes[id]?.head == 4 && state.volumes[ids[0]]?.head == 3)
+        #expect(tree.nodes.map(\.number) == [0, 2, 3, 4] && tree.ancestors(of: 4) == [2, 0])
+
+        func code(_ source: VolumeID, _ target: VolumeID) -> ManagerError.Code? {
+            let definition = SnapshotDefinition(volume: source, name: "", overwriting: target)
+            do throws(ManagerError) {
+                try ManagerDraft(bench.core.state, rules: .all).checkSnapshots([definition])
+                return nil
+            } catch {
+                return error.code
+            }
+        }
+        #expect(code(ids[0], id) == nil && code(id, id) == .sameVolume)
+        guard
+            case .createdVolume(let other) = try bench.run(
+                .createVolume(pool: pool, name: "other", sizeUnits: 16, provisioning: .thin, createdAt: 1))
+        else { throw ManagerError(.malformed, "not created") }
+        #expect(code(other, id) == .otherTree)
+        _ = try bench.run(.resizeVolume(id, sizeUnits: 24))
+        #expect(code(ids[0], id) == .invalidSize)
+        #expect(code(ids[0], VolumeID(rawValue: 4)) == .volumeNotFound)
+    }
+
     @Test func limitsAreErrors() throws {
         var bench = ManagerBench()
         let (id, _) = try bench.volume()

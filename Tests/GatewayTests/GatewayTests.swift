@@ -339,7 +339,7 @@ struct Bench {
         let bench = try await Bench()
         let id = try await bench.createVolume("v")
         for path in [
-            "/api/instances/Volume::\(id)/action/overwriteVolumeContent",
+            "/api/instances/Volume::\(id)/action/migrateVTree",
             "/api/instances/StoragePool::\(MemoryManager.pool)/action/setZeroPaddingPolicy",
             "/api/types/SnapshotPolicy/instances",
         ] {

@@ -131,4 +131,21 @@ import Testing
         #expect(failed?.code == 164)
         #expect(failed?.message.contains("sds1") == true)
     }
+
+    @Test func aVolumeIsOverwrittenFromItsSnapshot() async throws {
+        let bench = try await Bench()
+        let id = try await bench.createVolume("a")
+        let other = try await bench.createVolume("b")
+        let snapshot = try #require(ids(try await take(bench, [id], names: ["a1"])).first)
+        func overwrite(_ source: String) async throws -> JSONValue {
+            try await bench.post(
+                "/api/instances/Volume::\(id)/action/overwriteVolumeContent", ["srcVolumeId": .string(source)])
+        }
+        #expect(try await overwrite(snapshot) == [:])
+        #expect(try await volume(bench, id)["name"] == "a")
+        #expect(try await bench.get("/api/types/Volume/instances").array?.count == 3)
+        #expect(await bench.refusal { try await overwrite(other) }?.code == 198)
+        #expect(await bench.refusal { try await overwrite(id) }?.code == 330)
+        #expect(await bench.refusal { try await overwrite("0000000000000404") }?.code == 79)
+    }
 }

@@ -199,6 +199,7 @@ extension Gateway {
         case "addMappedSdc": return try await map(volume, fields)
         case "removeMappedSdc": return try await unmap(volume, fields)
         case "removeVolume": return try await remove(volume, fields)
+        case "overwriteVolumeContent": return try await overwrite(volume, fields)
         case "setVolumeName":
             let name = try Self.checkedName(try fields.requiredText("newName"))
             if name == volume.name { return [:] }

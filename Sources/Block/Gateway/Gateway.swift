@@ -260,6 +260,8 @@ extension GatewayError {
                     GatewayError(code: 64, "The object is in use: \(error.message)")
                 }
         case .tooManySnapshots: self = .tooManySnapshots
+        case .otherTree: self = .otherTree
+        case .sameVolume: self = .sameVolume
         // To be tried again, as the text says; then ours, which tells why.
         case .snapshotFailed: self = GatewayError(code: 164, "The system is busy. Retry later: \(error.message)")
         case .overloaded: self = .busy

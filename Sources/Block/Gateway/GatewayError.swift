@@ -94,6 +94,8 @@ extension GatewayError {
         code: 337, "The Storage Pool is in critical capacity: no new volumes can be created or extended")
     static let tooManySnapshots = GatewayError(code: 182, "There are too many snapshots in the VTree")
     static let groupNotFound = GatewayError(code: 185, "Could not find the consistency group")
+    static let otherTree = GatewayError(code: 198, "Overwriting a volume is possible only within one V-Tree")
+    static let sameVolume = GatewayError(code: 330, "You cannot overwrite a volume with itself")
     static let tooLarge = GatewayError(code: 190, "The volume size too large")
     static let illegalSize = GatewayError(
         code: 225, "The specified volume size is illegal. Volume size must be in 8 GB blocks")

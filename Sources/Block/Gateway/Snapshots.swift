@@ -31,6 +31,14 @@ extension Gateway {
         ]
     }
 
+    /// The volume shows what another one of its tree does, and keeps its id, its name and its own snapshots. It must not be mapped.
+    func overwrite(_ volume: Volume, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
+        guard let source = VolumeID(try fields.requiredText("srcVolumeId")) else { throw .invalidVolumeID }
+        let definition = SnapshotDefinition(volume: source, name: "", overwriting: volume.id)
+        _ = try await submit(.takeSnapshots([definition], createdAt: epochMilliseconds() / 1000))
+        return [:]
+    }
+
     func removeGroup(_ fields: RequestFields) async throws(GatewayError) -> JSONValue {
         guard let group = SnapshotGroupID(try fields.requiredText("snapGroupId")) else { throw .groupNotFound }
         let volumes = try await state().volumes.values.filter { $0.snapshotGroup == group }.map(\.id)

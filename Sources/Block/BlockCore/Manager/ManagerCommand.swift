@@ -39,10 +39,13 @@ public struct SnapshotDefinition: Equatable, Sendable {
     public var volume: VolumeID
     /// Of the snapshot; may be empty.
     public var name: String
+    /// A volume of the same tree that shows what the snapshot would, instead of a new one: unmapped, and as large.
+    public var overwritten: VolumeID?
 
-    public init(volume: VolumeID, name: String) {
+    public init(volume: VolumeID, name: String, overwriting overwritten: VolumeID? = nil) {
         self.volume = volume
         self.name = name
+        self.overwritten = overwritten
     }
 }
 

@@ -1,5 +1,5 @@
-/// Nodes without a volume of their own and with one child: servers move what they hold to the child (docs/design/snapshots.md), and
-/// when nothing of such a node is left anywhere it leaves its tree.
+/// Nodes without a volume of their own and with one child: servers move what they hold to the child, and when nothing of such a
+/// node is left anywhere it leaves its tree (docs/design/snapshots.md).
 extension ManagerCore {
     struct PendingMerge {
         var node: UInt32

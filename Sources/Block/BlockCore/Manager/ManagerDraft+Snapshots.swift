@@ -18,8 +18,12 @@ extension ManagerDraft {
         var added: [TreeID: Int] = [:]
         for definition in definitions {
             let volume = try volume(definition.volume)
-            try checkVolumeName(definition.name, of: nil)
-            try checkCapacity(volume.pool, adding: volume.sizeUnits, .thin)
+            if let overwritten = definition.overwritten {
+                try checkOverwriting(overwritten, from: volume)
+            } else {
+                try checkVolumeName(definition.name, of: nil)
+                try checkCapacity(volume.pool, adding: volume.sizeUnits, .thin)
+            }
             pools.insert(volume.pool)
             added[volume.tree, default: 0] += 1
         }
@@ -28,9 +32,25 @@ extension ManagerDraft {
         }
         for (tree, count) in added {
             let hasRoom = state.trees[tree]?.hasRoom(for: 2 * count) ?? true
-            guard hasRoom, state.volumes(in: tree).count + count <= ManagerDraft.volumesPerTree else {
+            let created = definitions.filter { $0.overwritten == nil && state.volumes[$0.volume]?.tree == tree }.count
+            guard hasRoom, state.volumes(in: tree).count + created <= ManagerDraft.volumesPerTree else {
                 throw ManagerError(.tooManySnapshots, "a volume and its relatives have at most 126 snapshots")
             }
+        }
+    }
+
+    /// Nobody may be writing to what is overwritten, or have something of it in a cache.
+    private func checkOverwriting(_ id: VolumeID, from source: Volume) throws(ManagerError) {
+        let volume = try volume(id)
+        guard id != source.id else { throw ManagerError(.sameVolume, "a volume is not overwritten with itself") }
+        guard volume.tree == source.tree else {
+            throw ManagerError(.otherTree, "volumes \(id) and \(source.id) do not come from one another")
+        }
+        guard volume.sizeUnits == source.sizeUnits else {
+            throw ManagerError(.invalidSize, "volumes \(id) and \(source.id) have different sizes")
+        }
+        guard volume.mappings.isEmpty, !volume.isFencePending else {
+            throw ManagerError(.volumeMapped, "volume \(id) is mapped")
         }
     }
 
@@ -52,7 +72,7 @@ extension ManagerDraft {
         return nodes
     }
 
-    /// The snapshots become volumes.
+    /// The snapshots become volumes, or what volumes show that are overwritten.
     mutating func show(
         _ definitions: [SnapshotDefinition], _ nodes: [UInt32], createdAt: UInt64,
         _ generator: inout some RandomNumberGenerator
@@ -66,6 +86,14 @@ extension ManagerDraft {
             let source = try volume(definition.volume)
             guard state.trees[source.tree]?.contains(node) == true else {
                 throw ManagerError(.snapshotFailed, "the node of a snapshot is gone")
+            }
+            if let overwritten = definition.overwritten {
+                var volume = try volume(overwritten)
+                volume.head = node
+                put(volume)
+                prune(volume.tree)
+                ids.append(overwritten)
+                continue
             }
             var snapshot = Volume(
                 id: unusedVolumeID(&generator), pool: source.pool, name: definition.name, sizeUnits: source.sizeUnits,

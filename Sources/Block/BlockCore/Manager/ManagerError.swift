@@ -13,6 +13,8 @@ public struct ManagerError: CodedError {
         case poolCritical
         /// 126 snapshots of one volume and its relatives, or as many nodes as a tree may have.
         case tooManySnapshots
+        /// A volume is overwritten from another one of its tree alone.
+        case otherTree, sameVolume
         /// The writes of the volumes could not be held up at one moment. Nothing has changed; the message says why.
         case snapshotFailed
         case alreadyMapped, mappedElsewhere, notMapped, volumeMapped

@@ -28,8 +28,8 @@ public enum Opcode: UInt8, Sendable, CaseIterable {
     case fetch = 22
     /// A primary asks what its secondary's copy of a whole unit reads as; the answer's payload is a `UnitDigest`.
     case verify = 23
-    /// A primary tells its secondary to forget the unit of a node if that of node `attachEpoch` has all of its blocks; else answered
-    /// `invalid`.
+    /// A primary tells its secondary to forget the unit of a node if that of node `attachEpoch` has all of its blocks; else it is
+    /// answered `invalid`.
     case dropMerged = 24
     /// Answered at once; shows that the peer is alive.
     case ping = 32
