@@ -31,7 +31,8 @@ extension Gateway {
         ]
     }
 
-    /// The volume shows what another one of its tree does, and keeps its id, its name and its own snapshots. It must not be mapped.
+    /// The volume shows what another one of its tree does, and keeps its id, its name and its own snapshots. It must not be
+    /// mapped.
     func overwrite(_ volume: Volume, _ fields: RequestFields) async throws(GatewayError) -> JSONValue {
         guard let source = VolumeID(try fields.requiredText("srcVolumeId")) else { throw .invalidVolumeID }
         let definition = SnapshotDefinition(volume: source, name: "", overwriting: volume.id)
