@@ -33,5 +33,11 @@ extension ProtocolRules {
         ("trees-outlive-their-first-volume", .treesOutliveTheirFirstVolume),
         ("sealed-cuts-note-writes", .sealedCutsNoteWrites),
         ("disturbed-cuts-are-dropped", .disturbedCutsAreDropped),
+        ("lease-for-reads", .leaseForReads),
+        ("lease-counts-from-request", .leaseCountsFromRequest),
+        ("promotion-waits-for-lease", .promotionWaitsForLease),
+        ("grant-after-commit", .grantAfterCommit),
+        ("sharing-is-confirmed", .sharingIsConfirmed),
+        ("resignation-ends-reads", .resignationEndsReads),
     ]
 }

@@ -113,6 +113,8 @@ public enum MessageToManager: Equatable, Sendable {
     /// An answer to a step of taking snapshots. Not intact: the server did not keep to it, and the snapshots may show what never
     /// was at one moment.
     case cut(UInt64, CutAnswer, isIntact: Bool)
+    /// A server asks that it may go on answering reads of volumes which several clients have; numbers only grow.
+    case leaseRequest(number: UInt64)
 }
 
 public enum CutAnswer: UInt8, Sendable, CaseIterable {
@@ -206,6 +208,8 @@ public enum MessageFromManager: Equatable, Sendable {
     case keepAlive
     /// To servers: a step of the cut of this number.
     case cut(UInt64, CutStep)
+    /// The request of this number is granted, counted from when it was sent.
+    case lease(number: UInt64)
     /// This manager does not lead. `leader` is where the one that does is told to be (host:port), nil while nobody is known.
     case redirect(leader: String?)
 }
