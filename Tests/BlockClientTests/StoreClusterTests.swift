@@ -126,9 +126,11 @@ actor StoreCluster {
         return try #require(try await manager.state().clients.values.first { $0.name == name }).id
     }
 
-    func map(_ volume: VolumeID, to name: String, preempt: Bool = false) async throws -> String {
+    func map(
+        _ volume: VolumeID, to name: String, preempt: Bool = false, sharing isShared: Bool = false
+    ) async throws -> String {
         let sdc = try await client(name)
-        _ = try await manager.submit(.map(volume, sdc, mode: .readWrite, allowMultiple: false, preempt: preempt))
+        _ = try await manager.submit(.map(volume, sdc, mode: .readWrite, allowMultiple: isShared, preempt: preempt))
         let path = "\(directory.path)/\(name)/\(volume).sock"
         #expect(await until { access(path, F_OK) == 0 })
         return "nbd+unix:///\(volume)?socket=\(path)"

@@ -2,7 +2,7 @@ import Base
 import BlockCore
 import Testing
 
-/// A manager whose store is a dictionary and whose commits succeed at once.
+/// A manager whose store is a dictionary and whose commits succeed at once, unless they are held.
 struct ManagerBench {
     var core: ManagerCore
     var records: [String: [UInt8]] = [:]
@@ -11,6 +11,9 @@ struct ManagerBench {
     var replies: [Ticket: Result<ManagerReply, ManagerError>] = [:]
     var sent: [(LinkID, MessageFromManager)] = []
     var closed: [LinkID] = []
+    var commits = 0
+    /// A commit is stored, and the manager does not hear of it until it is fed `committed`.
+    var holdsCommits = false
     var nextTicket: UInt64 = 1
 
     init() {
@@ -35,7 +38,8 @@ struct ManagerBench {
                         case .delete(let key): records[key] = nil
                         }
                     }
-                    events.append(.committed)
+                    commits += 1
+                    if !holdsCommits { events.append(.committed) }
                 case .reply(let ticket, let result): replies[ticket] = result
                 case .send(let link, let message): sent.append((link, message))
                 case .close(let link): closed.append(link)

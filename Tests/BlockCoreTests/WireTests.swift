@@ -74,6 +74,7 @@ import Testing
             .rebuildFailed(key, epoch: 6, target: place), .deviceFailed(DeviceID(rawValue: 3)), .requestMap,
             .copyUnreadable(key, epoch: 7, copy: place), .drained(key, epoch: 8),
             .cut(9, .sealed, isIntact: true), .nodeEmpty(TreeID(rawValue: 10), node: 11, revision: 12),
+            .leaseRequest(number: 1 << 40),
         ]
         for message in messages {
             let frame = ControlFrame.encode(message)
@@ -110,7 +111,22 @@ import Testing
         #expect(frame.count == 12 + (leader?.utf8.count ?? 0))
     }
 
+    /// As docs/formats/volume-wire.md has them: version, kind, number.
+    @Test func leasesSurviveTheWire() throws {
+        let granted = ControlFrame.encode(MessageFromManager.lease(number: 0x0102))
+        #expect(try ControlFrame.decodeFromManager(Array(granted[4...])) == .lease(number: 0x0102))
+        #expect(Array(granted[8...]) == [5, 8, 2, 1, 0, 0, 0, 0, 0, 0])
+        let asked = ControlFrame.encode(MessageToManager.leaseRequest(number: 0x0102))
+        #expect(Array(asked[8...]) == [5, 13, 2, 1, 0, 0, 0, 0, 0, 0])
+        // Who knows version 4 knows nothing of leases and must not take part.
+        let body: [UInt8] = [4] + asked[9...]
+        let checksum = CRC32C.checksum(body)
+        let old = (0..<4).map { UInt8(truncatingIfNeeded: checksum >> ($0 * 8)) } + body
+        #expect(throws: WireError.self) { try ControlFrame.decodeToManager(old) }
+    }
+
     @Test(arguments: [
+        ControlFrame.encode(MessageToManager.leaseRequest(number: 7)),
         ControlFrame.encode(.keepAlive([DeviceUsage(device: DeviceID(rawValue: 2), usedUnits: 17)])),
         ControlFrame.encode(MessageFromManager.redirect(leader: "10.0.0.1:6611")),
     ])

@@ -80,6 +80,19 @@ import Testing
         #expect(snapshots > 2 * runs.count && merges > runs.count)
     }
 
+    /// Two clients read and write the same volumes, and every block is a register all the time.
+    @Test func volumesOfTwoClientsAreRegisters() {
+        var faults: [String: Int] = [:]
+        for seed: UInt64 in 1...12 {
+            let report = Simulation(SimulationOptions(seed: seed, profile: .shared)).run()
+            #expect(report.failure == nil, "seed \(seed): \(report.failure ?? "")")
+            faults.merge(report.faults, uniquingKeysWith: +)
+        }
+        #expect(faults["volume with two clients", default: 0] > 12)
+        #expect(faults["server and client cut off together", default: 0] > 12)
+        #expect(faults["leader deposed with a server and a client", default: 0] > 0)
+    }
+
     /// Disks spoil blocks, and what the other copy has takes their place.
     @Test func damageIsFoundAndMended() {
         var sum = DamageCounts()
@@ -198,6 +211,16 @@ import Testing
         BrokenRule(name: "a promoted copy marks nothing", rule: .lossIsMarked, profile: .lossy, seeds: 200),
         BrokenRule(
             name: "a copy that was given up gets only changes", rule: .lostCopyIsFilledAnew, profile: .lossy, seeds: 200
+        ),
+        BrokenRule(name: "reads without a lease", rule: .leaseForReads, profile: .shared, seeds: 200),
+        BrokenRule(name: "a lease counts from its grant", rule: .leaseCountsFromRequest, profile: .shared, seeds: 200),
+        BrokenRule(
+            name: "a primary is replaced under its lease", rule: .promotionWaitsForLease, profile: .shared, seeds: 200),
+        BrokenRule(name: "a deposed leader grants leases", rule: .grantAfterCommit, profile: .shared, seeds: 200),
+        BrokenRule(
+            name: "a second client is let in unheard", rule: .sharingIsConfirmed, profile: .shared, seeds: 200),
+        BrokenRule(
+            name: "a primary that resigned goes on answering", rule: .resignationEndsReads, profile: .shared, seeds: 200
         ),
         BrokenRule(name: "clients take the spare", rule: .spareIsForCopies, profile: .cramped, seeds: 200),
     ]

@@ -120,10 +120,10 @@ public final class Reactor: @unchecked Sendable {
         _ = write(doorbell, &one, 8)
     }
 
-    /// The monotonic clock.
+    /// A monotonic clock that goes on while the host is suspended: leases run out then too.
     public static var now: Instant {
         var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
+        clock_gettime(CLOCK_BOOTTIME, &time)
         return Instant(nanoseconds: UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec))
     }
     public var now: Instant { Reactor.now }

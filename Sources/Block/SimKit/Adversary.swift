@@ -10,9 +10,12 @@ extension Simulation {
         case managerCrash, commitFault, leaderChange, slowStore
         case wiped, lastCopy
         case allDieWriting
+        case splitView, splitLeaders, unreadable
 
         /// Whether only some profiles know it.
-        var isSpecial: Bool { self == .wiped || self == .lastCopy || self == .allDieWriting }
+        var isSpecial: Bool {
+            [.wiped, .lastCopy, .allDieWriting, .splitView, .splitLeaders, .unreadable].contains(self)
+        }
     }
 
     /// Each run knows only some kinds, so that some runs are all of a kind.
@@ -31,11 +34,13 @@ extension Simulation {
         }
         // One kind of loss at a time: what is lost otherwise is not to be put down to the disks.
         if options.profile != .busy { faultKinds.removeAll { $0 == .bitRot || $0 == .misdirectedWrite } }
+        if options.profile == .shared { addSplits() }
     }
 
     /// Does one bad thing, and comes back for the next.
     func adversary() {
         if isHealed { return }
+        if now < splitEnd { return heap.add(.adversary, at: splitEnd + delay(100, 500)) }
         heap.add(.adversary, at: now + delay(100, 1500))
         let until = now + delay(300, 7000)
         let kind = faultKinds.randomElement(using: &random) ?? .anyCrash
@@ -51,6 +56,9 @@ extension Simulation {
             let victim = someServer
             servers[victim]?.writesToLive = Int.random(in: 1...3, using: &random)
             servers[victim]?.takesAll = true
+        case .splitView: splitView()
+        case .splitLeaders: splitLeaders()
+        case .unreadable: servers[someServer]?.failsNextRead = true
         }
     }
 
@@ -199,12 +207,12 @@ extension Simulation {
         return Bool.random(using: &random) ? (one, two) : (two, one)
     }
 
-    private func isolate(_ one: NodeID, _ other: NodeID, _ until: Instant) {
+    func isolate(_ one: NodeID, _ other: NodeID, _ until: Instant) {
         network.block(one, other, until: until)
         network.block(other, one, until: until)
     }
 
-    private func isolateFromManagers(_ one: NodeID, _ until: Instant) {
+    func isolateFromManagers(_ one: NodeID, _ until: Instant) {
         for manager in managerIDs { isolate(one, manager, until) }
     }
 }

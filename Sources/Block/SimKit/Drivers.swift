@@ -18,6 +18,7 @@ extension Simulation {
             switch action {
             case .sendManager(let message):
                 if let link = servers[id]?.managerLink { send(link, fromOpener: true, .toManager(message)) }
+                if options.profile == .shared { hamperResignation(message, id) }
             case .send(let link, let header, let slice):
                 let connection = ConnectionID(rawValue: link.rawValue)
                 let isOpener = network.connections[connection]?.opener.node == id
@@ -164,6 +165,11 @@ extension Simulation {
     /// Whether the operation fails, as some do from a given one on until a restart. Of a write that fails anything may
     /// have arrived, and what a failed flush covered may stay unwritten for ever.
     private func isBroken(_ node: inout ServerNode, _ operation: DiskOperationID) -> Bool {
+        if node.failsNextRead, node.reads.removeValue(forKey: operation) != nil {
+            did("read error")
+            node.failsNextRead = false
+            return true
+        }
         guard let left = node.operationsToError else { return false }
         node.operationsToError = max(0, left - 1)
         guard left == 0, Bool.random(using: &random) else { return false }

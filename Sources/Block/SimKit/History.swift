@@ -49,16 +49,28 @@ struct History {
     private(set) var registers: [Block: Register] = [:]
     /// When units fell back to an older state.
     private var losses: [VolumeID: [UInt32: [UInt64]]] = [:]
-    private var fences: [VolumeID: [(epoch: UInt64, at: UInt64)]] = [:]
+    private var fences: [VolumeID: [(epoch: UInt64, kept: Set<UInt64>, at: UInt64)]] = [:]
     /// Of volumes that are snapshots.
     private(set) var origins: [VolumeID: Origin] = [:]
     private(set) var acknowledgedWrites = 0
     private(set) var finishedReads = 0
     private(set) var violation: String?
 
-    /// From `at` on, rights older than `epoch` must be without effect.
-    mutating func fence(_ volume: VolumeID, _ epoch: UInt64, at: UInt64) {
-        fences[volume, default: []].append((epoch, at))
+    /// From `at` on, rights older than `epoch` must be without effect, but for those of the epochs in `kept`.
+    mutating func fence(_ volume: VolumeID, _ epoch: UInt64, keeping kept: Set<UInt64>, at: UInt64) {
+        fences[volume, default: []].append((epoch, kept, at))
+    }
+
+    /// Whether a write of the block is under way, or has ended unanswered, whose right is another one that still holds. If it is
+    /// sent again, or was and is on its way, it may take effect after what is written now. `rights`: those that may hold, if
+    /// that is known.
+    func isContested(_ block: Block, by epoch: UInt64, rights: Set<UInt64>?) -> Bool {
+        guard let register = registers[block] else { return false }
+        func contests(_ write: Write) -> Bool {
+            !write.isAcknowledged && write.epoch != epoch && rights?.contains(write.epoch) != false
+                && fencedAt(block.volume, write.epoch) == .max
+        }
+        return register.writes.values.contains(where: contests) || register.zeroings.values.contains(where: contests)
     }
 
     /// From `at` on the unit may hold what it held at any one moment before, each block by itself.
@@ -67,7 +79,7 @@ struct History {
     }
 
     private func fencedAt(_ volume: VolumeID, _ epoch: UInt64) -> UInt64 {
-        fences[volume, default: []].filter { $0.epoch > epoch }.map(\.at).min() ?? .max
+        fences[volume, default: []].filter { $0.epoch > epoch && !$0.kept.contains(epoch) }.map(\.at).min() ?? .max
     }
 
     mutating func appeared(_ snapshot: VolumeID, of source: VolumeID, group: UInt64, from: UInt64, to: UInt64) {

@@ -47,7 +47,8 @@ extension Simulation {
         leader = id
         for other in managerIDs where other != id && managers[other]?.core != nil {
             did("leader change with overlap")
-            heap.add(.abdicate(other, life: life(other)), at: now + delay(50, 5000))
+            let earliest = options.profile == .shared ? 2000.0 : 50
+            heap.add(.abdicate(other, life: life(other)), at: now + delay(earliest, 5000))
         }
         managers[id]?.life += 1
         managers[id]?.term = store.term

@@ -35,5 +35,11 @@ extension ProtocolRules {
         ("disturbed-cuts-are-dropped", .disturbedCutsAreDropped),
         ("nodes-go-empty", .nodesGoEmpty),
         ("only-merged-is-dropped", .onlyMergedIsDropped),
+        ("lease-for-reads", .leaseForReads),
+        ("lease-counts-from-request", .leaseCountsFromRequest),
+        ("promotion-waits-for-lease", .promotionWaitsForLease),
+        ("grant-after-commit", .grantAfterCommit),
+        ("sharing-is-confirmed", .sharingIsConfirmed),
+        ("resignation-ends-reads", .resignationEndsReads),
     ]
 }

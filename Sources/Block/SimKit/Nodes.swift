@@ -18,6 +18,8 @@ struct ServerNode {
     var managerHeard = Instant.zero
     /// Operations until the device begins to fail; it is well again after a restart.
     var operationsToError: Int?
+    /// Its device cannot read what it is asked for next.
+    var failsNextRead = false
     /// Its next write of one block goes elsewhere.
     var isMisdirecting = false
     var slowUntil = Instant.zero
@@ -71,6 +73,8 @@ struct ClientNode {
     var managerLink: ConnectionID?
     var managerHeard = Instant.zero
     var isResting = false
+    /// Until then it does not write: what it writes to a primary without its secondary would soon be all that it waits for.
+    var readsOnlyUntil = Instant.zero
     var servedSinceHeal: Set<VolumeID> = []
 
     init(_ id: NodeID) { guid = "GUID-\(id.rawValue)" }

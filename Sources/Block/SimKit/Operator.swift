@@ -19,7 +19,8 @@ extension Simulation {
         nextTicket += 1
         // Sometimes a leader of before is asked; it must not promise anything.
         let former = managerIDs.first { $0 != leader && isUp($0) && now >= pausedUntil($0) }
-        let asked = Int.random(in: 0..<4, using: &random) == 0 ? former ?? leader : leader
+        let odds = options.profile == .shared ? 16 : 4
+        let asked = Int.random(in: 0..<odds, using: &random) == 0 ? former ?? leader : leader
         tickets[ticket] = question
         managers[asked]?.tickets.insert(ticket)
         note("operator asks \(asked): \(command)")
@@ -32,7 +33,11 @@ extension Simulation {
         case (.fence(let volume), .success(.fenced(let proof))):
             fences += 1
             note("proof \(proof)")
-            history.fence(volume, proof.attachEpoch, at: now.nanoseconds)
+            let proven = managerIDs.lazy.compactMap { self.managers[$0]?.core?.state.volumes[volume] }
+                .first { $0.attachEpoch == proof.attachEpoch }
+            if let proven, proven.mappings.count > 1 { did("volume with two clients") }
+            history.fence(
+                volume, proof.attachEpoch, keeping: Set(proven?.mappings.map(\.epoch) ?? []), at: now.nanoseconds)
         case (.create, _), (.fence, _), (.change, _), (.reshape, _), (.snapshot, _):
             note("answer: \(question) \(result)")
         }
@@ -40,8 +45,7 @@ extension Simulation {
 
     /// Now and then. After the end of the faults every volume only gets its client.
     func operate() {
-        heap.add(
-            .operate, at: now + (isHealed ? .milliseconds(500) : takesSnapshots ? delay(50, 700) : delay(200, 2500)))
+        heap.add(.operate, at: now + operatorsPause())
         guard let state = manager.core?.state, now >= manager.pausedUntil else { return }
         if isHealed, makeRoom(state) { return }
         if isHealed, let server = state.servers.values.first(where: { $0.maintenance != .none }) {
@@ -58,11 +62,19 @@ extension Simulation {
             create(in: state)
         } else if let homeless = state.volumes.values.first(where: { $0.mappings.isEmpty }) {
             give(homeless, state, preempting: false)
+        } else if !isHealed, options.profile == .shared, regroup(state) {
+            return
         } else if !isHealed, takesSnapshots, Int.random(in: 0..<3, using: &random) > 0 {
             takeSnapshots(state)
         } else if !isHealed, let volume = state.volumes.values.randomElement(using: &random) {
             change(volume, state)
         }
+    }
+
+    private func operatorsPause() -> Duration {
+        if isHealed { return .milliseconds(500) }
+        if takesSnapshots { return delay(50, 700) }
+        return options.profile == .shared ? delay(100, 1200) : delay(200, 2500)
     }
 
     /// Where what snapshots keep leaves no room for second copies or new volumes, some have to go.

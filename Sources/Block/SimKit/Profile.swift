@@ -9,17 +9,20 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
     case cramped
     /// Servers that lose their disks, last copies that stay away, and an operator who has older ones promoted.
     case lossy
-
+    /// Volumes that two clients have, with one of them and a primary cut off together from what becomes of them.
+    case shared
     /// Many units that are written rarely, so that most rest when something happens to them, and clients that stay away.
     case quiet
 
-    /// What a run of this seed has unless something else is asked for: half of them are busy.
+    /// What a run of this seed has unless something else is asked for: almost half of them are busy.
     static func ofSeed(_ seed: UInt64) -> SimulationProfile {
-        switch mix64(seed) % 6 {
+        let mixed = mix64(seed)
+        let isShared = mixed / 6 % 6 == 5 && seed % 3 != 0
+        return switch mixed % 6 {
         case 0: .cramped
         case 1: .lossy
         case 2: .quiet
-        default: .busy
+        default: isShared ? .shared : .busy
         }
     }
 
@@ -27,6 +30,7 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
     var capacityUnits: UInt32 {
         switch self {
         case .busy: 16
+        case .shared: 24
         case .cramped: 6
         case .lossy, .quiet: 32
         }
@@ -38,14 +42,14 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
     /// Units of new volumes, and how far they grow.
     var volumeUnits: ClosedRange<UInt32> {
         switch self {
-        case .busy: 2...3
+        case .busy, .shared: 2...3
         case .cramped, .lossy: 4...6
         case .quiet: 6...8
         }
     }
     var volumeUnitsMax: UInt32 {
         switch self {
-        case .busy: 5
+        case .busy, .shared: 5
         case .cramped, .lossy: 8
         case .quiet: 10
         }
@@ -54,7 +58,7 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
     /// How long clients wait between two I/Os, in milliseconds.
     var workPause: ClosedRange<Double> {
         switch self {
-        case .busy, .cramped: 0.2...20
+        case .busy, .cramped, .shared: 0.2...20
         case .lossy, .quiet: 5...200
         }
     }
@@ -62,7 +66,7 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
     /// How long units have to rest before they are cold, in milliseconds.
     var intentCooling: ClosedRange<Int> {
         switch self {
-        case .busy, .cramped: 100...3000
+        case .busy, .cramped, .shared: 100...3000
         case .lossy, .quiet: 40...150
         }
     }
@@ -71,7 +75,7 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
     var turmoil: Duration {
         switch self {
         case .busy, .cramped: .seconds(12)
-        case .lossy, .quiet: .seconds(25)
+        case .lossy, .quiet, .shared: .seconds(25)
         }
     }
 }

@@ -12,6 +12,7 @@ extension Simulation {
         for id in serverIDs {
             servers[id]?.slowUntil = .zero
             servers[id]?.operationsToError = nil
+            servers[id]?.failsNextRead = false
             restart(id, life(id))
         }
         for id in [leader] + serverIDs + clientIDs where !isUp(id) && servers[id]?.isRestarting != true {
@@ -57,6 +58,7 @@ extension Simulation {
             if volume.isFencePending { return "a fence of \(volume.id) is pending" }
             let isServed = clientIDs.contains { clients[$0]?.servedSinceHeal.contains(volume.id) == true }
             if !isServed { return "no I/O of volume \(volume.id) has been answered" }
+            if let unserved = unservedClient(of: volume) { return "no I/O of \(unserved) on \(volume.id) was answered" }
         }
         if state.volumes.count < Simulation.volumesWanted { return "only \(state.volumes.count) volumes" }
         for id in clientIDs {

@@ -85,6 +85,10 @@ public final class Simulation {
         case inspect
         /// What the one sends to the other takes long for a while.
         case clog(NodeID, NodeID)
+        /// This server, and this client, hear nothing of what becomes of the server.
+        case separate(NodeID, NodeID, until: Instant)
+        /// A volume that this client has alone is given to the other one as well.
+        case share(NodeID)
     }
 
     enum Message {
@@ -144,6 +148,8 @@ public final class Simulation {
     var merges = 0
     /// Those that were asked for, by their names.
     var askedSnapshots: [String: (source: VolumeID, at: Instant)] = [:]
+    /// Until when what two clients see is split, and nothing else happens.
+    var splitEnd = Instant.zero
     /// Per mille of the right one.
     var clockRates: [NodeID: UInt64] = [:]
     var events = 0
@@ -250,6 +256,8 @@ public final class Simulation {
         case .restart(let node, let life): restart(node, life)
         case .inspect: inspect()
         case .clog(let one, let other): network.clog(one, other, until: now + delay(20, 600))
+        case .separate(let server, let client, let until): separate(server, client, until)
+        case .share(let client): share(client)
         }
     }
 

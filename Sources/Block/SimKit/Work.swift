@@ -14,15 +14,18 @@ extension Simulation {
         guard let node = clients[id], node.life == life, let core = node.core, !node.isResting else { return }
         let pause = delay(options.profile.workPause.lowerBound, options.profile.workPause.upperBound)
         heap.add(.work(id, life: life), at: max(now + pause, node.pausedUntil))
-        guard now >= node.pausedUntil, let target = core.attachments.randomElement(using: &random), node.ios.count < 6
+        let isShared = options.profile == .shared
+        guard now >= node.pausedUntil, let target = core.attachments.randomElement(using: &random),
+            node.ios.count < (isShared ? 48 : 6)
         else { return }
+        if isShared { return workTogether(id, target) }
         let action = [ClientNode.IO.Action.read, .read, .read, .write, .write, .write, .zero, .map].randomElement(
             using: &random)
         begin(action ?? .read, on: target, by: id)
     }
 
     /// Mostly few blocks of one unit, sometimes across a border, and for what carries no bytes sometimes whole units.
-    private func extent(_ action: ClientNode.IO.Action, units: UInt64) -> (first: UInt64, count: Int) {
+    func extent(_ action: ClientNode.IO.Action, units: UInt64) -> (first: UInt64, count: Int) {
         let perUnit = UInt64(Geometry.blocksPerUnit)
         let inPlay = UInt64(Simulation.blocksInPlay)
         let unit = UInt64.random(in: 0..<units, using: &random) * perUnit
@@ -61,7 +64,7 @@ extension Simulation {
         }
     }
 
-    private func begin(
+    func begin(
         _ action: ClientNode.IO.Action, _ attachment: Attachment, first: UInt64, count: Int, by id: NodeID
     ) {
         let io = ClientIO(rawValue: clients[id]?.nextIO ?? 0)

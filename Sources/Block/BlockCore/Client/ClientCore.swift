@@ -147,7 +147,7 @@ public struct ClientCore: Sendable {
             reviseAttachments(now, &actions)
             revisePieces(now, &actions)
             actions.append(.sendManager(.acknowledge(revision: update.revision)))
-        case .keepAlive, .redirect, .welcomeServer, .cut: break
+        case .keepAlive, .redirect, .welcomeServer, .cut, .lease: break
         }
     }
 

@@ -26,7 +26,7 @@ extension ManagerCore {
         case .clientHello(let link, let hello): admit(hello, link, &batch, &rng)
         case .serverDown(let id, let reason):
             guard var server = batch.draft.state.servers[id], server.status == .up, !isHeard(id, now),
-                !batch.admits(id)
+                !batch.admits(id), !mayHoldLease(id, in: state, now), !mayHoldLease(id, in: batch.draft.state, now)
             else { return }
             server.status = .down
             server.downRevision = batch.draft.revision
@@ -250,7 +250,7 @@ extension ManagerCore {
             batch.draft.put(device)
             batch.draft.withdraw(distrusting: true) { $0.device == id }
             batch.draft.notices.append(.deviceFailed(id))
-        case .serverHello, .clientHello, .keepAlive, .acknowledge, .requestMap, .cut, .nodeEmpty:
+        case .serverHello, .clientHello, .keepAlive, .acknowledge, .requestMap, .cut, .nodeEmpty, .leaseRequest:
             preconditionFailure("not a report")
         }
     }
@@ -370,9 +370,11 @@ extension ManagerCore {
             guard var fence = fences[id], !fence.isRaising, let volume = state.volumes[id],
                 let pool = state.pools[volume.pool]
             else { continue }
+            let sharingKnown = sharingKnown(volume, fence)
             fence.pending.removeAll { index in
                 let comb = pool.combs[Int(index)]
                 let needed = max(fence.since, comb.revision)
+                guard sharingKnown >= needed else { return false }
                 return comb.inSync.allSatisfy { place in
                     presence[place.sds].map { $0.link != nil && $0.acknowledged >= needed } ?? false
                 }
@@ -441,9 +443,11 @@ extension ManagerCore {
                     if presence[place.sds]?.acknowledged ?? 0 < needed { missing.insert(place.sds) }
                 }
             }
-            let names = missing.sorted().map { state.servers[$0]?.name ?? $0.description }.joined(separator: ", ")
+            var names = missing.sorted().map { state.servers[$0]?.name ?? $0.description }
+            if missing.isEmpty { names = state.volumes[id].map { unconfirmedClients(of: $0, fence) } ?? [] }
+            let text = names.joined(separator: ", ")
             let error = ManagerError(
-                .fencingUnproven, "the older rights may still be served by \(names); the mapping waits for its proof")
+                .fencingUnproven, "the older rights may still be served by \(text); the mapping waits for its proof")
             for waiter in expired { actions.append(.reply(waiter.ticket, .failure(error))) }
         }
     }

@@ -40,6 +40,8 @@ public struct ManagerCore: Sendable {
     struct Link {
         var role: Role
         var lastHeard: Instant
+        /// Of a client: the map revision that it has confirmed.
+        var confirmed: UInt64 = 0
     }
 
     /// What is known of a server beyond the stored objects.
@@ -59,6 +61,10 @@ public struct ManagerCore: Sendable {
         /// Combs of the pool not yet proven.
         var pending: [UInt32]
         var isRaising = false
+        /// A second client gets the volume: nobody may answer the first one as if it were alone.
+        var beginsSharing = false
+        /// Of several clients some lose it: until the proof they may still see it.
+        var endsSharing = false
         var waiters: [(ticket: Ticket, arrived: Instant)] = []
     }
 
@@ -77,6 +83,8 @@ public struct ManagerCore: Sendable {
         /// The cut whose new heads are in the draft.
         var cut: UInt64?
         var welcomes: [(LinkID, Role, Result<MessageFromManager, ManagerError>)] = []
+        /// Those that arrived before its commit began.
+        var leases: [SdsID: LeaseRequest] = [:]
 
         /// Whether the server introduced itself while this batch waited: it lives.
         func admits(_ server: SdsID) -> Bool { welcomes.contains { $0.1 == .server(server) } }
@@ -94,6 +102,12 @@ public struct ManagerCore: Sendable {
     var snapshotRequests: [SnapshotRequest] = []
     /// Nodes that may go once no server has anything of them.
     var merges: [TreeID: PendingMerge] = [:]
+    /// Not granted yet, the last one of each server.
+    var leaseRequests: [SdsID: LeaseRequest] = [:]
+    /// When each server asked last: it holds no lease for longer than `leaseTime` after that.
+    var leaseAskedAt: [SdsID: Instant] = [:]
+    /// When the last commit began.
+    var lastCommit = Instant.zero
     /// Combs whose last rebuild or secondary failed.
     var holdBacks: [CombKey: HoldBack] = [:]
     /// Since when this leader knows servers to be down.
@@ -125,7 +139,12 @@ public struct ManagerCore: Sendable {
     ) throws(ManagerError) {
         guard let state = try SystemState.decode(records) else { return nil }
         self.init(state: state, configuration: configuration, now: now)
-        for volume in state.volumes.values where volume.isFencePending { awaitFence(volume, now) }
+        for volume in state.volumes.values where volume.isFencePending {
+            awaitFence(volume, now)
+            // What was before is not known.
+            fences[volume.id]?.beginsSharing = volume.mappings.count > 1
+            fences[volume.id]?.endsSharing = true
+        }
         if !state.trees.isEmpty { queue.append(.pruneTrees) }
     }
 
@@ -177,7 +196,7 @@ public struct ManagerCore: Sendable {
             case .serverHello(let hello): queue.append(.serverHello(link, hello))
             case .clientHello(let hello): queue.append(.clientHello(link, hello))
             case .keepAlive, .acknowledge, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed,
-                .copyUnreadable, .drained, .cut, .nodeEmpty, .requestMap:
+                .copyUnreadable, .drained, .cut, .nodeEmpty, .leaseRequest, .requestMap:
                 links[link] = nil
                 actions.append(.close(link))
             }
@@ -189,9 +208,13 @@ public struct ManagerCore: Sendable {
         case .client(let client):
             switch message {
             case .requestMap: actions.append(.send(link, .update(state.fullUpdate(for: client))))
-            case .keepAlive, .acknowledge: break
+            case .keepAlive: break
+            case .acknowledge(let revision):
+                guard revision <= state.revision else { break }
+                links[link]?.confirmed = revision
+                if fences.values.contains(where: \.beginsSharing) { evaluateFences() }
             case .serverHello, .clientHello, .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed,
-                .copyUnreadable, .drained, .cut, .nodeEmpty:
+                .copyUnreadable, .drained, .cut, .nodeEmpty, .leaseRequest:
                 drop(link, now, &actions)
             }
         case .server(let server):
@@ -211,6 +234,7 @@ public struct ManagerCore: Sendable {
                     evaluateFences()
                 }
             case .requestMap: actions.append(.send(link, .update(state.fullUpdate(for: nil))))
+            case .leaseRequest(let number): leaseRequested(number, by: server, on: link, now, &actions)
             case .cut(let id, let answer, let isIntact): cutAnswered(id, answer, isIntact, by: server, on: link)
             case .nodeEmpty(let tree, let node, let revision): noteEmpty(tree, node, revision, at: server)
             case .removeSecondary, .rebuildDone, .rebuildFailed, .deviceFailed, .copyUnreadable, .drained:
@@ -246,7 +270,7 @@ public struct ManagerCore: Sendable {
             guard let presence = presence[server.id] else { continue }
             let silent = now - presence.lastHeard >= configuration.serverTimeout
             let gone = presence.linkLostAt.map { now - $0 >= configuration.reconnectGrace } ?? false
-            if silent || (gone && presence.link == nil) {
+            if silent || (gone && presence.link == nil), !mayHoldLease(server.id, in: state, now) {
                 let reason = silent ? "no keep-alive" : "its connection broke"
                 queue.append(.serverDown(server.id, reason: reason))
             }
@@ -278,7 +302,8 @@ public struct ManagerCore: Sendable {
     private mutating func startBatch(
         _ now: Instant, _ rng: inout some RandomNumberGenerator, _ actions: inout [ManagerAction]
     ) {
-        guard batch == nil, !isFinished, !queue.isEmpty || needsFirstCommit else { return }
+        let isLeaseDue = isLeaseCommitDue(now)
+        guard batch == nil, !isFinished, !queue.isEmpty || needsFirstCommit || isLeaseDue else { return }
         var next = Batch(draft: ManagerDraft(state, rules: configuration.rules))
         next.draft.reservedNodes = cut?.reserved ?? [:]
         // What does not fit into one commit of the store waits for the next.
@@ -286,11 +311,15 @@ public struct ManagerCore: Sendable {
         queue.removeFirst(changes.count)
         for change in changes { perform(change, in: &next, now, &rng) }
         planRebuilds(in: &next, now)
-        batch = next
-        if next.draft.isEmpty && !needsFirstCommit {
+        if next.draft.isEmpty && !needsFirstCommit && !isLeaseDue {
+            batch = next
             finishBatch(now, &actions)
         } else {
             needsFirstCommit = false
+            lastCommit = now
+            next.leases = leaseRequests
+            leaseRequests = [:]
+            batch = next
             actions.append(.commit(next.draft.mutations()))
         }
     }
@@ -300,6 +329,7 @@ public struct ManagerCore: Sendable {
         batch = nil
         if !done.draft.isEmpty { publish(done.draft, now, &actions) }
         for (link, role, result) in done.welcomes { welcome(link, role, result, now, &actions) }
+        grantLeases(done, &actions)
         for (ticket, result) in done.replies { actions.append(.reply(ticket, result)) }
         concludeCut(done, now: now, &actions)
         snapshotRequests += done.snapshots
@@ -333,7 +363,12 @@ public struct ManagerCore: Sendable {
             }
         }
         for volume in state.volumes.values where volume.revision == state.revision {
-            if volume.isFencePending { awaitFence(volume, now) } else { satisfyFence(volume, now, &actions) }
+            if volume.isFencePending {
+                awaitFence(volume, now)
+                noteSharing(volume, before: before.volumes[volume.id])
+            } else {
+                satisfyFence(volume, now, &actions)
+            }
         }
         for volume in fences.keys.sorted() where state.volumes[volume] == nil {
             for waiter in fences[volume]?.waiters ?? [] {
@@ -401,5 +436,6 @@ public struct ManagerCore: Sendable {
         queue = []
         fences = [:]
         links = [:]
+        leaseRequests = [:]
     }
 }

@@ -224,13 +224,15 @@ extension ManagerDraft {
         guard preempt || allowMultiple || others.isEmpty else {
             throw ManagerError(.mappedElsewhere, "volume \(id) is mapped to SDC \(others[0].sdc)")
         }
+        let hadOne = volume.mappings.count == 1
         let withdrawn = preempt ? volume.mappings : volume.mappings.filter { $0.sdc == client }
         volume.mappings = preempt ? [] : others
         volume.attachEpoch += 1
         volume.mappings.append(
             VolumeMapping(
                 sdc: client, mode: mode, epoch: volume.attachEpoch, limitIops: 0, limitKibibytesPerSecond: 0))
-        return settle(volume, withdrawsRights: !withdrawn.isEmpty)
+        let beginsSharing = hadOne && volume.mappings.count > 1 && rules.contains(.sharingIsConfirmed)
+        return settle(volume, needsProof: !withdrawn.isEmpty || beginsSharing)
     }
 
     private mutating func unmap(_ id: VolumeID, _ client: SdcID?) throws(ManagerError) -> CommandOutcome {
@@ -242,15 +244,15 @@ extension ManagerDraft {
         }
         volume.mappings = remaining
         volume.attachEpoch += 1
-        return settle(volume, withdrawsRights: true)
+        return settle(volume, needsProof: true)
     }
 
-    /// Stores a volume whose mappings changed. Where nothing was withdrawn and nothing awaits proof, the new rights
-    /// are in force with the commit.
-    private mutating func settle(_ volume: Volume, withdrawsRights: Bool) -> CommandOutcome {
+    /// Stores a volume whose mappings changed. Where nothing was withdrawn, nobody has to learn that he is no longer alone, and
+    /// nothing awaits proof, the new rights are in force with the commit.
+    private mutating func settle(_ volume: Volume, needsProof: Bool) -> CommandOutcome {
         var volume = volume
         let settled = volume.fencedThrough == volume.attachEpoch - 1
-        if (settled && !withdrawsRights) || !rules.contains(.remapWaitsForProof) {
+        if (settled && !needsProof) || !rules.contains(.remapWaitsForProof) {
             volume.fencedThrough = volume.attachEpoch
         }
         put(volume)

@@ -75,6 +75,11 @@ public struct ManagerConfiguration: Sendable {
     public var reconnectGrace: Duration = .milliseconds(500)
     /// How often keep-alives go to every connection.
     public var keepAliveInterval: Duration = .milliseconds(250)
+    /// How long after a server asked for a lease it may answer under it, on the manager's clock: longer than the servers'
+    /// own `leaseTime`, because clocks differ in rate.
+    public var leaseTime: Duration = .seconds(2)
+    /// Where leases are asked for and nothing else is committed, `system` is committed anew so often.
+    public var leaseCommitInterval: Duration = .milliseconds(500)
     /// How long map and unmap wait for their proof before they answer `fencingUnproven`.
     public var fencingDeadline: Duration = .seconds(20)
     /// Combs that may be rebuilt at once to or from one device: enough for its copies, each comb having little of a small pool.
@@ -116,8 +121,8 @@ public struct ManagerConfiguration: Sendable {
 /// The protocol's safety rules (block-store facts, section 1.1). Shipped code always runs with `all`; the simulator
 /// leaves one out to show that it notices.
 public struct ProtocolRules: OptionSet, Sendable {
-    public var rawValue: UInt32
-    public init(rawValue: UInt32) { self.rawValue = rawValue }
+    public var rawValue: UInt64
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
 
     /// 1: a primary acknowledges alone only after the removal of its secondary is committed.
     public static let removalBeforeLoneAcknowledgement = ProtocolRules(rawValue: 1 << 1)
@@ -176,13 +181,25 @@ public struct ProtocolRules: OptionSet, Sendable {
     /// A node goes only when no server has any of its units.
     public static let nodesGoEmpty = ProtocolRules(rawValue: 1 << 0)
     /// A unit that is merged is forgotten only where all that it shows is in the other one.
-    public static let onlyMergedIsDropped = ProtocolRules(rawValue: 1 << 31)
+    public static let onlyMergedIsDropped = ProtocolRules(rawValue: 1 << 37)
     /// Snapshots of a disturbed moment are not shown.
     public static let disturbedCutsAreDropped = ProtocolRules(rawValue: 1 << 30)
     /// Where an operator had an older copy promoted, the volumes are marked.
     public static let lossIsMarked = ProtocolRules(rawValue: 1 << 28)
     /// A copy that was given up for an older one gets everything anew when it returns.
     public static let lostCopyIsFilledAnew = ProtocolRules(rawValue: 1 << 29)
+    /// A primary answers reads of volumes that several clients have only under its lease.
+    public static let leaseForReads = ProtocolRules(rawValue: 1 << 31)
+    /// A lease counts from when it was asked for, not from when the grant arrived.
+    public static let leaseCountsFromRequest = ProtocolRules(rawValue: 1 << 32)
+    /// Where several clients have volumes, a primary is replaced only when its lease has run out.
+    public static let promotionWaitsForLease = ProtocolRules(rawValue: 1 << 33)
+    /// Leases are granted only after a commit that began after they were asked for.
+    public static let grantAfterCommit = ProtocolRules(rawValue: 1 << 34)
+    /// A volume's second client is let in only when nobody can answer its first one as if it were alone.
+    public static let sharingIsConfirmed = ProtocolRules(rawValue: 1 << 35)
+    /// Who has asked to be replaced as a primary answers no reads of volumes that several clients have.
+    public static let resignationEndsReads = ProtocolRules(rawValue: 1 << 36)
 
     public static let all: ProtocolRules = [
         .removalBeforeLoneAcknowledgement, .combEpochAtSecondary, .rangeLocks, .noDirtyReads, .sessionFencing,
@@ -193,5 +210,7 @@ public struct ProtocolRules: OptionSet, Sendable {
         .verifiedReads, .checksumsBeforeSettled, .damageStaysDamage,
         .zerosHideAncestors, .copiedHolesShowAncestors, .treesOutliveTheirFirstVolume, .sealedCutsNoteWrites,
         .disturbedCutsAreDropped, .nodesGoEmpty, .onlyMergedIsDropped,
+        .leaseForReads, .leaseCountsFromRequest, .promotionWaitsForLease, .grantAfterCommit, .sharingIsConfirmed,
+        .resignationEndsReads,
     ]
 }

@@ -37,6 +37,7 @@ extension ServerCore {
         guard let handover = handovers[key], isManagerConnected, now >= handover.nextTell else { return }
         if rules.contains(.drainBeforeSwap), isChanging(key) { return }
         handovers[key]?.nextTell = now + .milliseconds(500)
+        resign(key, handover.epoch, repeating: nil, now)
         actions.append(.sendManager(.drained(key, epoch: handover.epoch)))
     }
 

@@ -228,6 +228,7 @@ extension ServerCore {
     /// Answers a read of blocks that hold no data.
     mutating func answerZeros(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id] else { return }
+        if mustWithhold(operation, now) { return reject(id, .notReady, now, &actions) }
         var answer = operation.header.reply(.ok)
         answer.flags.insert(.zeros)
         if let link = operation.link { actions.append(.send(link, answer, nil)) }
@@ -283,7 +284,9 @@ extension ServerCore {
     private mutating func answerMap(
         _ id: UInt64, _ operation: Operation, _ now: Instant, _ actions: inout [ServerAction]
     ) {
-        guard stores[operation.store].stopReason == nil else { return reject(id, .notReady, now, &actions) }
+        guard stores[operation.store].stopReason == nil, !mustWithhold(operation, now) else {
+            return reject(id, .notReady, now, &actions)
+        }
         let blocks = stores[operation.store].map(of: operation.unit, over: map.ancestors(of: operation.unit))
         var answer = operation.header.reply(.ok)
         answer.length = BlockMap.encodedSize
@@ -339,6 +342,10 @@ extension ServerCore {
                 if operation.examined.contains(unit) { return reject(id, .mediaError, now, &actions) }
                 return awaitExamination(of: unit, id, now, &actions)
             }
+            if mustWithhold(operation, now) {
+                actions.append(.release(payload))
+                return reject(id, .notReady, now, &actions)
+            }
             var answer = operation.header.reply(.ok)
             answer.flags.insert(.payload)
             let slice = PayloadSlice(payload: payload, offset: 0, length: operation.range.length)
@@ -364,9 +371,9 @@ extension ServerCore {
         guard let comb = map.comb(operation.comb), comb.primary.sds == sds, comb.secondary != nil else {
             return reject(id, .mediaError, now, &actions)
         }
-        if isManagerConnected {
-            actions.append(.sendManager(.copyUnreadable(operation.comb, epoch: comb.epoch, copy: comb.primary)))
-        }
+        let message = MessageToManager.copyUnreadable(operation.comb, epoch: comb.epoch, copy: comb.primary)
+        resign(operation.comb, comb.epoch, repeating: message, now)
+        if isManagerConnected { actions.append(.sendManager(message)) }
         reject(id, .notReady, now, &actions)
     }
 
@@ -405,7 +412,9 @@ extension ServerCore {
     }
 
     mutating func apply(_ update: MapUpdate, _ now: Instant, _ actions: inout [ServerAction]) {
+        let hadShared = !map.sharedVolumes.isEmpty
         guard let changes = map.apply(update) else { return }
+        if !hadShared { askForLease(now, &actions) }
         let combs = Set(changes.combs.map(\.key))
         var open: Set<UInt64> = []
         for id in operations.keys.sorted() {

@@ -47,6 +47,7 @@ extension ServerCore {
             endCopies(of: key, now, &actions)
         }
         abandonExaminations(of: key, now, &actions)
+        reviseResignation(key, comb)
         reviseHandover(key, comb, now, &actions)
         if comb.primary.sds == sds, let target = comb.target, rebuilds[key] == nil {
             rebuilds[key] = Rebuild(epoch: comb.epoch, target: target, since: comb.targetEpoch, now: now)

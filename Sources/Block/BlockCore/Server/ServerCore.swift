@@ -47,6 +47,8 @@ public struct ServerCore: Sendable {
     var integrity: [DeviceIntegrity]
     var examinationsWaiting: [UnitKey] = []
     var handovers: [CombKey: Handover] = [:]
+    var lease = Lease()
+    var resignations: [CombKey: Resignation] = [:]
     /// Snapshots that are being taken.
     var cut: Cut?
     var merging = Merging()
@@ -152,6 +154,7 @@ public struct ServerCore: Sendable {
         case .refused(let code, let message): actions.append(.notice(.refused(code: code, message: message)))
         case .update(let update): apply(update, now, &actions)
         case .cut(let id, let step): take(step, of: id, now, &actions)
+        case .lease(let number): leaseGranted(number, now)
         case .keepAlive, .redirect, .welcomeClient: break
         }
     }
@@ -165,6 +168,7 @@ public struct ServerCore: Sendable {
                     integrity: integrity(of: $0))
             }
             actions.append(.sendManager(.keepAlive(usage)))
+            askForLease(now, &actions)
             for store in stores where store.stopReason != nil {
                 actions.append(.sendManager(.deviceFailed(store.device)))
             }
@@ -175,6 +179,7 @@ public struct ServerCore: Sendable {
         tickRebuilds(now, &actions)
         tickCopies(now, &actions)
         tickHandovers(now, &actions)
+        tickResignations(now, &actions)
         tickScans(now, &actions)
         tickCut(now, &actions)
         tickMerges(now, &actions)

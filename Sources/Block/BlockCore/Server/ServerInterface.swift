@@ -24,6 +24,9 @@ public struct ServerConfiguration: Sendable {
     public var mergeInterval: Duration = .seconds(1)
     /// How long writes to volumes of which snapshots are being taken are held up at most, whatever the manager does.
     public var cutHoldTime: Duration = .seconds(2)
+    /// How long a lease lasts from the moment at which it was asked for. Less than the manager's own `leaseTime` by so much that
+    /// their clocks may differ by a quarter in rate.
+    public var leaseTime: Duration = .milliseconds(1500)
     /// A device of which so many blocks were found damaged since the server started is given up, unless it holds the only copy
     /// of something.
     public var damagedBlocksMax: UInt64 = 256

@@ -12,6 +12,8 @@ struct ClusterMap: Sendable {
     var revision: UInt64 = 0
     var pools: [StoragePoolID: Pool] = [:]
     var volumes: [VolumeID: VolumeRecord] = [:]
+    /// Those that several clients have, as a server is told: a client hears only of its own mapping.
+    private(set) var sharedVolumes: Set<VolumeID> = []
     /// Of volumes that are or were in snapshots.
     var trees: [TreeID: VolumeTree] = [:]
     /// Of trees with a node whose units go to another.
@@ -49,10 +51,12 @@ struct ClusterMap: Sendable {
             mentioned.insert(volume.id)
             if volumes[volume.id] != volume { changes.trees.insert(volume.tree) }
             volumes[volume.id] = volume
+            if volume.mappings.count > 1 { sharedVolumes.insert(volume.id) } else { sharedVolumes.remove(volume.id) }
         }
         let gone = update.isFull ? volumes.keys.filter { !mentioned.contains($0) } : update.removedVolumes
         for volume in gone {
             if let known = volumes.removeValue(forKey: volume) { changes.trees.insert(known.tree) }
+            sharedVolumes.remove(volume)
         }
         apply(trees: update, &changes)
         return changes

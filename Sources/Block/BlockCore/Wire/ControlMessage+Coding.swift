@@ -1,6 +1,6 @@
 /// Control messages on a stream: `length` (u32, of what follows), CRC32C of the body (u32), body.
 public enum ControlFrame {
-    public static let version: UInt8 = 4
+    public static let version: UInt8 = 5
     /// A full map of a large system is about 100 bytes per comb.
     public static let maximumLength = 64 << 20
 
@@ -105,8 +105,11 @@ extension ByteWriter {
             put(id)
             put(answer.rawValue)
             put(isIntact)
-        case .nodeEmpty(let tree, let node, let revision):
+        case .leaseRequest(let number):
             put(UInt8(13))
+            put(number)
+        case .nodeEmpty(let tree, let node, let revision):
+            put(UInt8(14))
             put(tree)
             put(node)
             put(revision)
@@ -158,6 +161,9 @@ extension ByteWriter {
             put(UInt8(7))
             put(id)
             put(step)
+        case .lease(let number):
+            put(UInt8(8))
+            put(number)
         }
     }
 
@@ -287,7 +293,8 @@ extension ByteReader {
                 throw WireError(description: "answer \(kind) about snapshots")
             }
             return .cut(id, answer, isIntact: try flag())
-        case 13:
+        case 13: return .leaseRequest(number: try number(UInt64.self))
+        case 14:
             return .nodeEmpty(
                 try id(TreeID.self), node: try number(UInt32.self), revision: try number(UInt64.self))
         case 10: return .copyUnreadable(try key(), epoch: try number(UInt64.self), copy: try place())
@@ -354,6 +361,7 @@ extension ByteReader {
             let leader = try text()
             return .redirect(leader: leader.isEmpty ? nil : leader)
         case 7: return .cut(try number(UInt64.self), try cutStep())
+        case 8: return .lease(number: try number(UInt64.self))
         default: throw WireError(description: "unknown message \(kind) from the manager")
         }
     }

@@ -115,6 +115,8 @@ public enum MessageToManager: Equatable, Sendable {
     case cut(UInt64, CutAnswer, isIntact: Bool)
     /// This server has no unit of the node, and puts none there as the tree is at map revision `revision`.
     case nodeEmpty(TreeID, node: UInt32, revision: UInt64)
+    /// A server asks that it may go on answering reads of volumes which several clients have; numbers only grow.
+    case leaseRequest(number: UInt64)
 }
 
 public enum CutAnswer: UInt8, Sendable, CaseIterable {
@@ -208,6 +210,8 @@ public enum MessageFromManager: Equatable, Sendable {
     case keepAlive
     /// To servers: a step of the cut of this number.
     case cut(UInt64, CutStep)
+    /// The request of this number is granted, counted from when it was sent.
+    case lease(number: UInt64)
     /// This manager does not lead. `leader` is where the one that does is told to be (host:port), nil while nobody is known.
     case redirect(leader: String?)
 }
