@@ -134,10 +134,7 @@ extension ServerCore {
             if case .data(let run, let node) = step, let unit = completion.damagedUnit {
                 actions.append(.release(payload))
                 if !operation.examined.contains(unit) { return awaitExamination(of: unit, id, now, &actions) }
-                // Nobody has it any more, and it stays damaged.
-                let parts =
-                    completion.damaged.holes(in: run).map { CopyStep.data($0, node: node) }
-                    + completion.damaged.runs(in: run).map { .damaged($0, node: node) }
+                let parts = CopyStep.parts(of: run, node: node, damaged: completion.damaged)
                 operations[id]?.steps.replaceSubrange(0..<1, with: parts)
                 return mergeStep(id, now, &actions)
             }

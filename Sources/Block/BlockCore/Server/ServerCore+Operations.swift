@@ -74,6 +74,11 @@ extension ServerCore {
             case .data(_, let node), .damaged(_, let node), .zeros(_, let node), .drop(let node): node
             }
         }
+
+        /// Data of which nobody has some blocks any more: what is left goes on as what it is.
+        static func parts(of run: BlockRange, node: UInt32, damaged: BlockMap) -> [CopyStep] {
+            damaged.holes(in: run).map { .data($0, node: node) } + damaged.runs(in: run).map { .damaged($0, node: node) }
+        }
     }
 
     // MARK: Range locks

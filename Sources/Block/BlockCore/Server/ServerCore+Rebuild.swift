@@ -167,10 +167,7 @@ extension ServerCore {
             actions.append(.release(payload))
             let unit = UnitKey(tree: operation.unit.tree, node: node, index: operation.unit.index)
             if !operation.examined.contains(unit) { return awaitExamination(of: unit, id, now, &actions) }
-            // Nobody has it any more: what is left goes on as what it is.
-            let parts =
-                completion.damaged.holes(in: run).map { CopyStep.data($0, node: node) }
-                + completion.damaged.runs(in: run).map { .damaged($0, node: node) }
+            let parts = CopyStep.parts(of: run, node: node, damaged: completion.damaged)
             operations[id]?.steps.replaceSubrange(0..<1, with: parts)
             return copyStep(id, now, &actions)
         }
