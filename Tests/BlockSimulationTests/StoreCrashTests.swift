@@ -18,6 +18,8 @@ private struct CrashingStore {
     private static let blocks = 4
 
     private let rules: ProtocolRules
+    /// Nodes that show through: then there is one, and it has data in every second block.
+    private let below: [UInt32]
     private var random: SeededRandom
     private var disk = FakeDisk()
     private var store: UnitStore
@@ -34,17 +36,40 @@ private struct CrashingStore {
     private(set) var verified = 0
     private var damaged: String?
 
-    init(seed: UInt64, rules: ProtocolRules) throws {
+    init(seed: UInt64, rules: ProtocolRules, hasAncestor: Bool = false) throws {
         random = SeededRandom(seed: seed)
         self.rules = rules
+        below = hasAncestor ? [0] : []
         histories = Array(repeating: RegisterHistory(), count: CrashingStore.units * CrashingStore.blocks)
         let label = DeviceLabel(
-            sds: SdsID(rawValue: 1), device: DeviceID(rawValue: 2), capacityUnits: UInt32(CrashingStore.units + 2),
+            sds: SdsID(rawValue: 1), device: DeviceID(rawValue: 2), capacityUnits: UInt32(CrashingStore.units * 2 + 2),
             logBlocks: 3)
         for (offset, bytes) in UnitStore.format(label) { disk.write(FakeDisk.changes(bytes: bytes, at: offset)) }
         disk.flush(disk.flushMark)
         store = try UnitStore.open(label, metadata: disk.bytes(0..<label.layout.data)).store
         try reopen()
+        if hasAncestor { fillAncestor() }
+    }
+
+    private static func key(_ unit: Int, node: UInt32) -> UnitKey {
+        UnitKey(tree: TreeID(rawValue: 9), node: node, index: UInt32(unit))
+    }
+
+    private func head(_ unit: Int) -> UnitKey { CrashingStore.key(unit, node: below.isEmpty ? 0 : 1) }
+
+    private mutating func fillAncestor() {
+        for block in stride(from: 0, to: CrashingStore.units * CrashingStore.blocks, by: 2) {
+            var new: UnitStore.Requests = []
+            let range = BlockRange(start: UInt16(block % CrashingStore.blocks), count: 1)
+            let slice = PayloadSlice(payload: PayloadID(rawValue: nextValue), offset: 0, length: 4096)
+            let key = CrashingStore.key(block / CrashingStore.blocks, node: 0)
+            _ = store.write(nextValue, key, range, slice, combEpoch: 1, &new)
+            efforts[nextValue] = (.write(block: block, value: nextValue), now)
+            nextValue += 1
+            now += 1
+            take(new)
+            while !requests.isEmpty { carryOut(0) }
+        }
     }
 
     private mutating func reopen() throws {
@@ -101,7 +126,7 @@ private struct CrashingStore {
         let touched = isWhole ? base..<base + CrashingStore.blocks : base + first..<base + first + count
         let isBusy = efforts.values.contains { touched.overlaps(CrashingStore.touched($0.effort)) }
         if isBusy { return }
-        let key = UnitKey(volume: VolumeID(rawValue: 9), index: UInt32(unit))
+        let key = head(unit)
         let value = nextValue
         nextValue += 1
         let before = store.usedUnits
@@ -110,11 +135,11 @@ private struct CrashingStore {
         if isWrite {
             let slice = PayloadSlice(payload: PayloadID(rawValue: value), offset: 0, length: 4096)
             start = store.write(
-                value, key, BlockRange(start: UInt16(first), count: 1), slice, combEpoch: 1, &new)
+                value, key, over: below, BlockRange(start: UInt16(first), count: 1), slice, combEpoch: 1, &new)
             efforts[value] = (.write(block: touched.lowerBound, value: value), now)
         } else {
             let range = isWhole ? .wholeUnit : BlockRange(start: UInt16(first), count: UInt16(count))
-            start = store.writeZeroes(value, key, range, combEpoch: 1, &new)
+            start = store.writeZeroes(value, key, over: below, range, combEpoch: 1, &new)
             efforts[value] = (.zeroes(touched, number: value), now)
         }
         if store.usedUnits < before { givenBack += 1 }
@@ -140,7 +165,7 @@ private struct CrashingStore {
     /// Reads everything through the store, which nothing has spoilt.
     private mutating func verifyAll() {
         for unit in 0..<CrashingStore.units {
-            let key = UnitKey(volume: VolumeID(rawValue: 9), index: UInt32(unit))
+            let key = head(unit)
             let range = BlockRange(start: 0, count: UInt16(CrashingStore.blocks))
             for block in 0..<range.count where store.map(of: key)[block] {
                 if store.knowsChecksum(of: key, block: block) { verified += 1 }
@@ -214,11 +239,12 @@ private struct CrashingStore {
     private mutating func readAll() {
         now += 1
         for unit in 0..<CrashingStore.units {
-            let key = UnitKey(volume: VolumeID(rawValue: 9), index: UInt32(unit))
-            let map = store.map(of: key)
-            let base = store.location(of: key).map { $0 / 4096 } ?? 0
             for block in 0..<CrashingStore.blocks {
-                let value = map[UInt16(block)] ? disk.value(base + UInt64(block)) : RegisterHistory.blank
+                let shown = ([head(unit)] + below.map { CrashingStore.key(unit, node: $0) }).first {
+                    store.map(of: $0)[UInt16(block)]
+                }
+                let place = shown.flatMap { store.location(of: $0) }.map { $0 / 4096 + UInt64(block) }
+                let value = place.map { disk.value($0) } ?? RegisterHistory.blank
                 histories[unit * CrashingStore.blocks + block].read(value, from: now, to: now)
             }
         }
@@ -239,6 +265,26 @@ private struct CrashingStore {
         }
         #expect(crashes > 2000 && givenBack > 300, "\(crashes) crashes, \(givenBack) units given back")
         #expect(verified > 1000, "\(verified) blocks with a known checksum after a crash")
+    }
+
+    /// What an ancestor shows is there until something else is, whole. Short runs: a block is covered only once.
+    @Test func ancestorsShowUntilTheyAreCovered() throws {
+        var crashes = 0
+        for seed in 1...UInt64(600) {
+            var store = try CrashingStore(seed: seed, rules: .all, hasAncestor: true)
+            if let problem = try store.run(steps: 150) { Issue.record("seed \(seed): \(problem)") }
+            crashes += store.crashes
+        }
+        #expect(crashes > 1000, "\(crashes) crashes")
+    }
+
+    @Test(arguments: [ProtocolRules.stableBeforeShown, .zerosHideAncestors])
+    func aBrokenRuleOfAncestorsIsNoticed(_ rule: ProtocolRules) throws {
+        for seed in 1...UInt64(600) {
+            var store = try CrashingStore(seed: seed, rules: .all.subtracting(rule), hasAncestor: true)
+            if try store.run(steps: 150) != nil { return }
+        }
+        Issue.record("not noticed within 600 seeds")
     }
 
     @Test(arguments: [ProtocolRules.zerosBeforeHoles, .flushBeforeAcknowledgement, .checksumsBeforeSettled])

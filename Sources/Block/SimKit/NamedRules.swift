@@ -33,6 +33,7 @@ extension ProtocolRules {
         ("trees-outlive-their-first-volume", .treesOutliveTheirFirstVolume),
         ("sealed-cuts-note-writes", .sealedCutsNoteWrites),
         ("disturbed-cuts-are-dropped", .disturbedCutsAreDropped),
+        ("stable-before-shown", .stableBeforeShown),
         ("nodes-go-empty", .nodesGoEmpty),
         ("only-merged-is-dropped", .onlyMergedIsDropped),
         ("lease-for-reads", .leaseForReads),

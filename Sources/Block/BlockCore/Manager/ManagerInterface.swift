@@ -178,6 +178,8 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let treesOutliveTheirFirstVolume = ProtocolRules(rawValue: 1 << 22)
     /// A server notes writes that begin although their volumes were to be held.
     public static let sealedCutsNoteWrites = ProtocolRules(rawValue: 1 << 23)
+    /// Data that covers what an ancestor shows is stable before it is recorded.
+    public static let stableBeforeShown = ProtocolRules(rawValue: 1 << 38)
     /// A node goes only when no server has any of its units.
     public static let nodesGoEmpty = ProtocolRules(rawValue: 1 << 0)
     /// A unit that is merged is forgotten only where all that it shows is in the other one.
@@ -209,7 +211,7 @@ public struct ProtocolRules: OptionSet, Sendable {
         .refusedOnBoth, .spareIsForCopies, .lossIsMarked, .lostCopyIsFilledAnew,
         .verifiedReads, .checksumsBeforeSettled, .damageStaysDamage,
         .zerosHideAncestors, .copiedHolesShowAncestors, .treesOutliveTheirFirstVolume, .sealedCutsNoteWrites,
-        .disturbedCutsAreDropped, .nodesGoEmpty, .onlyMergedIsDropped,
+        .disturbedCutsAreDropped, .stableBeforeShown, .nodesGoEmpty, .onlyMergedIsDropped,
         .leaseForReads, .leaseCountsFromRequest, .promotionWaitsForLease, .grantAfterCommit, .sharingIsConfirmed,
         .resignationEndsReads,
     ]

@@ -274,7 +274,8 @@ extension ServerCore {
         let started: UnitStore.Start
         if let payload = operation.payload {
             let slice = PayloadSlice(payload: payload, offset: 0, length: run.length)
-            started = stores[operation.store].write(id, operation.unit, run, slice, combEpoch: epoch, &requests)
+            started = stores[operation.store].write(
+                id, operation.unit, over: map.ancestors(of: operation.unit), run, slice, combEpoch: epoch, &requests)
         } else {
             started = stores[operation.store].writeZeroes(id, operation.unit, run, combEpoch: epoch, &requests)
         }

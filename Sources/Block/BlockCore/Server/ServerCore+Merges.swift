@@ -162,8 +162,9 @@ extension ServerCore {
         }
         var requests: UnitStore.Requests = []
         let started = stores[operation.store].write(
-            id, operation.unit, range, PayloadSlice(payload: payload, offset: 0, length: range.length),
-            combEpoch: operation.header.combEpoch, isDamaged: isDamaged, &requests)
+            id, operation.unit, over: map.ancestors(of: operation.unit), range,
+            PayloadSlice(payload: payload, offset: 0, length: range.length), combEpoch: operation.header.combEpoch,
+            isDamaged: isDamaged, &requests)
         issue(requests, operation.store, &actions)
         switch started {
         case .started, .held: operations[id]?.isLocalPending = true

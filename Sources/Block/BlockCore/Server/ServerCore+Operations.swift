@@ -77,7 +77,8 @@ extension ServerCore {
 
         /// Data of which nobody has some blocks any more: what is left goes on as what it is.
         static func parts(of run: BlockRange, node: UInt32, damaged: BlockMap) -> [CopyStep] {
-            damaged.holes(in: run).map { .data($0, node: node) } + damaged.runs(in: run).map { .damaged($0, node: node) }
+            damaged.holes(in: run).map { .data($0, node: node) }
+                + damaged.runs(in: run).map { .damaged($0, node: node) }
         }
     }
 
@@ -267,7 +268,7 @@ extension ServerCore {
             guard let payload = operation.payload else { preconditionFailure("a write has its bytes") }
             let slice = PayloadSlice(payload: payload, offset: 0, length: operation.range.length)
             started = stores[store].write(
-                id, operation.unit, operation.range, slice, combEpoch: epoch, spare: spare(for: operation),
+                id, operation.unit, over: below, operation.range, slice, combEpoch: epoch, spare: spare(for: operation),
                 isDamaged: operation.header.flags.contains(.damaged), &requests)
         case .replicaDrop: started = stores[store].drop(id, [operation.unit], &requests)
         case .copyUnit, .clientMap, .examine, .mergeUnit, .mergeDrop:

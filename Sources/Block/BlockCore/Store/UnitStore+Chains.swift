@@ -44,6 +44,16 @@ extension UnitStore {
         return .started
     }
 
+    /// Whether blocks of the range in which the unit has nothing show something of its ancestors.
+    func covers(_ key: UnitKey, over below: [UInt32], _ range: BlockRange) -> Bool {
+        if below.isEmpty { return false }
+        let own = map(of: key)
+        return below.contains { node in
+            let shown = map(of: UnitKey(tree: key.tree, node: node, index: key.index)).subtracting(own)
+            return !shown.runs(in: range).isEmpty
+        }
+    }
+
     /// Makes the range read as zeros. Where an ancestor has data the zeros are stored as data: without them it would show.
     mutating func writeZeroes(
         _ operation: UInt64, _ key: UnitKey, over below: [UInt32], _ range: BlockRange, combEpoch: UInt64,

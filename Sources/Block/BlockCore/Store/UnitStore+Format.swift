@@ -86,6 +86,7 @@ extension UnitStore {
         isRecordedFirst = rules.contains(.intentBeforeWrite)
         leavesOldBytesInHoles = !rules.contains(.zerosBeforeHoles)
         letsAncestorsShow = !rules.contains(.zerosHideAncestors)
+        isStableFirst = rules.contains(.stableBeforeShown)
         isVerifying = rules.contains(.verifiedReads)
         isSealedFirst = rules.contains(.checksumsBeforeSettled)
     }

@@ -26,6 +26,8 @@ extension UnitStore {
         var payload: PayloadSlice?
         /// The bytes are known to be wrong.
         var isDamaged = false
+        /// Whether the blocks show something of an ancestor so far.
+        var isCovering = false
         /// Whether the blocks hold data afterwards: zeros may be that too.
         var isData: Bool
 

@@ -7,6 +7,8 @@ import Base
 ///   visible, were written (group commit: one flush serves everything that waits).
 /// - A record names a block only after the block's data was written, so after a crash it shows nothing older than what
 ///   was written or acknowledged there.
+/// - Where an ancestor of the unit shows through, that data is stable before the record is written: else a crash could leave
+///   neither what was there nor what was to be.
 /// - A freed slot is bound again only after its release was flushed, then zeroed, then flushed once more.
 /// - Blocks that were zeroed count as holding no data only after the zeros are stable: until then a record that named
 ///   them again could show what was there before.
@@ -86,6 +88,9 @@ public struct UnitStore: Sendable {
     var waiting: [UInt64] = []
     /// Served by the flush in progress.
     var committing: [UInt64] = []
+    /// Writes whose data has to be stable before they are recorded; and those that the flush in progress serves.
+    var covering: [(write: Write, seen: BlockChecksums?)] = []
+    var settling: [(write: Write, seen: BlockChecksums?)] = []
     /// Of the operations that wait for a flush, those that zeroed blocks which count as data until then.
     var zeroing: [UInt64: (slot: UInt32, range: BlockRange)] = [:]
     /// Slots whose record changed, and slots released, since the last record was written.
@@ -119,6 +124,7 @@ public struct UnitStore: Sendable {
     let isRecordedFirst: Bool
     let leavesOldBytesInHoles: Bool
     let letsAncestorsShow: Bool
+    let isStableFirst: Bool
     let isVerifying: Bool
     let isSealedFirst: Bool
 
@@ -170,18 +176,19 @@ public struct UnitStore: Sendable {
     // MARK: Operations
 
     /// Stores a payload; done when stable. The caller keeps overlapping operations apart. `combEpoch` is the comb epoch under
-    /// which it happens. A unit that is not bound yet has to leave `spare` units of the device to others. `isDamaged`: the bytes
-    /// are known to be wrong, and reading them is to say so.
+    /// which it happens, `below` are the nodes that show through. A unit that is not bound yet has to leave `spare` units of the
+    /// device to others. `isDamaged`: the bytes are known to be wrong, and reading them is to say so.
     public mutating func write(
-        _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, _ payload: PayloadSlice, combEpoch: UInt64,
-        spare: UInt32 = 0, isDamaged: Bool = false, _ requests: inout Requests
+        _ operation: UInt64, _ key: UnitKey, over below: [UInt32] = [], _ range: BlockRange, _ payload: PayloadSlice,
+        combEpoch: UInt64, spare: UInt32 = 0, isDamaged: Bool = false, _ requests: inout Requests
     ) -> Start {
         if stopReason != nil { return .stopped }
         if location(of: key) == nil, !hasRoom(leaving: spare) { return .noSpace }
         guard let slot = bind(key, combEpoch) else { return .busy }
-        let write = Write(
+        var write = Write(
             operation: operation, slot: slot, range: range, combEpoch: combEpoch, payload: payload,
             isDamaged: isDamaged)
+        write.isCovering = isStableFirst && covers(key, over: below, range)
         return begin(write, &requests)
     }
 
@@ -262,6 +269,12 @@ public struct UnitStore: Sendable {
         var completions: [Completion] = []
         switch kind {
         case .read, .gather: preconditionFailure("answered above")
+        case .write(let write) where write.isCovering:
+            if case .written(let seen) = outcome {
+                covering.append((write, seen))
+            } else {
+                covering.append((write, nil))
+            }
         case .write(let write):
             if case .written(let seen) = outcome { ended(write, seen) } else { ended(write, nil) }
             if !write.isData, !acknowledgesUnflushed { zeroing[write.operation] = (write.slot, write.range) }
@@ -326,14 +339,17 @@ public struct UnitStore: Sendable {
 
     mutating func commit(_ requests: inout Requests) {
         guard step == .idle, stopReason == nil,
-            !waiting.isEmpty || !released.isEmpty || !zeroed.isEmpty || mustRecord || seals.step == .written
+            !waiting.isEmpty || !covering.isEmpty || !released.isEmpty || !zeroed.isEmpty || mustRecord
+                || seals.step == .written
                 || (acknowledgesUnflushed && !changed.isEmpty)
         else { return }
         // A flush costs more than a write: it waits for the writes that are about to end while those are the larger part.
-        if !mustRecord, released.isEmpty, zeroed.isEmpty, !acknowledgesUnflushed, waiting.count < writing { return }
+        let isWorthwhile = waiting.count + covering.count >= writing
+        if !mustRecord, released.isEmpty, zeroed.isEmpty, !acknowledgesUnflushed, !isWorthwhile { return }
         mustRecord = false
         if seals.step == .written { seals.step = .flushing }
         swap(&committing, &waiting)
+        if !covering.isEmpty { swap(&settling, &covering) }
         freeing = zeroed
         zeroed = []
         releasing = released
@@ -373,6 +389,11 @@ public struct UnitStore: Sendable {
             completions.append(Completion(operation: operation, outcome: .done))
         }
         committing.removeAll(keepingCapacity: true)
+        for (write, seen) in settling {
+            ended(write, seen)
+            accept(write.operation, &completions)
+        }
+        settling = []
         free += freeing.sorted(by: >)
         freeing = []
         endSeals()
@@ -409,6 +430,7 @@ public struct UnitStore: Sendable {
     /// Gives the device up: everything under way on it fails, and nothing is asked of it any more.
     mutating func stop(_ reason: String, failing failed: [Pending] = []) -> [Completion] {
         var ended: [UInt64] = committing + waiting + held.map(\.operation)
+        ended += (covering + settling).map(\.write.operation)
         let outstanding = failed + pending.keys.sorted().compactMap { pending[$0] }
         for kind in outstanding {
             switch kind {
@@ -421,6 +443,8 @@ public struct UnitStore: Sendable {
         stopReason = reason
         committing = []
         waiting = []
+        covering = []
+        settling = []
         held = []
         begun = []
         zeroing = [:]
