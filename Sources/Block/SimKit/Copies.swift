@@ -10,10 +10,10 @@ extension Simulation {
         compareCopies()
     }
 
-    private static var blocksInView: [UInt16] {
+    fileprivate static let blocksInView: [UInt16] = {
         let last = UInt16(Geometry.blocksPerUnit)
         return Array(0..<blocksInPlay) + Array(last - blocksInPlay..<last)
-    }
+    }()
 
     func compareCopies() {
         if let difference = difference(toleratingDamage: true) { fail(difference) }
@@ -28,12 +28,12 @@ extension Simulation {
                 let unit = UnitKey(tree: volume.tree, node: volume.head, index: index)
                 let below = state.trees[volume.tree]?.ancestors(of: volume.head) ?? []
                 let comb = pool.combs[Int(Geometry.comb(of: unit.family, combCount: pool.combCount))]
-                guard let secondary = comb.secondary, isQuiet(unit, at: comb.primary, state),
-                    isQuiet(unit, at: secondary, state)
+                guard let place = comb.secondary, let primary = shelf(at: comb.primary),
+                    let secondary = shelf(at: place), primary.isQuiet(unit, state), secondary.isQuiet(unit, state)
                 else { continue }
-                let copies = (
-                    content(of: unit, over: below, at: comb.primary), content(of: unit, over: below, at: secondary)
-                )
+                let nodes = below.reversed() + [unit.node]
+                let copies = (primary.content(of: unit, nodes), secondary.content(of: unit, nodes))
+                if copies.0 == copies.1 { continue }
                 let differs = zip(Simulation.blocksInView, zip(copies.0, copies.1)).contains { block, values in
                     values.0 != values.1 && !(isTolerant && isSpoilt(unit, block))
                 }
@@ -43,33 +43,14 @@ extension Simulation {
         return nil
     }
 
-    /// Whether the place's server is the one that the manager admitted and has nothing to do for the unit.
-    private func isQuiet(_ unit: UnitKey, at place: CopyPlace, _ state: SystemState) -> Bool {
-        guard let core = node(of: place)?.core, let store = store(at: place),
-            core.configuration.incarnation == state.servers[place.sds]?.incarnation
-        else { return false }
-        return store.stopReason == nil && !core.hasWork(on: unit.family)
-    }
-
-    private func node(of place: CopyPlace) -> ServerNode? { servers.values.first { $0.sds == place.sds } }
-    private func store(at place: CopyPlace) -> UnitStore? {
-        node(of: place)?.core?.stores.first { $0.device == place.device }
-    }
-
-    /// What a read of these blocks would find there.
-    private func content(of unit: UnitKey, over below: [UInt32], at place: CopyPlace) -> [UInt64] {
-        let blocks = Simulation.blocksInView
-        var values = blocks.map { _ in UInt64(0) }
-        guard let disk = node(of: place)?.disk, let store = store(at: place) else { return values }
-        for node in below.reversed() + [unit.node] {
-            let unit = UnitKey(tree: unit.tree, node: node, index: unit.index)
-            guard let base = store.location(of: unit) else { continue }
-            let map = store.map(of: unit)
-            for (index, block) in blocks.enumerated() where map[block] {
-                values[index] = disk.value(base / 4096 + UInt64(block))
-            }
+    /// Where the place is, if its server runs.
+    private func shelf(at place: CopyPlace) -> Shelf? {
+        for id in serverIDs {
+            guard let node = servers[id], node.sds == place.sds else { continue }
+            guard let index = node.core?.stores.firstIndex(where: { $0.device == place.device }) else { return nil }
+            return Shelf(node: node, index: index)
         }
-        return values
+        return nil
     }
 
     /// A unit that no volume can see any more.
@@ -88,5 +69,33 @@ extension Simulation {
                 if let stray = stray(in: store) { return fail("device \(store.device) still has \(stray)") }
             }
         }
+    }
+}
+
+/// A device of a server that runs.
+private struct Shelf {
+    let node: ServerNode
+    /// Which of its stores.
+    let index: Int
+
+    /// Whether the server is the one that the manager admitted and has nothing to do for the unit.
+    func isQuiet(_ unit: UnitKey, _ state: SystemState) -> Bool {
+        node.core?.configuration.incarnation == state.servers[node.sds]?.incarnation
+            && node.core?.hasWork(on: unit.family) == false && node.core?.stores[index].stopReason == nil
+    }
+
+    /// What a read of the blocks in view would find in the unit and, from the oldest on, in the nodes that show through.
+    func content(of unit: UnitKey, _ nodes: [UInt32]) -> [UInt64] {
+        var values = Simulation.blocksInView.map { _ in UInt64(0) }
+        for number in nodes {
+            let unit = UnitKey(tree: unit.tree, node: number, index: unit.index)
+            guard let base = node.core?.stores[index].location(of: unit),
+                let map = node.core?.stores[index].map(of: unit)
+            else { continue }
+            for (index, block) in Simulation.blocksInView.enumerated() where map[block] {
+                values[index] = node.disk.value(base / 4096 + UInt64(block))
+            }
+        }
+        return values
     }
 }

@@ -63,7 +63,7 @@ extension Simulation {
     }
 
     /// What a write of one block does instead, if it is to go elsewhere and there is somewhere to go.
-    func misdirect(_ changes: [FakeDisk.Change], _ node: inout ServerNode) -> [FakeDisk.Change]? {
+    func misdirect(_ changes: [FakeDisk.Change], _ node: ServerNode) -> [FakeDisk.Change]? {
         guard node.isMisdirecting, changes.count == 1, case .set(let block, .value(let value)) = changes[0],
             let (unit, inside) = owner(of: block, node), !spoilt.contains(UnitBlock(unit: unit, block: inside)),
             let (id, other, victim, at) = someBlock(), servers[id]?.sds == node.sds, at != block

@@ -86,7 +86,7 @@ extension Simulation {
     }
 
     private func startDisk(_ id: NodeID, _ device: DeviceID, _ operation: DiskOperationID, _ request: DiskRequest) {
-        guard var node = servers[id] else { return }
+        guard let node = servers[id] else { return }
         var mark: UInt64 = 0
         var time = delay(0.02, 0.3)
         switch request {
@@ -112,7 +112,6 @@ extension Simulation {
             mark = node.disk.flushMark
             time = delay(0.2, 2)
         }
-        servers[id] = node
         if node.slowUntil > now { time = time * Int.random(in: 2...300, using: &random) }
         heap.add(.disk(id, life: node.life, device, operation, flushMark: mark), at: now + time)
     }
@@ -134,17 +133,17 @@ extension Simulation {
     func diskDone(
         _ id: NodeID, _ life: Int, _ device: DeviceID, _ operation: DiskOperationID, _ mark: UInt64
     ) {
-        guard var node = servers[id], node.life == life, node.core != nil else { return }
+        guard let node = servers[id], node.life == life, node.core != nil else { return }
         if now < node.pausedUntil {
             heap.add(
                 .disk(id, life: life, device, operation, flushMark: mark), at: node.pausedUntil + .nanoseconds(1))
             return
         }
         var outcome = DiskOutcome.done
-        if isBroken(&node, operation) {
+        if isBroken(node, operation) {
             outcome = .failed(reason: "injected")
         } else if let changes = node.underWay.removeValue(forKey: operation) {
-            node.disk.write(misdirect(changes, &node) ?? changes)
+            node.disk.write(misdirect(changes, node) ?? changes)
             let values = changes.compactMap { change in
                 if case .set(_, .value(let value)) = change { value } else { nil }
             }
@@ -158,13 +157,12 @@ extension Simulation {
         } else {
             node.disk.flush(mark)
         }
-        servers[id] = node
         drive(id, ServerEvent.disk(device, operation, outcome))
     }
 
     /// Whether the operation fails, as some do from a given one on until a restart. Of a write that fails anything may
     /// have arrived, and what a failed flush covered may stay unwritten for ever.
-    private func isBroken(_ node: inout ServerNode, _ operation: DiskOperationID) -> Bool {
+    private func isBroken(_ node: ServerNode, _ operation: DiskOperationID) -> Bool {
         if node.failsNextRead, node.reads.removeValue(forKey: operation) != nil {
             did("read error")
             node.failsNextRead = false

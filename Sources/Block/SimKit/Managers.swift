@@ -9,7 +9,7 @@ struct FakeStore {
     var slowUntil = Instant.zero
 }
 
-struct ManagerNode {
+final class ManagerNode {
     var core: ManagerCore?
     var life = 0
     var term = 0
@@ -78,9 +78,11 @@ extension Simulation {
 
     func drive(_ id: NodeID, _ event: ManagerEvent) {
         let time = clock(of: id)
-        let before = managers[id]?.core?.state
-        guard let actions = managers[id]?.core?.apply(event, now: time, rng: &coreRandom) else { return }
-        if case .committed = event, let before { checkExchanges(before, id) }
+        guard let node = managers[id] else { return }
+        var before: SystemState?
+        if case .committed = event { before = node.core?.state }
+        guard let actions = node.core?.apply(event, now: time, rng: &coreRandom) else { return }
+        if let before { checkExchanges(before, id) }
         for action in actions {
             switch action {
             case .commit(let mutations): commit(mutations, by: id)
@@ -137,8 +139,9 @@ extension Simulation {
         managers[id]?.nextCommit = .none
         let isTaken = isLeaders && fault != .diesUnstored && fault != .unknownUnstored
         if isTaken {
-            let before = store.records
-            defer { if options.profile == .lossy, mutations.contains(where: \.isOfCombs) { noteLosses(before) } }
+            let isWatched = options.profile == .lossy && mutations.contains(where: \.isOfCombs)
+            let before = isWatched ? store.records : [:]
+            defer { if isWatched { noteLosses(before) } }
             for mutation in mutations {
                 switch mutation {
                 case .put(let key, let value): store.records[key] = value

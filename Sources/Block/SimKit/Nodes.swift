@@ -1,7 +1,8 @@
 import Base
 import BlockCore
 
-struct ServerNode {
+/// A server with its disk. A class, as the other nodes are: copies of a core would cost more than all that it does.
+final class ServerNode {
     /// Others after each time that it was removed from the system and installed anew.
     private(set) var sds = SdsID(rawValue: 0)
     private(set) var device = DeviceID(rawValue: 0)
@@ -37,7 +38,7 @@ struct ServerNode {
         install(id)
     }
 
-    mutating func install(_ id: NodeID) {
+    func install(_ id: NodeID) {
         sds = SdsID(rawValue: 0x5D5 << 32 | installations << 16 | UInt64(id.rawValue))
         device = DeviceID(rawValue: 0xDE << 32 | installations << 16 | UInt64(id.rawValue))
         installations += 1
@@ -48,7 +49,7 @@ struct ServerNode {
     }
 }
 
-struct ClientNode {
+final class ClientNode {
     struct IO {
         enum Action { case read, write, zero, map }
 
@@ -119,7 +120,7 @@ extension Simulation {
     }
 
     private func startServer(_ id: NodeID) {
-        guard var node = servers[id] else { return }
+        guard let node = servers[id] else { return }
         node.life += 1
         do {
             let label = try DeviceLabel(device: node.disk.bytes(0..<(128 << 10)))
@@ -153,9 +154,8 @@ extension Simulation {
         node.writesToLive = nil
         node.takesAll = false
         node.isRestarting = false
-        servers[id] = node
         var actions: [ServerAction] = []
-        servers[id]?.core?.begin(into: &actions)
+        node.core?.begin(into: &actions)
         perform(actions, id)
     }
 
@@ -223,7 +223,7 @@ extension Simulation {
         if managers[id] != nil {
             did("manager crash")
             stopManager(id)
-        } else if var node = servers[id] {
+        } else if let node = servers[id] {
             let underWay = node.underWay.keys.sorted { $0.rawValue < $1.rawValue }.compactMap { node.underWay[$0] }
             did("server crash")
             node.core = nil
@@ -237,7 +237,6 @@ extension Simulation {
             node.underWay = [:]
             node.reads = [:]
             node.payloads = [:]
-            servers[id] = node
         } else {
             did("client crash")
             clients[id]?.core = nil
