@@ -29,7 +29,7 @@ struct ServerBench {
         for (offset, bytes) in UnitStore.format(label) {
             metadata.replaceSubrange(Int(offset)..<Int(offset) + bytes.count, with: bytes)
         }
-        let store = try UnitStore.open(label, metadata: metadata).store
+        let store = try UnitStore.open(label, metadata: metadata) { _ in BlockMap() }.store
         var configuration = ServerConfiguration(name: "s", domainName: "d", address: "10.0.0.1:1", incarnation: 1)
         change(&configuration)
         core = ServerCore(configuration: configuration, sds: Self.own, system: nil, stores: [store])

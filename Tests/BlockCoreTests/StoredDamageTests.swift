@@ -18,7 +18,8 @@ import Testing
 
     private static func open(_ bytes: [UInt8]) throws(DeviceError) -> UnitStore {
         let label = try DeviceLabel(device: Array(bytes[..<(128 << 10)]))
-        return try UnitStore.open(label, metadata: Array(bytes.prefix(Int(label.layout.data)))).store
+        let metadata = Array(bytes.prefix(Int(label.layout.data)))
+        return try UnitStore.open(label, metadata: metadata) { _ in BlockMap() }.store
     }
 
     /// A device whose log has overflowed several times, so that both table areas and the log are in use.

@@ -46,7 +46,7 @@ private struct CrashingStore {
             logBlocks: 3)
         for (offset, bytes) in UnitStore.format(label) { disk.write(FakeDisk.changes(bytes: bytes, at: offset)) }
         disk.flush(disk.flushMark)
-        store = try UnitStore.open(label, metadata: disk.bytes(0..<label.layout.data)).store
+        store = try UnitStore.open(label, metadata: disk.bytes(0..<label.layout.data)) { _ in BlockMap() }.store
         try reopen()
         if hasAncestor { fillAncestor() }
     }
@@ -75,11 +75,14 @@ private struct CrashingStore {
     private mutating func reopen() throws {
         let label = try DeviceLabel(device: disk.bytes(0..<(128 << 10)))
         let layout = label.layout
-        var opened = try UnitStore.open(label, metadata: disk.bytes(0..<layout.checksums), rules: rules)
+        var opened = try UnitStore.open(label, metadata: disk.bytes(0..<layout.checksums), rules: rules) {
+            disk.dataOfUnit(at: $0)
+        }
         opened.store.loadChecksums(at: layout.checksums, disk.bytes(layout.checksums..<layout.data))
         unreadableSeals += opened.store.unreadableSeals
         store = opened.store
         disk.write(opened.zeroes.map { .zero(first: $0.offset / 4096, count: UInt64($0.length) / 4096) })
+        disk.flush(disk.flushMark)
         for (offset, bytes) in opened.writes {
             disk.write(FakeDisk.changes(bytes: bytes, at: offset))
             disk.flush(disk.flushMark)
@@ -101,7 +104,8 @@ private struct CrashingStore {
             switch Int.random(in: 0..<100, using: &random) {
             case 0..<2: try crash()
             case 2..<25: begin()
-            case 25..<30: cool()
+            case 25..<29: cool()
+            case 29: recordLeft()
             default: if !requests.isEmpty { carryOut(Int.random(in: requests.indices, using: &random)) }
             }
         }
@@ -129,14 +133,16 @@ private struct CrashingStore {
         let key = head(unit)
         let value = nextValue
         nextValue += 1
+        // Some of what is written is zeros.
+        let content = Int.random(in: 0..<5, using: &random) == 0 ? RegisterHistory.blank : value
         let before = store.usedUnits
         var new: UnitStore.Requests = []
         let start: UnitStore.Start
         if isWrite {
-            let slice = PayloadSlice(payload: PayloadID(rawValue: value), offset: 0, length: 4096)
+            let slice = PayloadSlice(payload: PayloadID(rawValue: content), offset: 0, length: 4096)
             start = store.write(
                 value, key, over: below, BlockRange(start: UInt16(first), count: 1), slice, combEpoch: 1, &new)
-            efforts[value] = (.write(block: touched.lowerBound, value: value), now)
+            efforts[value] = (.write(block: touched.lowerBound, value: content), now)
         } else {
             let range = isWhole ? .wholeUnit : BlockRange(start: UInt16(first), count: UInt16(count))
             start = store.writeZeroes(value, key, over: below, range, combEpoch: 1, &new)
@@ -159,6 +165,12 @@ private struct CrashingStore {
         }
         var new: UnitStore.Requests = []
         store.cool(underPressure: Bool.random(using: &random), &new) { busy.contains(Int($0.index)) ? nil : 1 }
+        take(new)
+    }
+
+    private mutating func recordLeft() {
+        var new: UnitStore.Requests = []
+        store.recordLeft(&new)
         take(new)
     }
 
@@ -278,7 +290,9 @@ private struct CrashingStore {
         #expect(crashes > 1000, "\(crashes) crashes")
     }
 
-    @Test(arguments: [ProtocolRules.stableBeforeShown, .zerosHideAncestors])
+    @Test(arguments: [
+        ProtocolRules.stableBeforeShown, .zerosHideAncestors, .unrecordedIsFound, .recordedBeforeOverwritten,
+    ])
     func aBrokenRuleOfAncestorsIsNoticed(_ rule: ProtocolRules) throws {
         for seed in 1...UInt64(600) {
             var store = try CrashingStore(seed: seed, rules: .all.subtracting(rule), hasAncestor: true)

@@ -64,7 +64,8 @@ struct DeviceOpener {
             throw BlockIOError(.invalid, "device \(file.path) is smaller than its label says")
         }
         do {
-            var opened = try UnitStore.open(label, metadata: try read(file, at: 0, Int(label.layout.checksums)))
+            let metadata = try read(file, at: 0, Int(label.layout.checksums))
+            var opened = try UnitStore.open(label, metadata: metadata) { dataOfUnit(at: $0, of: file) }
             let area = label.layout.checksums..<label.layout.checksums + UInt64(label.checksumBlocks) * 4096
             for start in stride(from: area.lowerBound, to: area.upperBound, by: 1 << 20) {
                 let count = Int(min(1 << 20, area.upperBound - start))
@@ -73,12 +74,25 @@ struct DeviceOpener {
             for (offset, length) in opened.zeroes {
                 if let error = file.perform(.punch(at: offset, length: UInt64(length))) { throw error }
             }
-            if !opened.zeroes.isEmpty, let error = file.perform(.flush) { throw error }
+            if let error = file.perform(.flush) { throw error }
             try write(opened.writes, to: file)
             return OpenedDevice(file: file, store: opened.store)
         } catch let error as DeviceError {
             throw BlockIOError(.invalid, "device \(file.path) is not used", cause: error)
         }
+    }
+
+    /// Which blocks of the unit there are something else than zeros, or cannot be read.
+    private static func dataOfUnit(at offset: UInt64, of file: DeviceFile) -> BlockMap {
+        let block = Int(Geometry.blockBytes)
+        let whole = try? read(file, at: offset, Int(Geometry.unitBytes))
+        var data = BlockMap()
+        for number in 0..<UInt16(Geometry.blocksPerUnit) {
+            let start = Int(number) * block
+            let bytes = whole?[start..<start + block] ?? (try? read(file, at: offset + UInt64(start), block))?[...]
+            if bytes?.allSatisfy({ $0 == 0 }) != true { _ = data.insert(BlockRange(start: number, count: 1)) }
+        }
+        return data
     }
 
     private static func read(_ file: DeviceFile, at offset: UInt64, _ count: Int) throws -> [UInt8] {

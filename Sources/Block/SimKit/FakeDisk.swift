@@ -101,6 +101,16 @@ struct FakeDisk {
         }
     }
 
+    /// The blocks of a unit that are not zeros. Servers know no checksums there, so what was spoilt is undone.
+    mutating func dataOfUnit(at offset: UInt64) -> BlockMap {
+        var data = BlockMap()
+        for block in 0..<UInt16(Geometry.blocksPerUnit) {
+            cure(offset / 4096 + UInt64(block))
+            if value(offset / 4096 + UInt64(block)) != 0 { _ = data.insert(BlockRange(start: block, count: 1)) }
+        }
+        return data
+    }
+
     /// What takes the place of the checksum of a block that holds `value`.
     static func checksum(_ value: UInt64) -> UInt32 {
         value == 0 ? BlockChecksums.ofZeros : UInt32(truncatingIfNeeded: mix64(value))

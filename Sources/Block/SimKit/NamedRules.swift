@@ -34,6 +34,8 @@ extension ProtocolRules {
         ("sealed-cuts-note-writes", .sealedCutsNoteWrites),
         ("disturbed-cuts-are-dropped", .disturbedCutsAreDropped),
         ("stable-before-shown", .stableBeforeShown),
+        ("unrecorded-is-found", .unrecordedIsFound),
+        ("recorded-before-overwritten", .recordedBeforeOverwritten),
         ("nodes-go-empty", .nodesGoEmpty),
         ("only-merged-is-dropped", .onlyMergedIsDropped),
         ("lease-for-reads", .leaseForReads),

@@ -126,11 +126,13 @@ extension Simulation {
             let label = try DeviceLabel(device: node.disk.bytes(0..<(128 << 10)))
             let layout = label.layout
             var opened = try UnitStore.open(
-                label, metadata: node.disk.bytes(0..<layout.checksums), hotUnitsMax: hotUnitsMax, rules: options.rules)
+                label, metadata: node.disk.bytes(0..<layout.checksums), hotUnitsMax: hotUnitsMax, rules: options.rules
+            ) { node.disk.dataOfUnit(at: $0) }
             opened.store.loadChecksums(at: layout.checksums, node.disk.bytes(layout.checksums..<layout.data))
             cureUnknown(of: opened.store, &node.disk)
             node.disk.write(
                 opened.zeroes.map { .zero(first: $0.offset / 4096, count: UInt64($0.length) / 4096) })
+            node.disk.flush(node.disk.flushMark)
             for (offset, bytes) in opened.writes {
                 node.disk.write(FakeDisk.changes(bytes: bytes, at: offset))
                 node.disk.flush(node.disk.flushMark)

@@ -180,6 +180,10 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let sealedCutsNoteWrites = ProtocolRules(rawValue: 1 << 23)
     /// Data that covers what an ancestor shows is stable before it is recorded.
     public static let stableBeforeShown = ProtocolRules(rawValue: 1 << 38)
+    /// Opening a device makes data of what the holes of searched units hold.
+    public static let unrecordedIsFound = ProtocolRules(rawValue: 1 << 39)
+    /// Data that no record names is written over only when one does.
+    public static let recordedBeforeOverwritten = ProtocolRules(rawValue: 1 << 40)
     /// A node goes only when no server has any of its units.
     public static let nodesGoEmpty = ProtocolRules(rawValue: 1 << 0)
     /// A unit that is merged is forgotten only where all that it shows is in the other one.
@@ -211,7 +215,7 @@ public struct ProtocolRules: OptionSet, Sendable {
         .refusedOnBoth, .spareIsForCopies, .lossIsMarked, .lostCopyIsFilledAnew,
         .verifiedReads, .checksumsBeforeSettled, .damageStaysDamage,
         .zerosHideAncestors, .copiedHolesShowAncestors, .treesOutliveTheirFirstVolume, .sealedCutsNoteWrites,
-        .disturbedCutsAreDropped, .stableBeforeShown, .nodesGoEmpty, .onlyMergedIsDropped,
+        .disturbedCutsAreDropped, .stableBeforeShown, .unrecordedIsFound, .recordedBeforeOverwritten, .nodesGoEmpty, .onlyMergedIsDropped,
         .leaseForReads, .leaseCountsFromRequest, .promotionWaitsForLease, .grantAfterCommit, .sharingIsConfirmed,
         .resignationEndsReads,
     ]

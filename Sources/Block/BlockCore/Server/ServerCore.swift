@@ -183,6 +183,11 @@ public struct ServerCore: Sendable {
         tickScans(now, &actions)
         tickCut(now, &actions)
         tickMerges(now, &actions)
+        for index in stores.indices where stores[index].stopReason == nil {
+            var requests: UnitStore.Requests = []
+            stores[index].recordLeft(&requests)
+            issue(requests, index, &actions)
+        }
         if now - lastCooling >= configuration.intentCooling {
             lastCooling = now
             for index in stores.indices { cool(index, underPressure: false, &actions) }

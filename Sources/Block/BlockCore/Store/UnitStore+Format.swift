@@ -2,8 +2,8 @@ extension UnitStore {
     private static let tableMagic: UInt32 = 0x4855_5442
     private static let logMagic: UInt32 = 0x4855_4C47
     /// Of table and log. In version 1 a record's checksum was its plain CRC32C, and there were no intents: all of its units
-    /// count as being written. Before version 3 there were no nodes: all is node 0.
-    fileprivate static let formatVersion: UInt16 = 3
+    /// count as being written. Before version 3 there were no nodes: all is node 0. Before version 4 holes never held data.
+    fileprivate static let formatVersion: UInt16 = 4
 
     var nextTableOffset: UInt64 { layout.tables[Int((tableGeneration + 1) & 1)] }
 
@@ -18,17 +18,21 @@ extension UnitStore {
     /// Reads a device: `metadata` are its first `label.layout.checksums` bytes; what follows them up to `label.layout.data` goes
     /// to `loadChecksums`. Also gives what must be written (in order,
     /// with a flush after each) before the device is used: the table of what was found, and the label with its next
-    /// mount counter; and what must be zeroed, and flushed, before that.
+    /// mount counter; and what must be zeroed before that. A flush has to come between, also when nothing is zeroed: the table
+    /// may name what has been found, and only what is stable.
     ///
     /// The holes of hot units are to be zeroed: a crash may have left the data of a write there whose record was lost. It
-    /// reads as zeros, and must not come to light when the record of a later write arrives and its data does not.
+    /// reads as zeros, and must not come to light when the record of a later write arrives and its data does not. Units
+    /// whose records say so are searched instead: what their holes hold counts as data. `dataOfUnit` has to tell which of the
+    /// 256 blocks from this offset of the device on are not zeros, or cannot be read.
     ///
     /// The table ends the log: a write of several log blocks that a crash cut short may have left its later blocks, and
     /// they must never follow on a new one.
     ///
     /// Beyond `hotUnitsMax` units recorded as being written, the caller makes others cold if it can.
     public static func open(
-        _ label: DeviceLabel, metadata: [UInt8], hotUnitsMax: Int = 8192, rules: ProtocolRules = .all
+        _ label: DeviceLabel, metadata: [UInt8], hotUnitsMax: Int = 8192, rules: ProtocolRules = .all,
+        dataOfUnit: (UInt64) -> BlockMap
     ) throws(DeviceError) -> OpenedStore {
         guard metadata.count >= Int(label.layout.checksums) else {
             throw DeviceError(code: .tooSmall, message: "the device is smaller than its label says")
@@ -44,12 +48,14 @@ extension UnitStore {
             if slot.intent != .cold { store.hot.insert(number) }
             store.generation = max(store.generation, slot.generation)
         }
+        let holes = rules.contains(.zerosBeforeHoles) ? store.holes(isSearching: rules.contains(.unrecordedIsFound)) : []
+        if rules.contains(.unrecordedIsFound) { store.searchUnits(dataOfUnit) }
         if store.keepsChecksums { store.unreadableSeals = store.bySlotKey.count - store.hot.count }
         store.label.mountCounter += 1
         let table = (offset: store.nextTableOffset, bytes: store.encodeTable())
         store.beginNextTable()
         return OpenedStore(
-            store: store, zeroes: rules.contains(.zerosBeforeHoles) ? store.holes : [],
+            store: store, zeroes: holes,
             writes: [table] + DeviceLabel.copyOffsets.map { ($0, store.label.encoded()) })
     }
 
@@ -59,9 +65,9 @@ extension UnitStore {
         public var writes: [(offset: UInt64, bytes: [UInt8])]
     }
 
-    private var holes: [(offset: UInt64, length: UInt32)] {
+    private func holes(isSearching: Bool) -> [(offset: UInt64, length: UInt32)] {
         var holes: [(offset: UInt64, length: UInt32)] = []
-        for number in hot.sorted() {
+        for number in hot.sorted() where !isSearching || slots[Int(number)]?.isSearched == false {
             for hole in slots[Int(number)]?.map.holes(in: .wholeUnit) ?? [] {
                 holes.append((layout.offset(ofSlot: number) + UInt64(hole.offset), hole.length))
             }
@@ -87,6 +93,7 @@ extension UnitStore {
         leavesOldBytesInHoles = !rules.contains(.zerosBeforeHoles)
         letsAncestorsShow = !rules.contains(.zerosHideAncestors)
         isStableFirst = rules.contains(.stableBeforeShown)
+        isRecordedBeforeOverwritten = rules.contains(.recordedBeforeOverwritten)
         isVerifying = rules.contains(.verifiedReads)
         isSealedFirst = rules.contains(.checksumsBeforeSettled)
     }
@@ -228,7 +235,8 @@ extension ByteWriter {
         put(slot.map.words.1)
         put(slot.map.words.2)
         put(slot.map.words.3)
-        put(UInt32(isBound ? 1 : 0) | UInt32(slot.intent == .cold ? 0 : 2))
+        let isHot = slot.intent != .cold
+        put(UInt32(isBound ? 1 : 0) | UInt32(isHot ? 2 : 0) | UInt32(isHot && slot.isSearched ? 4 : 0))
         put(slot.key.node)
         put(UInt32(0))
         put(UnitStore.recordChecksum(Array(bytes[start...]), version: UnitStore.formatVersion))
@@ -262,6 +270,7 @@ extension ByteReader {
             )
             let flags = try self.number(UInt32.self)
             slot.intent = version < 2 || flags & 2 == 2 ? .hot : .cold
+            slot.isSearched = version > 3 && flags & 6 == 6
             let node = try self.number(UInt32.self)
             if version > 2 { slot.key.node = node }
             _ = try self.number(UInt32.self)

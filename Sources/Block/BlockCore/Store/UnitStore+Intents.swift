@@ -3,6 +3,7 @@
 ///
 /// Invariants:
 /// - The first write to a bound unit that the device calls cold waits until the record that calls it hot is stable.
+/// - A write to blocks that hold data which no stable record names waits until one does.
 /// - A unit becomes cold again only while no write to it is under way, and its record then carries the comb epoch of
 ///   that moment: everything written before counts as written under it.
 extension UnitStore {
@@ -28,6 +29,8 @@ extension UnitStore {
         var isDamaged = false
         /// Whether the blocks show something of an ancestor so far.
         var isCovering = false
+        /// Whether they would be found after a crash without a record that names them.
+        var isFound = false
         /// Whether the blocks hold data afterwards: zeros may be that too.
         var isData: Bool
 
@@ -78,8 +81,14 @@ extension UnitStore {
         slots[number]?.isSealing = false
         switch slot.intent {
         case .fresh, .hot:
-            perform(write, &requests)
-            return .started
+            if !search.hasUnrecorded(write) || !isRecordedBeforeOverwritten {
+                perform(write, &requests)
+                return .started
+            }
+            mustRecord = true
+            held.append(write)
+            commit(&requests)
+            return .held
         case .cold:
             slots[number]?.intent = .marking
             slots[number]?.combEpoch = max(slot.combEpoch, write.combEpoch)
@@ -122,7 +131,7 @@ extension UnitStore {
         let waiting = held
         held = []
         for write in waiting {
-            if slots[Int(write.slot)]?.intent == .marking {
+            if slots[Int(write.slot)]?.intent == .marking || search.hasUnrecorded(write) {
                 held.append(write)
             } else {
                 begun.append(write.operation)
@@ -163,6 +172,7 @@ extension UnitStore {
         guard let slot = slots[Int(number)] else { preconditionFailure("a unit that settles is bound") }
         slots[Int(number)]?.intent = .cold
         slots[Int(number)]?.combEpoch = max(slot.combEpoch, combEpoch)
+        endSearch(number)
         hot.remove(number)
         change(number)
         mustRecord = true

@@ -8,7 +8,7 @@ import Base
 /// - A record names a block only after the block's data was written, so after a crash it shows nothing older than what
 ///   was written or acknowledged there.
 /// - Where an ancestor of the unit shows through, that data is stable before the record is written: else a crash could leave
-///   neither what was there nor what was to be.
+///   neither what was there nor what was to be. Mostly it is not recorded for its own sake then, see `UnitStore+Search`.
 /// - A freed slot is bound again only after its release was flushed, then zeroed, then flushed once more.
 /// - Blocks that were zeroed count as holding no data only after the zeros are stable: until then a record that named
 ///   them again could show what was there before.
@@ -30,6 +30,8 @@ public struct UnitStore: Sendable {
         var isChanged = false
         /// Whether its checksums are being written to their area, and nothing else to it.
         var isSealing = false
+        /// Whether its record says that what is not zeros in its holes is data.
+        var isSearched = false
         var checksums = UnitChecksums()
     }
 
@@ -91,6 +93,7 @@ public struct UnitStore: Sendable {
     /// Writes whose data has to be stable before they are recorded; and those that the flush in progress serves.
     var covering: [(write: Write, seen: BlockChecksums?)] = []
     var settling: [(write: Write, seen: BlockChecksums?)] = []
+    var search = Search()
     /// Of the operations that wait for a flush, those that zeroed blocks which count as data until then.
     var zeroing: [UInt64: (slot: UInt32, range: BlockRange)] = [:]
     /// Slots whose record changed, and slots released, since the last record was written.
@@ -125,6 +128,7 @@ public struct UnitStore: Sendable {
     let leavesOldBytesInHoles: Bool
     let letsAncestorsShow: Bool
     let isStableFirst: Bool
+    let isRecordedBeforeOverwritten: Bool
     let isVerifying: Bool
     let isSealedFirst: Bool
 
@@ -270,11 +274,7 @@ public struct UnitStore: Sendable {
         switch kind {
         case .read, .gather: preconditionFailure("answered above")
         case .write(let write) where write.isCovering:
-            if case .written(let seen) = outcome {
-                covering.append((write, seen))
-            } else {
-                covering.append((write, nil))
-            }
+            if case .written(let seen) = outcome { cover(write, seen) } else { cover(write, nil) }
         case .write(let write):
             if case .written(let seen) = outcome { ended(write, seen) } else { ended(write, nil) }
             if !write.isData, !acknowledgesUnflushed { zeroing[write.operation] = (write.slot, write.range) }
@@ -317,7 +317,7 @@ public struct UnitStore: Sendable {
         guard write.isData else { return }
         noteWritten(write, write.payload == nil ? .zeros(Int(write.range.count)) : seen)
         guard slots[number]?.map.insert(write.range) == true else { return }
-        change(write.slot)
+        if write.isFound { search.leave(write) } else { change(write.slot) }
     }
 
     /// The slot's record is to be written with the next commit.
@@ -346,6 +346,7 @@ public struct UnitStore: Sendable {
         // A flush costs more than a write: it waits for the writes that are about to end while those are the larger part.
         let isWorthwhile = waiting.count + covering.count >= writing
         if !mustRecord, released.isEmpty, zeroed.isEmpty, !acknowledgesUnflushed, !isWorthwhile { return }
+        let isRecording = mustRecord
         mustRecord = false
         if seals.step == .written { seals.step = .flushing }
         swap(&committing, &waiting)
@@ -353,6 +354,7 @@ public struct UnitStore: Sendable {
         freeing = zeroed
         zeroed = []
         releasing = released
+        if isRecording || !changed.isEmpty || !released.isEmpty { recordUnrecorded() }
         let records = changed.count + released.count
         if records == 0 {
             step = .flushing
@@ -389,9 +391,14 @@ public struct UnitStore: Sendable {
             completions.append(Completion(operation: operation, outcome: .done))
         }
         committing.removeAll(keepingCapacity: true)
+        search.recording = [:]
         for (write, seen) in settling {
             ended(write, seen)
-            accept(write.operation, &completions)
+            if write.isFound {
+                completions.append(Completion(operation: write.operation, outcome: .done))
+            } else {
+                accept(write.operation, &completions)
+            }
         }
         settling = []
         free += freeing.sorted(by: >)
@@ -466,6 +473,7 @@ public struct UnitStore: Sendable {
     private mutating func forget(_ slot: UInt32, _ key: UnitKey) {
         bySlotKey[key] = nil
         if keepsChecksums { retired[slot] = slots[Int(slot)] }
+        endSearch(slot)
         forgetChecksums(slot, .wholeUnit)
         slots[Int(slot)] = nil
         hot.remove(slot)

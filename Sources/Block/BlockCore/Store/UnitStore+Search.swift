@@ -1,0 +1,78 @@
+/// Data that is found after a crash although no record names it: so the first write of a block over what an ancestor shows
+/// needs one flush and no record (docs/design/snapshots.md).
+///
+/// A hole reads as zeros on the device itself. So what is not zeros in the hole of a unit whose record says *searched* was
+/// written there, and opening the device makes it data.
+///
+/// Invariants:
+/// - A write without a zero block, over what an ancestor shows, is done when a flush that began after it has ended, and with it
+///   the record that calls its unit searched is stable. Only then does the map name its blocks.
+/// - Until a stable record names these blocks, nothing is written there: zeros could not be found.
+/// - A unit is searched only while it is hot. The record with which it becomes cold names all that it holds.
+extension UnitStore {
+    /// Units of a device that are searched at once: opening a device reads so many MiB more, at most.
+    static let searchedUnitsMax = 1024
+
+    struct Search: Sendable {
+        /// How many units are searched.
+        var units = 0
+        /// By slot, blocks that no record names yet; and those that the records being written name.
+        var unrecorded: [UInt32: BlockMap] = [:]
+        var recording: [UInt32: BlockMap] = [:]
+
+        mutating func leave(_ write: Write) { _ = unrecorded[write.slot, default: BlockMap()].insert(write.range) }
+
+        func hasUnrecorded(_ write: Write) -> Bool {
+            if unrecorded.isEmpty, recording.isEmpty { return false }
+            return [unrecorded, recording].contains { $0[write.slot]?.runs(in: write.range).isEmpty == false }
+        }
+    }
+
+    /// A write over what an ancestor shows has reached the device.
+    mutating func cover(_ write: Write, _ seen: BlockChecksums?) {
+        var write = write
+        write.isFound = isFound(write, seen)
+        covering.append((write, seen))
+    }
+
+    private mutating func isFound(_ write: Write, _ seen: BlockChecksums?) -> Bool {
+        guard write.payload != nil, let seen, let slot = slots[Int(write.slot)] else { return false }
+        // A block with the checksum of zeros may be zeros.
+        if (0..<seen.count).contains(where: { seen[$0] == BlockChecksums.ofZeros }) { return false }
+        if slot.isSearched { return true }
+        guard search.units < UnitStore.searchedUnitsMax else { return false }
+        search.units += 1
+        slots[Int(write.slot)]?.isSearched = true
+        change(write.slot)
+        return true
+    }
+
+    mutating func endSearch(_ slot: UInt32) {
+        guard slots[Int(slot)]?.isSearched == true else { return }
+        slots[Int(slot)]?.isSearched = false
+        search.units -= 1
+    }
+
+    /// What is unrecorded goes along with the records that are about to be written.
+    mutating func recordUnrecorded() {
+        for slot in search.unrecorded.keys.sorted() { change(slot) }
+        search.recording = search.unrecorded
+        search.unrecorded = [:]
+    }
+
+    /// Has what is unrecorded recorded, so that later writes need not wait for it.
+    mutating func recordLeft(_ requests: inout Requests) {
+        guard !search.unrecorded.isEmpty else { return }
+        mustRecord = true
+        commit(&requests)
+    }
+
+    /// What the holes of searched units hold is data from now on.
+    mutating func searchUnits(_ dataOfUnit: (UInt64) -> BlockMap) {
+        for number in hot where slots[Int(number)]?.isSearched == true {
+            let found = dataOfUnit(layout.offset(ofSlot: number))
+            for run in found.runs() { _ = slots[Int(number)]?.map.insert(run) }
+            slots[Int(number)]?.isSearched = false
+        }
+    }
+}
