@@ -160,7 +160,8 @@ import Testing
 
     private func downgrade(_ bytes: inout [UInt8], _ block: Int, versionAt: Int, to version: UInt8) {
         guard ByteReader.isSealed(Array(bytes[block..<block + 4096])) else { return }
-        #expect(bytes[block + versionAt] == UInt8(DeviceLabel.formatVersion), "the newest, of labels as of tables")
+        let newest = versionAt == 8 ? UInt8(DeviceLabel.formatVersion) : UInt8(UnitStore.formatVersion)
+        #expect(bytes[block + versionAt] == newest, "of labels and of tables")
         bytes[block + versionAt] = version
         seal(&bytes, block, length: 4092)
     }

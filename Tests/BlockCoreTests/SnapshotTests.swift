@@ -349,6 +349,9 @@ extension DiskRequest {
         bench.ask(.write)
         bench.answerDisk(checksum: 5)
         #expect(bench.core.stores[0].usedUnits == 2)
+        // What was written over the first node gets its record.
+        bench.feed(.tick)
+        bench.answerDisk(checksum: 5)
         update.pools[0].entries[0].comb.epoch += 1
         update.pools[0].entries[0].comb.state = ServerBench.map(secondary: true).pools[0].entries[0].comb.state
         update.revision += 1
@@ -388,6 +391,9 @@ extension DiskRequest {
         bench.feed(.answer(link, drop.reply(.ok), []))
         bench.answerDisk(checksum: 5)
         #expect(bench.core.stores[0].units { _ in true }.map(\.node) == [1])
+        let counters = bench.core.counters[0]
+        #expect(counters[.rebalanceRead].bytes == 4096 && counters[.rebalanceWrite].bytes == 4096)
+        #expect(counters[.rebuildRead].count == 0 && counters[.rebuildWrite].count == 0)
         let head = UnitKey(tree: tree, node: 1, index: 0)
         #expect(bench.core.stores[0].map(of: head).runs() == [BlockRange(start: 0, count: 2)])
         #expect(bench.core.isIdle)
@@ -428,6 +434,9 @@ extension DiskRequest {
         update.pools[0].entries[0].comb.epoch = 7
         bench.feed(.manager(.update(update)))
         #expect(bench.core.isIdle && bench.core.stores[0].usedUnits == 2)
+        // The record of what was written.
+        bench.feed(.tick)
+        bench.answerDisk(checksum: 5)
         bench.now = bench.now + .seconds(2)
         bench.feed(.tick)
         #expect(bench.disk.isEmpty, "not with one copy")

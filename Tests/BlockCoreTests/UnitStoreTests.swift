@@ -373,7 +373,7 @@ struct MemoryDevice {
     }
 
     /// Devices of the first release have plain checksums.
-    @Test(arguments: 1...3) func opensOlderVersions(_ version: UInt8) throws {
+    @Test(arguments: 1..<UInt8(UnitStore.formatVersion)) func opensOlderVersions(_ version: UInt8) throws {
         var device = try MemoryDevice()
         let key = UnitKey(volume: volume, index: 7)
         #expect(device.write(key, block, byte: 3) == .started)
@@ -384,7 +384,7 @@ struct MemoryDevice {
             let start = Int(area)
             var header = Array(device.bytes[start..<start + 4092])
             var records = Array(device.bytes[start + 4096..<start + Int(label.layout.tableBytes)])
-            guard header[4] == 4 else { continue }
+            guard header[4] == UInt8(UnitStore.formatVersion) else { continue }
             tables += 1
             header[4] = version
             for record in 0..<Int(header[16]) where version == 1 {

@@ -149,7 +149,10 @@ extension ServerCore {
         case .clientRead: kind = .primaryRead
         case .clientWrite, .clientZeroes: kind = .primaryWrite
         case .replicaWrite where operation.header.opcode == .copy:
-            kind = copyKind(operation.comb) == .rebuild ? .rebuildWrite : .rebalanceWrite
+            // A copy that is in sync gets what is merged.
+            let place = CopyPlace(sds: sds, device: stores[operation.store].device)
+            let isMerged = map.comb(operation.comb)?.inSync.contains(place) == true
+            kind = isMerged || copyKind(operation.comb) == .rebalance ? .rebalanceWrite : .rebuildWrite
         case .replicaWrite, .replicaZeroes: kind = .secondaryWrite
         case .clientMap, .replicaDrop, .replicaRead, .examine, .copyUnit, .mergeUnit, .mergeDrop: return
         }

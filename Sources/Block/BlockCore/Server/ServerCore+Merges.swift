@@ -106,6 +106,7 @@ extension ServerCore {
             let started = stores[operation.store].read(id, operation.unit, over: below, run, &requests)
             issue(requests, operation.store, &actions)
             guard started == .started else { return remove(id, now, &actions) }
+            counters[operation.store].add(.rebalanceRead, bytes: run.length)
             operations[id]?.isLocalPending = true
         case .zeros, .drop: preconditionFailure("merges move data alone")
         case nil:
@@ -170,6 +171,7 @@ extension ServerCore {
         case .started, .held: operations[id]?.isLocalPending = true
         case .nothingThere, .noSpace, .busy, .stopped: return remove(id, now, &actions)
         }
+        counters[operation.store].add(.rebalanceWrite, bytes: range.length)
         operations[id]?.forwards.add(secondary, now)
         if started != .held { began(id, now, &actions) }
     }

@@ -3,7 +3,7 @@ extension UnitStore {
     private static let logMagic: UInt32 = 0x4855_4C47
     /// Of table and log. In version 1 a record's checksum was its plain CRC32C, and there were no intents: all of its units
     /// count as being written. Before version 3 there were no nodes: all is node 0. Before version 4 holes never held data.
-    fileprivate static let formatVersion: UInt16 = 4
+    static let formatVersion: UInt16 = 4
 
     var nextTableOffset: UInt64 { layout.tables[Int((tableGeneration + 1) & 1)] }
 
