@@ -6,7 +6,7 @@
   measure.py pause --name NAME --to RESULTS --case CASE --signal NAME:PID (--nbd SOCKET | --rbd POOL/IMAGE)
   measure.py rebuild --name NAME --to RESULTS --case CASE --kill PID --sds NAME --api URL --token TOKEN --policy POLICY
                      [--seconds N] [-- FIO ARGUMENTS]
-  measure.py snapshots --nbd SOCKET --volume ID --blocks N --api URL --token TOKEN -- FIO ARGUMENTS
+  measure.py snapshots --nbd SOCKET --volume ID --blocks N --raw FILE --api URL --token TOKEN -- FIO ARGUMENTS
   measure.py table RESULTS STORE RAW
 
 `load` runs fio once per case. CPU is what /proc/PID/stat shows of the servers, of the client's process and of fio itself between
@@ -20,6 +20,7 @@ import argparse
 import base64
 import glob
 import json
+import mmap
 import os
 import random
 import signal
@@ -360,12 +361,37 @@ class Snapshots:
         return [to - began for began, to in moments], during, rest
 
 
+def holes_us(path, blocks, rounds=5, count=1000):
+    """Means of flushed 4 KiB writes to a file where it has blocks, and where the file system has to give it some first: devices
+    that are files pay for that as well."""
+    block = mmap.mmap(-1, 4096)
+    block.write(b"x" * 4096)
+    again, first = [], []
+    for _ in range(rounds):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_DIRECT, 0o600)
+        try:
+            os.ftruncate(file, blocks * 4096)
+            numbers = random.sample(range(blocks), count)
+            for means in (first, again):
+                began = time.monotonic()
+                for number in numbers:
+                    os.pwrite(file, block, number * 4096)
+                    os.fdatasync(file)
+                means.append((time.monotonic() - began) / count * 1e6)
+        finally:
+            os.close(file)
+            os.unlink(path)
+    return sum(again) / rounds, sum(first) / rounds
+
+
 def snapshots(options):
     work = Snapshots(options)
     numbers = random.sample(range(work.blocks), 1000)
     read_before = work.reads_us(numbers)
     again, first = work.first_writes()
     print(f"4 KiB write, one after the other: {again:.0f} us, first ones after a snapshot {first:.0f} us: {first / again:.2f} times")
+    again, first = holes_us(options.raw, work.blocks)
+    print(f"the same in a file on that disk: {again:.0f} us, first ones in its holes {first:.0f} us: {first / again:.2f} times")
     took, during, rest = work.under_load()
     print(f"{len(took)} snapshots under load: taken in {max(took) * 1e3:.0f} ms at most; longest write meanwhile "
           f"{max(during) * 1e3:.0f} ms at most, {sorted(during)[len(during) // 2] * 1e3:.0f} ms in the middle; "
@@ -457,7 +483,7 @@ def main():
         size={"default": "1g"})
     made.add_argument("fio", nargs="*")
     made = command(
-        snapshots, nbd={"required": True}, volume={"required": True}, api={"required": True},
+        snapshots, nbd={"required": True}, volume={"required": True}, raw={"required": True}, api={"required": True},
         token={"required": True}, blocks={"type": int, "required": True})
     made.add_argument("fio", nargs="*")
     made = command(table)

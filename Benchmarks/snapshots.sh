@@ -24,5 +24,5 @@ until [ -S "$socket" ]; do sleep 0.1; done
 store=(--ioengine=nbd "--uri=nbd+unix:///$volume?socket=$socket")
 fio --name=fill --size="$size" --rw=write --bs=1m --iodepth=8 --direct=1 --end_fsync=1 "${store[@]}" >/dev/null
 blocks=$(($(numfmt --from=iec "${size^^}") / 4096))
-python3 "$here/measure.py" snapshots --nbd "$socket" --volume "$volume" --blocks "$blocks" \
+python3 "$here/measure.py" snapshots --nbd "$socket" --volume "$volume" --blocks "$blocks" --raw "$directory/raw" \
     --api $api --token "$token" -- "${store[@]}"
