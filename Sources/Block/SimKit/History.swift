@@ -52,13 +52,15 @@ struct History {
     private var fences: [VolumeID: [(epoch: UInt64, kept: Set<UInt64>, at: UInt64)]] = [:]
     /// Of volumes that are snapshots.
     private(set) var origins: [VolumeID: Origin] = [:]
+    /// Of volumes that were overwritten: the names under which they go on.
+    private var lineages: [VolumeID: VolumeID] = [:]
     private(set) var acknowledgedWrites = 0
     private(set) var finishedReads = 0
     private(set) var violation: String?
 
     /// From `at` on, rights older than `epoch` must be without effect, but for those of the epochs in `kept`.
     mutating func fence(_ volume: VolumeID, _ epoch: UInt64, keeping kept: Set<UInt64>, at: UInt64) {
-        fences[volume, default: []].append((epoch, kept, at))
+        fences[lineage(of: volume), default: []].append((epoch, kept, at))
     }
 
     /// Whether a write of the block is under way, or has ended unanswered, whose right is another one that still holds. If it is
@@ -83,7 +85,24 @@ struct History {
     }
 
     mutating func appeared(_ snapshot: VolumeID, of source: VolumeID, group: UInt64, from: UInt64, to: UInt64) {
-        origins[snapshot] = Origin(source: source, group: group, from: from, to: to)
+        origins[snapshot] = Origin(source: lineage(of: source), group: group, from: from, to: to)
+    }
+
+    /// What the volume is called here by now.
+    func lineage(of volume: VolumeID) -> VolumeID { lineages[volume] ?? volume }
+
+    /// At a moment between `from` and `to` the source was cut, and at `to` the volume began to show that; rights older than
+    /// `epoch` are without effect.
+    mutating func overwritten(
+        _ volume: VolumeID, from source: VolumeID, fencing epoch: UInt64, since from: UInt64, at to: UInt64
+    ) {
+        fence(volume, epoch, keeping: [], at: to)
+        // No group and no volume has such a number.
+        let number = UInt64.max - UInt64(origins.count)
+        let next = VolumeID(rawValue: number)
+        origins[next] = Origin(source: lineage(of: source), group: number, from: from, to: to)
+        lineages[volume] = next
+        fence(volume, epoch, keeping: [], at: to)
     }
 
     mutating func began(_ block: Block, _ value: UInt64, _ epoch: UInt64, at: UInt64) {

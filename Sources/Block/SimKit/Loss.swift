@@ -96,7 +96,7 @@ extension Simulation {
         }
     }
 
-    private func stored(_ records: [String: [UInt8]]) throws -> SystemState? {
+    func stored(_ records: [String: [UInt8]]) throws -> SystemState? {
         let sorted = records.keys.sorted().map { (key: $0, value: records[$0] ?? []) }
         return try ManagerCore(records: sorted, configuration: ManagerConfiguration(), now: now)?.state
     }

@@ -21,9 +21,12 @@ final class ManagerNode {
 }
 
 extension StoreMutation {
-    var isOfCombs: Bool {
+    var isOfCombs: Bool { puts("combs/") }
+    var isOfVolume: Bool { puts("volume/") }
+
+    private func puts(_ prefix: String) -> Bool {
         switch self {
-        case .put(let key, _): key.hasPrefix("combs/")
+        case .put(let key, _): key.hasPrefix(prefix)
         case .delete: false
         }
     }
@@ -139,9 +142,13 @@ extension Simulation {
         managers[id]?.nextCommit = .none
         let isTaken = isLeaders && fault != .diesUnstored && fault != .unknownUnstored
         if isTaken {
-            let isWatched = options.profile == .lossy && mutations.contains(where: \.isOfCombs)
-            let before = isWatched ? store.records : [:]
-            defer { if isWatched { noteLosses(before) } }
+            let isLosing = options.profile == .lossy && mutations.contains(where: \.isOfCombs)
+            let isOverwriting = !askedOverwriting.isEmpty && mutations.contains(where: \.isOfVolume)
+            let before = isLosing || isOverwriting ? store.records : [:]
+            defer {
+                if isLosing { noteLosses(before) }
+                if isOverwriting { noteOverwriting(before) }
+            }
             for mutation in mutations {
                 switch mutation {
                 case .put(let key, let value): store.records[key] = value

@@ -36,6 +36,7 @@ extension ProtocolRules {
         ("stable-before-shown", .stableBeforeShown),
         ("unrecorded-is-found", .unrecordedIsFound),
         ("recorded-before-overwritten", .recordedBeforeOverwritten),
+        ("overwritten-is-unmapped", .overwrittenIsUnmapped),
         ("nodes-go-empty", .nodesGoEmpty),
         ("only-merged-is-dropped", .onlyMergedIsDropped),
         ("lease-for-reads", .leaseForReads),

@@ -54,6 +54,8 @@ final class ClientNode {
         enum Action { case read, write, zero, map }
 
         var volume: VolumeID
+        /// The volume's name in the history when the I/O began.
+        var lineage: VolumeID
         var epoch: UInt64
         var first: UInt64
         var action: Action

@@ -9,6 +9,7 @@ extension Simulation {
         case change(VolumeID)
         case reshape
         case snapshot
+        case overwriting(VolumeID)
     }
 
     static let volumesWanted = 2
@@ -38,7 +39,10 @@ extension Simulation {
             if let proven, proven.mappings.count > 1 { did("volume with two clients") }
             history.fence(
                 volume, proof.attachEpoch, keeping: Set(proven?.mappings.map(\.epoch) ?? []), at: now.nanoseconds)
-        case (.create, _), (.fence, _), (.change, _), (.reshape, _), (.snapshot, _):
+        case (.overwriting(let volume), .failure(let error)) where error.code == .volumeMapped:
+            // Nothing of it has happened, whoever said so.
+            askedOverwriting[volume] = nil
+        case (.create, _), (.fence, _), (.change, _), (.reshape, _), (.snapshot, _), (.overwriting, _):
             note("answer: \(question) \(result)")
         }
     }
@@ -60,6 +64,8 @@ extension Simulation {
             submit(.configure(.setSparePercentage(pool.id, options.profile.sparePercentage)), .reshape)
         } else if state.volumes.count < Simulation.volumesWanted {
             create(in: state)
+        } else if !isHealed, overwrite(state) {
+            return
         } else if let homeless = state.volumes.values.first(where: { $0.mappings.isEmpty }) {
             give(homeless, state, preempting: false)
         } else if !isHealed, options.profile == .shared, regroup(state) {
@@ -98,7 +104,8 @@ extension Simulation {
             guard let volume = state.volumes.keys.randomElement(using: &random) else { return }
             return submit(.removeVolume(volume, unmapping: true), .change(volume))
         }
-        let sources = state.volumes.keys.shuffled(using: &random).prefix(Int.random(in: 1...room, using: &random))
+        let sources = state.volumes.keys.filter { askedOverwriting[$0] == nil }.shuffled(using: &random)
+            .prefix(Int.random(in: 1...room, using: &random))
         let definitions = sources.map { source in
             defer { nextValue += 1 }
             askedSnapshots["s\(nextValue)"] = (source, now)

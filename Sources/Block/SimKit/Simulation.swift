@@ -148,6 +148,8 @@ public final class Simulation {
     var merges = 0
     /// Those that were asked for, by their names.
     var askedSnapshots: [String: (source: VolumeID, at: Instant)] = [:]
+    /// Volumes that are to be overwritten.
+    var askedOverwriting: [VolumeID: (source: VolumeID, at: Instant)] = [:]
     /// Until when what two clients see is split, and nothing else happens.
     var splitEnd = Instant.zero
     /// Per mille of the right one.

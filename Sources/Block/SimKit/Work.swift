@@ -70,8 +70,8 @@ extension Simulation {
         let io = ClientIO(rawValue: clients[id]?.nextIO ?? 0)
         clients[id]?.nextIO += 1
         var record = ClientNode.IO(
-            volume: attachment.volume, epoch: attachment.epoch, first: first, action: action, invoked: now,
-            seen: Array(repeating: 0, count: count))
+            volume: attachment.volume, lineage: history.lineage(of: attachment.volume), epoch: attachment.epoch,
+            first: first, action: action, invoked: now, seen: Array(repeating: 0, count: count))
         var kind = ClientIOKind.read
         switch action {
         case .read: break
@@ -80,7 +80,7 @@ extension Simulation {
             record.seen = Array(repeating: 0, count: count / 64)
         case .write:
             for index in 0..<UInt64(count) {
-                let block = History.Block(volume: attachment.volume, number: first + index)
+                let block = History.Block(volume: record.lineage, number: first + index)
                 history.began(block, nextValue, attachment.epoch, at: now.nanoseconds)
                 record.values.append(nextValue)
                 nextValue += 1
@@ -91,7 +91,7 @@ extension Simulation {
             nextValue += 1
             kind = .writeZeroes
             for index in 0..<UInt64(count) where Simulation.isInPlay(first + index) {
-                let block = History.Block(volume: attachment.volume, number: first + index)
+                let block = History.Block(volume: record.lineage, number: first + index)
                 history.beganZeroing(block, record.values[0], attachment.epoch, at: now.nanoseconds)
             }
         }
@@ -115,7 +115,7 @@ extension Simulation {
         if isHealed { clients[id]?.servedSinceHeal.insert(done.volume) }
         if done.action == .map { return sawMap(done) }
         for (index, seen) in done.seen.enumerated() {
-            let block = History.Block(volume: done.volume, number: done.first + UInt64(index))
+            let block = History.Block(volume: done.lineage, number: done.first + UInt64(index))
             if Simulation.isInPlay(block.number) {
                 if done.action == .read {
                     history.saw(
@@ -132,7 +132,7 @@ extension Simulation {
     /// A hole has been seen to read as zeros. Data may be anything.
     private func sawMap(_ done: ClientNode.IO) {
         for index in 0..<UInt64(done.seen.count * 64) where done.seen[Int(index / 64)] >> (index % 64) & 1 == 0 {
-            let block = History.Block(volume: done.volume, number: done.first + index)
+            let block = History.Block(volume: done.lineage, number: done.first + index)
             guard Simulation.isInPlay(block.number) else { continue }
             history.saw(block, 0, done.epoch, from: done.invoked.nanoseconds, to: now.nanoseconds)
         }

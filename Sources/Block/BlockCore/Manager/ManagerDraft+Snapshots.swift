@@ -49,7 +49,7 @@ extension ManagerDraft {
         guard volume.sizeUnits == source.sizeUnits else {
             throw ManagerError(.invalidSize, "volumes \(id) and \(source.id) have different sizes")
         }
-        guard volume.mappings.isEmpty, !volume.isFencePending else {
+        guard (volume.mappings.isEmpty && !volume.isFencePending) || !rules.contains(.overwrittenIsUnmapped) else {
             throw ManagerError(.volumeMapped, "volume \(id) is mapped")
         }
     }

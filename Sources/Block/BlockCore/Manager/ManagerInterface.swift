@@ -184,6 +184,8 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let unrecordedIsFound = ProtocolRules(rawValue: 1 << 39)
     /// Data that no record names is written over only when one does.
     public static let recordedBeforeOverwritten = ProtocolRules(rawValue: 1 << 40)
+    /// A volume is overwritten only when it has been proven that no client has it.
+    public static let overwrittenIsUnmapped = ProtocolRules(rawValue: 1 << 41)
     /// A node goes only when no server has any of its units.
     public static let nodesGoEmpty = ProtocolRules(rawValue: 1 << 0)
     /// A unit that is merged is forgotten only where all that it shows is in the other one.
@@ -215,7 +217,8 @@ public struct ProtocolRules: OptionSet, Sendable {
         .refusedOnBoth, .spareIsForCopies, .lossIsMarked, .lostCopyIsFilledAnew,
         .verifiedReads, .checksumsBeforeSettled, .damageStaysDamage,
         .zerosHideAncestors, .copiedHolesShowAncestors, .treesOutliveTheirFirstVolume, .sealedCutsNoteWrites,
-        .disturbedCutsAreDropped, .stableBeforeShown, .unrecordedIsFound, .recordedBeforeOverwritten, .nodesGoEmpty, .onlyMergedIsDropped,
+        .disturbedCutsAreDropped, .stableBeforeShown, .unrecordedIsFound, .recordedBeforeOverwritten,
+        .overwrittenIsUnmapped, .nodesGoEmpty, .onlyMergedIsDropped,
         .leaseForReads, .leaseCountsFromRequest, .promotionWaitsForLease, .grantAfterCommit, .sharingIsConfirmed,
         .resignationEndsReads,
     ]

@@ -48,8 +48,9 @@ extension UnitStore {
             if slot.intent != .cold { store.hot.insert(number) }
             store.generation = max(store.generation, slot.generation)
         }
-        let holes = rules.contains(.zerosBeforeHoles) ? store.holes(isSearching: rules.contains(.unrecordedIsFound)) : []
-        if rules.contains(.unrecordedIsFound) { store.searchUnits(dataOfUnit) }
+        let isSearching = rules.contains(.unrecordedIsFound)
+        let holes = rules.contains(.zerosBeforeHoles) ? store.holes(isSearching: isSearching) : []
+        if isSearching { store.searchUnits(dataOfUnit) }
         if store.keepsChecksums { store.unreadableSeals = store.bySlotKey.count - store.hot.count }
         store.label.mountCounter += 1
         let table = (offset: store.nextTableOffset, bytes: store.encodeTable())
