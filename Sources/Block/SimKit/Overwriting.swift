@@ -1,8 +1,8 @@
 import Base
 import BlockCore
 
-/// Volumes that are overwritten from others of their tree. In the history such a volume is another one from then on, and shows what
-/// a snapshot of its source would.
+/// Volumes that are overwritten from others of their tree. In the history such a volume is another one from then on, and shows
+/// what a snapshot of its source would.
 extension Simulation {
     /// In some of the runs with snapshots, so that the others stay what they were.
     var overwritesVolumes: Bool { takesSnapshots && options.seed % 4 == 2 }

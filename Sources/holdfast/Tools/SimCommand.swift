@@ -1,17 +1,20 @@
 import ArgumentParser
 import Base
 import BlockCore
+import Glibc
 import SimKit
 
 /// The whole block store in virtual time, under faults that follow from a seed: for everybody who wants to see it hold.
-struct SimCommand: ParsableCommand {
+struct SimCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "sim",
-        abstract: "Runs the block store's simulator: one seed after the other, until the time is over or one fails.")
+        abstract: "Runs the block store's simulator: seed after seed, until the time is over or one fails.")
 
     @Option(help: "The first seed; by default one of the clock's.") var seed: UInt64?
 
     @Option(help: "Real minutes. 0: only the one seed.") var minutes: Double = 1
+
+    @Option(help: "How many seeds run at once: each takes one core.") var jobs = 1
 
     private static let profiles = SimulationProfile.allCases.map(\.rawValue).joined(separator: ", ")
 
@@ -26,6 +29,7 @@ struct SimCommand: ParsableCommand {
 
     func validate() throws {
         guard minutes >= 0, minutes <= 1_000_000 else { throw ValidationError("--minutes must not be negative") }
+        guard jobs >= 1, jobs <= 1024 else { throw ValidationError("--jobs is 1 to 1024") }
         if let profile, SimulationProfile(rawValue: profile) == nil {
             throw ValidationError("There is no profile '\(profile)'")
         }
@@ -36,7 +40,7 @@ struct SimCommand: ParsableCommand {
         }
     }
 
-    func run() throws {
+    func run() async throws {
         if withoutRules.contains("list") {
             for (name, _) in ProtocolRules.named { print(name) }
             return
@@ -45,23 +49,9 @@ struct SimCommand: ParsableCommand {
             withoutRules.contains($1.name) ? $0.subtracting($1.rule) : $0
         }
         let kind = profile.flatMap(SimulationProfile.init(rawValue:))
-        let clock = ContinuousClock()
-        let start = clock.now
-        let end = start + .seconds(minutes * 60)
-        var random = SystemRandomNumberGenerator()
-        var seed = self.seed ?? UInt64.random(in: 1...UInt64(UInt32.max), using: &random)
-        var campaign = Campaign()
-        var told = start
-        print("first seed            \(seed)")
-        repeat {
-            campaign.add(Simulation(SimulationOptions(seed: seed, rules: rules, profile: kind)).run())
-            seed &+= 1
-            if clock.now - told >= .seconds(30) {
-                told = clock.now
-                print("  \(campaign.runs) runs, \(campaign.simulated.inSeconds / 3600) simulated hours")
-            }
-        } while campaign.failure == nil && clock.now < end
-        for line in campaign.summary(elapsed: clock.now - start) { print(line) }
+        let start = ContinuousClock.now
+        let campaign = await simulate(rules, kind)
+        for line in campaign.summary(elapsed: .now - start) { print(line) }
         guard let failure = campaign.failure else { return print("no violation") }
         print("VIOLATION by seed \(failure.seed): \(failure.failure ?? "")")
         let options =
@@ -74,5 +64,38 @@ struct SimCommand: ParsableCommand {
             for line in again.trace { print(line) }
         }
         throw ExitCode.failure
+    }
+
+    /// Until the time is over or a run fails; those that are under way then are counted as well.
+    private func simulate(_ rules: ProtocolRules, _ kind: SimulationProfile?) async -> Campaign {
+        let start = ContinuousClock.now
+        let end = start + .seconds(minutes * 60)
+        var random = SystemRandomNumberGenerator()
+        var seed = self.seed ?? UInt64.random(in: 1...UInt64(UInt32.max), using: &random)
+        var campaign = Campaign()
+        var told = start
+        tell("first seed            \(seed)")
+        await withTaskGroup(of: SimulationReport.self) { group in
+            func begin() {
+                let options = SimulationOptions(seed: seed, rules: rules, profile: kind)
+                group.addTask { Simulation(options).run() }
+                seed &+= 1
+            }
+            for _ in 0..<(minutes == 0 ? 1 : jobs) { begin() }
+            for await report in group {
+                campaign.add(report)
+                if campaign.failure == nil, ContinuousClock.now < end { begin() }
+                guard .now - told >= .seconds(30) else { continue }
+                told = .now
+                tell("  \(campaign.runs) runs, \(campaign.simulated.inSeconds / 3600) simulated hours")
+            }
+        }
+        return campaign
+    }
+
+    /// At once, also into a file.
+    private func tell(_ line: String) {
+        print(line)
+        fflush(nil)
     }
 }
