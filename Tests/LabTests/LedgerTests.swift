@@ -98,7 +98,9 @@ import Testing
             for _ in 0..<3 {
                 let kinds = Set((0..<TorturePlan.roundCount).map { _ in plan.next().kind })
                 #expect(
-                    kinds.isSuperset(of: ["corruption of a device", "fill of all devices", "wipe of a device"]),
+                    kinds.isSuperset(of: [
+                        "corruption of a device", "fill of all devices", "wipe of a device", "snapshot of all volumes",
+                    ]),
                     "\(seed)")
             }
         }
@@ -113,6 +115,15 @@ import Testing
         let found =
             "pattern: verify failed at file /dev/loop3 offset 81920, length 81920 (requested block: offset=81920)"
         #expect(TortureFio.complaint(in: died + "\n" + found) == found)
+    }
+
+    @Test func whatBecameOfSpoiledBlocksIsTold() {
+        var outcome = DeviceSpoiler.Outcome()
+        (outcome.mended, outcome.written) = (7, 2)
+        #expect(DeviceSpoiler.Outcome(parsing: "\(outcome)\n") == outcome)
+        for text in ["", "9 blocks spoiled", "9 blocks spoiled, 7 mended, 3 written anew"] {
+            #expect(DeviceSpoiler.Outcome(parsing: text) == nil)
+        }
     }
 
     @Test func blocksToSpoilAreOfManyUnits() {

@@ -150,20 +150,36 @@ struct ClusterView: Sendable {
             ["scannerMode": "DataComparison", "scannerBWLimitKBps": .string("\(kibibytesPerSecond)")])
     }
 
+    /// Of one moment.
+    func takeSnapshots(of names: Set<String>) async throws {
+        let volumes = try await storage("/api/types/Volume/instances").array ?? []
+        let ids = volumes.filter { names.contains($0["name"]?.string ?? "") }.compactMap { $0["id"]?.string }
+        guard ids.count == names.count else { throw ScenarioFailure("of \(names) there are \(ids.count)") }
+        try await storage(
+            "/api/instances/System/action/snapshotVolumes",
+            ["snapshotDefs": .array(ids.map { ["volumeId": .string($0)] })])
+    }
+
+    /// All that there are.
+    func removeSnapshots() async throws {
+        for volume in try await storage("/api/types/Volume/instances").array ?? [] {
+            guard volume["ancestorVolumeId"]?.string != nil, let id = volume["id"]?.string else { continue }
+            try await storage("/api/instances/Volume::\(id)/action/removeVolume", ["removeMode": "ONLY_ME"])
+        }
+    }
+
     /// Sets how much of every device clients leave free.
     func keepSpare(percent: Int) async throws {
         try await poolActions("setSparePercentage", ["sparePercentage": .string("\(percent)")])
     }
 
-    /// Blocks of all devices that are damaged now, and those that were found damaged or differing since the servers
-    /// started.
-    func damage() async throws -> (now: Int64, found: Int64, differing: Int64) {
-        var damage: (now: Int64, found: Int64, differing: Int64) = (0, 0, 0)
+    /// Blocks of all devices that are damaged now, and those that were found differing since the servers started.
+    func damage() async throws -> (now: Int64, differing: Int64) {
+        var damage: (now: Int64, differing: Int64) = (0, 0)
         for device in try await storage("/api/types/Device/instances").array ?? [] {
             guard let id = device["id"]?.string else { continue }
             let statistics = try await storage("/api/instances/Device::\(id)/relationships/Statistics")
             damage.now += statistics["damagedBlocks"]?.integer ?? 0
-            damage.found += statistics["damagedBlocksFound"]?.integer ?? 0
             damage.differing += statistics["backgroundScanCompareCount"]?.integer ?? 0
         }
         return damage

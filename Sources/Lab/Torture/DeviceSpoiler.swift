@@ -20,6 +20,20 @@ public struct DeviceSpoiler {
         public var description: String {
             "\(mended + written) blocks spoiled, \(mended) mended, \(written) written anew"
         }
+
+        init() {}
+
+        /// The description's opposite.
+        init?(parsing text: String) {
+            let numbers = text.split { !$0.isASCII || !$0.isNumber }.compactMap { Int($0) }
+            guard numbers.count == 3, numbers[0] == numbers[1] + numbers[2] else { return nil }
+            (mended, written) = (numbers[1], numbers[2])
+        }
+
+        static func += (total: inout Outcome, more: Outcome) {
+            total.mended += more.mended
+            total.written += more.written
+        }
     }
 
     private struct Block {

@@ -13,7 +13,7 @@ extension Torture {
 
     /// No server may die before all is mended: of a unit that is being written when its server dies the checksums are
     /// unknown (docs/design/checksums.md), and the damage would count as right.
-    func corrupt(_ node: Int, _ blocks: Int, _ seed: UInt64) async throws {
+    func corrupt(_ node: Int, _ blocks: Int, _ seed: UInt64) async throws -> DeviceSpoiler.Outcome {
         let place = try lab.state().hasVolatileDisks ? "disk/device" : "sds.device"
         let command = [
             "holdfast", "lab-spoil", "\(lab.nodeDirectory(node))/\(place)", "--blocks", "\(blocks)", "--seed",
@@ -21,10 +21,11 @@ extension Torture {
             "--deadline", "\(Self.mendingMax)",
         ]
         let result = try await lab.run("node\(node)", command, deadline: .seconds(Self.mendingMax + 60))
-        guard result.isSuccess else {
+        guard result.isSuccess, let outcome = DeviceSpoiler.Outcome(parsing: result.outputText) else {
             throw ScenarioFailure("node\(node): lab-spoil \(result.status): \(result.outputText)\(result.errorText)")
         }
-        report.say("(\(result.outputText.split(separator: "\n").joined(separator: " ")))")
+        report.say("(\(outcome))")
+        return outcome
     }
 
     /// The spare is raised meanwhile, so that it takes less than a minute until clients find no space.
@@ -55,7 +56,7 @@ extension Torture {
     }
 
     /// Nothing that was spoiled is left, nor anything else.
-    func awaitCleanDevices() async throws -> (now: Int64, found: Int64, differing: Int64) {
+    func awaitCleanDevices() async throws -> (now: Int64, differing: Int64) {
         try await until("no damaged blocks", deadline: .seconds(Self.mendingMax), interval: .seconds(1)) {
             let damage = try await cluster.damage()
             return damage.now == 0 ? damage : nil

@@ -15,6 +15,8 @@ enum TortureFault: Sendable, Hashable, CustomStringConvertible {
     case fill(node: Int, Duration)
     /// A machine loses power, and comes back with an empty disk.
     case wipe(node: Int, Duration)
+    /// No fault: snapshots of the volumes in use, which stay until the next ones.
+    case snapshot
 
     var kind: String {
         switch self {
@@ -26,6 +28,7 @@ enum TortureFault: Sendable, Hashable, CustomStringConvertible {
         case .corruption: "corruption of a device"
         case .fill: "fill of all devices"
         case .wipe: "wipe of a device"
+        case .snapshot: "snapshot of all volumes"
         }
     }
 
@@ -40,6 +43,7 @@ enum TortureFault: Sendable, Hashable, CustomStringConvertible {
         case .corruption(let node, let blocks, _): "\(blocks) blocks on the device of node\(node) are spoiled"
         case .fill(let node, let time): "there is no space for \(time), which node\(node) has taken"
         case .wipe(let node, let time): "node\(node) loses power for \(time), and its disk for good"
+        case .snapshot: "snapshots of all volumes are taken, and those of before removed"
         }
     }
 
@@ -48,19 +52,19 @@ enum TortureFault: Sendable, Hashable, CustomStringConvertible {
     var needsTwoCopies: Bool {
         switch self {
         case .powerLoss, .isolation, .cut, .corruption, .fill, .wipe: true
-        case .crash, .pause: false
+        case .crash, .pause, .snapshot: false
         }
     }
 }
 
 /// Chooses faults, the same for the same seed.
 struct TorturePlan {
-    private enum Kind { case crash, pause, powerLoss, cut, isolation, corruption, fill, wipe }
+    private enum Kind { case crash, pause, powerLoss, cut, isolation, corruption, fill, wipe, snapshot }
 
     /// They come in an order of their own in each round, so that a short run has all of them, too.
     private static let round: [Kind] =
         Array(repeating: .crash, count: 7) + Array(repeating: .pause, count: 4) + Array(repeating: .powerLoss, count: 3)
-        + Array(repeating: .cut, count: 3) + [.isolation, .corruption, .corruption, .fill, .wipe]
+        + Array(repeating: .cut, count: 3) + [.isolation, .corruption, .corruption, .fill, .wipe, .snapshot, .snapshot]
 
     static var roundCount: Int { round.count }
 
@@ -99,6 +103,7 @@ struct TorturePlan {
             return .corruption(node: node, blocks: Int.random(in: 4...16, using: &random), seed: random.next())
         case .fill: return .fill(node: node, time(1, 8))
         case .wipe: return .wipe(node: node, time(1, 10))
+        case .snapshot: return .snapshot
         }
     }
 

@@ -3,7 +3,8 @@ import Glibc
 import LinuxOS
 import Synchronization
 
-/// fio on a raw volume: it writes every block, with the round's number and its own place in it, and reads all of them. Where it dies the volume moves, and what a whole round wrote is looked for there.
+/// fio on a raw volume: it writes every block, with the number of the round and its own place in it, and reads all of them.
+/// Where it dies the volume moves, and what a whole round wrote is looked for there.
 final class TortureFio: Sendable {
     /// What fio says of a block that is not what it wrote.
     private static let complaints = ["verify failed", "bad pattern block"]
