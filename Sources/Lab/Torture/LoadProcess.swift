@@ -87,8 +87,14 @@ private final class RegisterLoad {
         for block in 0..<count { try read(block) }
     }
 
+    /// Rests now and then: the server's scanner passes over units that are being written.
     func work() throws {
+        var rests = ContinuousClock.now + .seconds(60)
         while true {
+            if ContinuousClock.now > rests {
+                sleep(12)
+                rests = .now + .seconds(60)
+            }
             let block = UInt64.random(in: 0..<count, using: &random)
             if Int.random(in: 0..<4, using: &random) == 0 { try read(block) } else { _ = try write(block) }
             usleep(UInt32.random(in: 0..<6000, using: &random))

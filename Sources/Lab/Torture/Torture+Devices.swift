@@ -8,8 +8,8 @@ extension Torture {
     /// Of every device, while there must be no space: what is left of four of 10 GiB is less than the filling volume.
     private static let spareWhenFull = 70
     private static let spare = 10
-    /// The scanner has met all damage within this time.
-    private static let mendingMax = 180
+    /// The scanner has met all damage within this time: it passes over what is being written, and the loads rest each minute.
+    private static let mendingMax = 240
 
     /// No server may die before all is mended: of a unit that is being written when its server dies the checksums are
     /// unknown (docs/design/checksums.md), and the damage would count as right.
