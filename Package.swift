@@ -145,7 +145,10 @@ let block: [Target] = [
 let top: [Target] = [
     room(
         "Lab", in: "",
-        ["Base", "LinuxOS", "CLinux", "HTTPKit", "CBlockIO", "BlockIO", "BlockClient", nioHTTP1, logging, yams]),
+        [
+            "Base", "LinuxOS", "CLinux", "HTTPKit", "CBlockIO", "BlockCore", "BlockIO", "BlockClient",
+            nioHTTP1, logging, yams,
+        ]),
     .executableTarget(
         name: "holdfast",
         dependencies: [

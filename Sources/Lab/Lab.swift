@@ -146,6 +146,18 @@ public struct Lab: Sendable {
         }
     }
 
+    /// Puts an empty disk in the place of the one that a machine without power stores on.
+    func replaceDisk(of name: String) async throws {
+        try await locked {
+            let lab = try state()
+            let node = try lab.node(named: name)
+            guard !lab.isRunning(node.number) else { throw LabError(.state, "\(name) is running.") }
+            let disk = "\(nodeDirectory(node.number))/sds.device"
+            guard unlink(disk) == 0 else { throw LinuxError(errno: errno, "\(disk) could not be removed") }
+            report("\(name) has an empty disk")
+        }
+    }
+
     /// Boots machines side by side and waits until they answer.
     private func powerOn(_ numbers: [Int], deadline: Duration) async throws {
         let end = ContinuousClock.now + deadline

@@ -13,7 +13,7 @@ struct Holdfast: AsyncParsableCommand {
             MasterCommand.self, AgentCommand.self, MarathonCommand.self, VolumesCommand.self,
             MdmCommand.self, SdsCommand.self, SdcCommand.self, NodeCommand.self,
             DevCommand.self, LabCommand.self, StoreCommand.self, LabInitCommand.self, LabDiskCommand.self,
-            LabLoadCommand.self, SimCommand.self,
+            LabLoadCommand.self, LabSpoilCommand.self, SimCommand.self,
             VolumeCommand.self, RexrayCommand.self, ScliCommand.self, DrvCfgCommand.self,
         ])
 

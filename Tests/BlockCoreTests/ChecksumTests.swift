@@ -47,6 +47,25 @@ import Testing
         #expect(device.read(unit, .wholeUnit) == [BlockRange(start: 3, count: 1)])
     }
 
+    @Test func settledBlocksAreThoseWhoseDamageWouldBeNoticed() throws {
+        var device = try MemoryDevice()
+        _ = device.write(unit, block, byte: 7)
+        #expect(device.store.settledBlocks.isEmpty, "it is being written")
+        cool(&device)
+        let location = try #require(device.store.location(of: unit))
+        let checksum = CRC32C.checksum([UInt8](repeating: 7, count: 4096))
+        func expectBoth(_ store: UnitStore) {
+            #expect(store.settledBlocks.map(\.offset) == [location + 3 * 4096, location + 4 * 4096])
+            #expect(store.settledBlocks.allSatisfy { $0.checksum == checksum })
+        }
+        expectBoth(device.store)
+        try device.reopen()
+        expectBoth(device.store)
+        try spoil(&device, block: 4)
+        _ = device.read(unit, .wholeUnit)
+        #expect(device.store.settledBlocks.map(\.offset) == [location + 3 * 4096])
+    }
+
     /// What was under way when its server died may have arrived or not, and the checksums of then say nothing.
     @Test func aUnitThatWasBeingWrittenIsNotCalledDamaged() throws {
         var device = try MemoryDevice()

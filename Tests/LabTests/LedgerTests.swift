@@ -1,3 +1,4 @@
+import Base
 import Testing
 
 @testable import Lab
@@ -31,6 +32,19 @@ import Testing
         }
         let failed = try judge(["b", "w 1 7", "e 1 7 5", "r 1 0", "r 1 7"])
         #expect(failed.failed == 1)
+    }
+
+    @Test func whatFoundNoSpaceHasNotHappened() throws {
+        let refused = ["b", "w 1 7", "a 1 7", "w 1 8", "n 1 8"]
+        #expect(try judge(refused + ["r 1 7"]).refused == 1)
+        #expect(throws: ScenarioFailure.self) { try judge(refused + ["r 1 8"]) }
+        #expect(throws: ScenarioFailure.self) { try judge(refused + ["b", "r 1 8"]) }
+    }
+
+    @Test func whatWasDiscardedReadsAsNothing() throws {
+        let discarded = ["b", "w 1 7", "a 1 7", "w 2 8", "e 2 8 5", "d"]
+        _ = try judge(discarded + ["r 1 0", "r 2 0", "w 1 9", "a 1 9", "r 1 9"])
+        for found in ["r 1 7", "r 2 8"] { #expect(throws: ScenarioFailure.self) { try judge(discarded + [found]) } }
     }
 
     @Test func whatWasNotLookedAtIsCounted() throws {
@@ -74,6 +88,50 @@ import Testing
             return (0..<200).map { _ in plan.next() }
         }
         #expect(faults(1) == faults(1) && faults(1) != faults(2))
-        #expect(Set(faults(1).map(\.kind)).count >= 12)
+        #expect(Set(faults(1).map(\.kind)).count >= 15)
+    }
+
+    /// A short run must not be spared any of them.
+    @Test func everyRoundHasDevicesSpoiledFilledAndWiped() {
+        for seed: UInt64 in 1...20 {
+            var plan = TorturePlan(seed: seed, nodes: [1, 2, 3, 4], leaders: [1, 2, 3])
+            for _ in 0..<3 {
+                let kinds = Set((0..<TorturePlan.roundCount).map { _ in plan.next().kind })
+                #expect(
+                    kinds.isSuperset(of: [
+                        "corruption of a device", "fill of all devices", "wipe of a device", "snapshot of all volumes",
+                    ]),
+                    "\(seed)")
+            }
+        }
+    }
+
+    @Test func fioIsToldApartFromItsDeath() {
+        let died = """
+            fio: io_u error on file /dev/loop3: Input/output error: read offset=81920, buflen=16384
+            fio: pid=12, err=5/file:io_u.c:1876, func=io_u error, error=Input/output error
+            """
+        #expect(TortureFio.complaint(in: died) == nil)
+        let found =
+            "pattern: verify failed at file /dev/loop3 offset 81920, length 81920 (requested block: offset=81920)"
+        #expect(TortureFio.complaint(in: died + "\n" + found) == found)
+    }
+
+    @Test func whatBecameOfSpoiledBlocksIsTold() {
+        var outcome = DeviceSpoiler.Outcome()
+        (outcome.mended, outcome.written) = (7, 2)
+        #expect(DeviceSpoiler.Outcome(parsing: "\(outcome)\n") == outcome)
+        for text in ["", "9 blocks spoiled", "9 blocks spoiled, 7 mended, 3 written anew"] {
+            #expect(DeviceSpoiler.Outcome(parsing: text) == nil)
+        }
+    }
+
+    @Test func blocksToSpoilAreOfManyUnits() {
+        var random = SeededRandom(seed: 1)
+        let offsets = (0..<10).flatMap { unit in (0..<4).map { UInt64(unit) << 20 + UInt64($0) << 12 } }
+        let few = DeviceSpoiler.choose(10, of: offsets, &random)
+        #expect(Set(few.map { $0 >> 20 }).count == 10)
+        let all = DeviceSpoiler.choose(100, of: offsets, &random)
+        #expect(all.count == 40 && Set(all) == Set(offsets))
     }
 }

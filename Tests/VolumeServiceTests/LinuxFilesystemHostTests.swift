@@ -90,4 +90,48 @@ import Testing
         #expect(await LinuxFilesystemHost().isReadable(directory.file("device")))
         #expect(await LinuxFilesystemHost().isReadable(directory.file("missing")) == false)
     }
+
+    /// On a device without space for what is replayed the journal must stay: it holds what was flushed.
+    @Test(.enabled(if: geteuid() == 0)) func aJournalOutlivesALackOfSpace() async throws {
+        let directory = try TemporaryDirectory()
+        let (memory, files) = (directory.file("memory"), directory.file("files"))
+        func run(_ command: String...) async throws -> CommandResult {
+            try await runCommand(command, deadline: .seconds(60))
+        }
+        func check(_ command: String...) async throws {
+            let result = try await runCommand(command, deadline: .seconds(60))
+            try #require(result.isSuccess, "\(command): \(result.errorText)")
+        }
+        try await check("mkdir", memory, files)
+        try await check("mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", memory)
+        do {
+            try await check("truncate", "-s", "1G", "\(memory)/disk")
+            try await check("mkfs.ext4", "-q", "-F", "-E", "nodiscard", "\(memory)/disk")
+            try await check("mount", "-o", "loop", "\(memory)/disk", files)
+            let made = """
+                for i in $(seq 200); do mkdir $0/$i; echo $i > $0/$i/file; sync $0/$i/file; done
+                cp --sparse=always $1/disk $1/crashed
+                umount $0; rm $1/disk
+                """
+            try await check("sh", "-c", made, files, memory)
+            let attached = try await run("losetup", "--find", "--show", "\(memory)/crashed")
+            let device = try #require(attached.outputText.split(separator: "\n").first.map(String.init))
+            _ = try await run("dd", "if=/dev/zero", "of=\(memory)/filler", "bs=4k")
+            let host = LinuxFilesystemHost()
+            await #expect(throws: VolumeDriverError.self) { try await host.check(.ext4, on: device) }
+            try await check("rm", "\(memory)/filler")
+            try await host.check(.ext4, on: device)
+            try await check("e2fsck", "-f", "-n", device)
+            try await check("mount", device, files)
+            let found = try await run("sh", "-c", "cat $0/*/file | sort -n | uniq | wc -l", files)
+            #expect(found.outputText.split(separator: "\n") == ["200"])
+            try await check("umount", files)
+            try await check("losetup", "--detach", device)
+        } catch {
+            _ = try await run("umount", files)
+            _ = try await run("umount", "-l", memory)
+            throw error
+        }
+        try await check("umount", "-l", memory)
+    }
 }

@@ -118,18 +118,89 @@ struct ClusterView: Sendable {
         return systems.first?["mdmCluster"]?["master"]?["ips"]?[0]?.string
     }
 
-    private func storage(_ path: String) async throws -> JSONValue {
+    /// - Parameter body: posted; nil: it is a question.
+    @discardableResult
+    private func storage(_ path: String, _ body: JSONValue? = nil) async throws -> JSONValue {
         let reply = try await ask("the gateway", 8081) { gateway in
             let login = try await caller.call(
                 .GET, gateway, "/api/login",
                 headers: ["authorization": basicAuthorization(user: "admin", password: password)],
                 deadline: .seconds(2))
             guard login.isSuccess, let token = try login.json().string else { return login }
-            return try await caller.call(
-                .GET, gateway, path, headers: ["authorization": basicAuthorization(user: "", password: token)],
-                deadline: .seconds(3))
+            let headers: HTTPHeaders = ["authorization": basicAuthorization(user: "", password: token)]
+            guard let body else {
+                return try await caller.call(.GET, gateway, path, headers: headers, deadline: .seconds(3))
+            }
+            return try await caller.call(.POST, gateway, path, json: body, headers: headers, deadline: .seconds(5))
         }
         return try reply.json()
+    }
+
+    private func poolActions(_ action: String, _ body: JSONValue) async throws {
+        for pool in try await storage("/api/types/StoragePool/instances").array ?? [] {
+            guard let id = pool["id"]?.string else { continue }
+            try await storage("/api/instances/StoragePool::\(id)/action/\(action)", body)
+        }
+    }
+
+    /// Has all that is stored looked through for damage, at up to this speed for each device.
+    func scan(kibibytesPerSecond: Int) async throws {
+        try await poolActions(
+            "enableBackgroundDeviceScanner",
+            ["scannerMode": "DataComparison", "scannerBWLimitKBps": .string("\(kibibytesPerSecond)")])
+    }
+
+    /// Of one moment.
+    func takeSnapshots(of names: Set<String>) async throws {
+        let volumes = try await storage("/api/types/Volume/instances").array ?? []
+        let ids = volumes.filter { names.contains($0["name"]?.string ?? "") }.compactMap { $0["id"]?.string }
+        guard ids.count == names.count else { throw ScenarioFailure("of \(names) there are \(ids.count)") }
+        try await storage(
+            "/api/instances/System/action/snapshotVolumes",
+            ["snapshotDefs": .array(ids.map { ["volumeId": .string($0)] })])
+    }
+
+    /// All that there are.
+    func removeSnapshots() async throws {
+        for volume in try await storage("/api/types/Volume/instances").array ?? [] {
+            guard volume["ancestorVolumeId"]?.string != nil, let id = volume["id"]?.string else { continue }
+            try await storage("/api/instances/Volume::\(id)/action/removeVolume", ["removeMode": "ONLY_ME"])
+        }
+    }
+
+    /// Sets how much of every device clients leave free.
+    func keepSpare(percent: Int) async throws {
+        try await poolActions("setSparePercentage", ["sparePercentage": .string("\(percent)")])
+    }
+
+    /// Blocks of all devices that are damaged now, and those that were found differing since the servers started.
+    func damage() async throws -> (now: Int64, differing: Int64) {
+        var damage: (now: Int64, differing: Int64) = (0, 0)
+        for device in try await storage("/api/types/Device/instances").array ?? [] {
+            guard let id = device["id"]?.string else { continue }
+            let statistics = try await storage("/api/instances/Device::\(id)/relationships/Statistics")
+            damage.now += statistics["damagedBlocks"]?.integer ?? 0
+            damage.differing += statistics["backgroundScanCompareCount"]?.integer ?? 0
+        }
+        return damage
+    }
+
+    /// What an operator does when a server has come up with an empty disk: it is another one, by another name; the one that it
+    /// was is removed, and it gets that one's name.
+    ///
+    /// - Returns: true when that is done. It takes until nothing is left of the old one in any comb.
+    func replaceServer(named name: String) async throws -> Bool {
+        let servers = try await storage("/api/types/Sds/instances").array ?? []
+        guard
+            let new = servers.first(where: {
+                $0["name"]?.string?.hasPrefix(name + "-") == true && $0["mdmConnectionState"]?.string == "Connected"
+            }), let id = new["id"]?.string
+        else { return false }
+        if let old = servers.first(where: { $0["name"]?.string == name })?["id"]?.string {
+            try await storage("/api/instances/Sds::\(old)/action/removeSds", [:])
+        }
+        try await storage("/api/instances/Sds::\(id)/action/setSdsName", ["name": .string(name)])
+        return true
     }
 
     /// Who may write the volume, and the proofs of how it came to be; see the gateway's

@@ -16,6 +16,23 @@ public enum LoadProcess {
         if !onlyLooks { try load.work() }
     }
 
+    /// Writes one block in each MiB until there is no space for more, reads all of them, discards the device, and reads
+    /// them again.
+    ///
+    /// - Parameters:
+    ///   - path: a block device.
+    ///   - units: MiB of it that are used.
+    ///   - holding: how long there is no space.
+    public static func fill(_ path: String, units: UInt64, holding: Duration) async throws {
+        say("b")
+        try await FillLoad.byAll(path, units) { load, blocks in try load.fill(blocks) }
+        try await Task.sleep(for: holding)
+        try await FillLoad.byAll(path, units) { load, blocks in for block in blocks { try load.read(block) } }
+        try await offPool { try RegisterLoad(path, count: 0, seed: 0).discard() }
+        say("d")
+        try await FillLoad.byAll(path, units) { load, blocks in for block in blocks { try load.read(block) } }
+    }
+
     /// - Parameters:
     ///   - directory: on the filesystem; made when it does not exist.
     ///   - onlyLooks: reads every file once and ends.
@@ -51,7 +68,8 @@ private final class RegisterLoad {
     private let buffer: UnsafeMutableRawPointer
     private var next: UInt64
 
-    init(_ path: String, count: UInt64, seed: UInt64) throws {
+    /// - Parameter writer: one of up to 16 that use the device at once.
+    init(_ path: String, count: UInt64, seed: UInt64, writer: UInt64 = 0) throws {
         let raw = cbio_open_direct(path, O_RDWR, 0)
         guard raw >= 0 else { throw LinuxError(errno: errno, "\(path) could not be opened") }
         file = Descriptor(owning: raw)
@@ -59,7 +77,7 @@ private final class RegisterLoad {
         random = SeededRandom(seed: seed)
         buffer = .allocate(byteCount: Self.blockBytes, alignment: Self.blockBytes)
         // Numbers of one run are above those of all before.
-        next = UInt64(max(0, time(nil))) << 24
+        next = UInt64(max(0, time(nil))) << 24 | writer << 20
     }
 
     deinit { buffer.deallocate() }
@@ -69,15 +87,38 @@ private final class RegisterLoad {
         for block in 0..<count { try read(block) }
     }
 
+    /// Rests now and then: the server's scanner passes over units that are being written.
     func work() throws {
+        var rests = ContinuousClock.now + .seconds(60)
         while true {
+            if ContinuousClock.now > rests {
+                sleep(12)
+                rests = .now + .seconds(60)
+            }
             let block = UInt64.random(in: 0..<count, using: &random)
-            if Int.random(in: 0..<4, using: &random) == 0 { try read(block) } else { try write(block) }
+            if Int.random(in: 0..<4, using: &random) == 0 { try read(block) } else { _ = try write(block) }
             usleep(UInt32.random(in: 0..<6000, using: &random))
         }
     }
 
-    private func write(_ block: UInt64) throws {
+    /// Writes the blocks until space has been lacking for many in a row.
+    func fill(_ blocks: StrideTo<UInt64>) throws {
+        var refusals = 0
+        for block in blocks where refusals < 64 {
+            refusals = try write(block) ? 0 : refusals + 1
+        }
+    }
+
+    /// Gives the whole device back.
+    func discard() throws {
+        var range: (start: UInt64, count: UInt64) = (0, 0)
+        try check(Int(cbio_block_device_size(file.raw, &range.count)), "the device's size")
+        let blkDiscard: UInt = 0x1277
+        try check(Int(cbio_ioctl_pointer(file.raw, blkDiscard, &range)), "the device could not be discarded")
+    }
+
+    /// False when there is no space for it.
+    private func write(_ block: UInt64) throws -> Bool {
         next += 1
         for sector in stride(from: 0, to: Self.blockBytes, by: Self.sectorBytes) {
             let words = (buffer + sector).bindMemory(to: UInt64.self, capacity: 64)
@@ -90,14 +131,19 @@ private final class RegisterLoad {
         say("w \(block) \(next)")
         if pwrite(file.raw, buffer, Self.blockBytes, off_t(block) * 4096) == Self.blockBytes {
             say("a \(block) \(next)")
+            return true
         } else {
             let number = errno
+            if number == ENOSPC {
+                say("n \(block) \(next)")
+                return false
+            }
             say("e \(block) \(next) \(number)")
             throw LinuxError(errno: number, "block \(block) could not be written")
         }
     }
 
-    private func read(_ block: UInt64) throws {
+    func read(_ block: UInt64) throws {
         let got = pread(file.raw, buffer, Self.blockBytes, off_t(block) * 4096)
         guard got == Self.blockBytes else { throw LinuxError(errno: errno, "block \(block) could not be read") }
         let words = buffer.bindMemory(to: UInt64.self, capacity: Self.blockBytes / 8)
@@ -110,6 +156,27 @@ private final class RegisterLoad {
         }
         guard isBlank || isWhole else { return say("! block \(block) is torn, or another's") }
         say("r \(block) \(isBlank ? 0 : number)")
+    }
+}
+
+/// Several threads on one device: each new MiB takes a write several flushes.
+private enum FillLoad {
+    private static let writers: UInt64 = 8
+
+    static func byAll(
+        _ path: String, _ units: UInt64, _ body: @escaping @Sendable (RegisterLoad, StrideTo<UInt64>) throws -> Void
+    ) async throws {
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for writer in 0..<writers {
+                group.addTask {
+                    try await offPool {
+                        let blocks = stride(from: writer * 256, to: units * 256, by: Int(writers) * 256)
+                        try body(try RegisterLoad(path, count: 0, seed: 0, writer: writer), blocks)
+                    }
+                }
+            }
+            try await group.waitForAll()
+        }
     }
 }
 
@@ -253,17 +320,30 @@ private struct FileLoad {
     private mutating func makeNoise() throws {
         let number = Int.random(in: 0..<16, using: &random)
         let place = path("noise\(number)")
-        switch Int.random(in: 0..<4, using: &random) {
-        case 0: _ = mkdir(place + ".dir", 0o755) == 0 || rmdir(place + ".dir") == 0
-        case 1:
+        switch Int.random(in: 0..<48, using: &random) {
+        case 0: try trim()
+        case 1..<8:
+            unlink(place + ".big")
+            let file = try Descriptor.open(place + ".big", O_WRONLY | O_CREAT)
+            let bytes = [UInt8](repeating: UInt8(number), count: Int.random(in: 1...3, using: &random) << 20)
+            try check(pwrite(file.raw, bytes, bytes.count, 0), "noise could not be written")
+        case 8..<16: _ = mkdir(place + ".dir", 0o755) == 0 || rmdir(place + ".dir") == 0
+        case 16..<24:
             unlink(place + ".link")
             _ = link(place, place + ".link")
-        case 2: _ = truncate(place, off_t.random(in: 0..<1 << 20, using: &random))
+        case 24..<32: _ = truncate(place, off_t.random(in: 0..<1 << 20, using: &random))
         default:
             let file = try Descriptor.open(place, O_WRONLY | O_CREAT)
             let bytes = [UInt8](repeating: UInt8(number), count: Int.random(in: 1...40_000, using: &random))
             let offset = off_t.random(in: 0..<4 << 20, using: &random)
             try check(pwrite(file.raw, bytes, bytes.count, offset), "noise could not be written")
         }
+    }
+
+    /// The filesystem discards what it does not use, so that what it writes next needs space anew.
+    private func trim() throws {
+        var range: (start: UInt64, length: UInt64, leastLength: UInt64) = (0, .max, 0)
+        let fiTrim: UInt = 0xC018_5879
+        try check(Int(cbio_ioctl_pointer(directoryFile.raw, fiTrim, &range)), "the filesystem could not be trimmed")
     }
 }

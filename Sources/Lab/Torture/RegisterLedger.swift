@@ -3,8 +3,9 @@
 ///
 /// A load's log has a line for each event: `b` (the load begins, on a device that nobody else can write any more),
 /// `w BLOCK NUMBER` (a write is begun), `a BLOCK NUMBER` (it was acknowledged), `e BLOCK NUMBER ERRNO` (it failed: it may
-/// have happened, or may still), `r BLOCK NUMBER` (a read found this). What was on its way when a load died ends with
-/// the next `b`.
+/// have happened, or may still), `n BLOCK NUMBER` (it was refused for lack of space: it has not happened),
+/// `r BLOCK NUMBER` (a read found this), `d` (the whole device was discarded). What was on its way when a load died ends
+/// with the next `b`.
 struct RegisterLedger {
     private struct Register {
         var settled: UInt64 = 0
@@ -20,6 +21,8 @@ struct RegisterLedger {
     private(set) var acknowledged = 0
     private(set) var verified = 0
     private(set) var failed = 0
+    /// Writes for which there was no space.
+    private(set) var refused = 0
 
     /// Blocks that were ever written and not read since the last `b`.
     var unverified: Int { unseen.intersection(registers.keys).count }
@@ -41,6 +44,10 @@ struct RegisterLedger {
             registers[numbers[0], default: Register()].open.insert(numbers[1])
             registers[numbers[0]]?.begun = nil
             failed += 1
+        case ("n", 2):
+            registers[numbers[0]]?.begun = nil
+            refused += 1
+        case ("d", 0): registers = registers.mapValues { _ in Register() }
         case ("r", 2): try read(numbers[0], numbers[1])
         default: throw ScenarioFailure("the load says: \(line)")
         }

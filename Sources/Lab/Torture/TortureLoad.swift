@@ -11,15 +11,15 @@ final class TortureLoad: Sendable {
         case registers(count: UInt64)
         /// Files, on ext4 or xfs.
         case files(filesystem: String)
-    }
-
-    private enum Ledger {
-        case registers(RegisterLedger)
-        case files(FileLedger)
+        /// One block of each MiB of the raw device, to take the space; see `fill`.
+        case filler(units: UInt64)
     }
 
     private struct State {
-        var ledger: Ledger
+        /// The load's kind says which of the two counts. They are changed where they are: copying them for each line would take
+        /// minutes.
+        var registers = RegisterLedger()
+        var files = FileLedger()
         /// How much of the log is judged.
         var position = 0
         var node: Int
@@ -39,24 +39,21 @@ final class TortureLoad: Sendable {
         self.lab = lab
         self.seed = seed
         log = "\(lab.directory)/\(volume).log"
-        let ledger: Ledger =
-            switch kind {
-            case .registers: .registers(RegisterLedger())
-            case .files: .files(FileLedger())
-            }
-        state = Mutex(State(ledger: ledger, node: node))
+        state = Mutex(State(node: node))
     }
 
     var node: Int { state.withLock { $0.node } }
+    var moves: Int { state.withLock { $0.moves } }
 
     /// What was done and verified, for the report.
     var summary: String {
-        let (ledger, moves) = state.withLock { ($0.ledger, $0.moves) }
+        let (registers, files, moves) = state.withLock { ($0.registers, $0.files, $0.moves) }
         let work =
-            switch ledger {
-            case .registers(let ledger):
-                "\(ledger.acknowledged) writes acknowledged, \(ledger.verified) reads verified, \(ledger.failed) writes failed"
-            case .files(let ledger): "\(ledger.operations) operations, \(ledger.verified) files verified after restarts"
+            switch kind {
+            case .registers, .filler:
+                "\(registers.acknowledged) writes acknowledged, \(registers.verified) reads verified, "
+                    + "\(registers.failed) writes failed, \(registers.refused) refused without space"
+            case .files: "\(files.operations) operations, \(files.verified) files verified after restarts"
             }
         return "\(volume): \(work), \(moves) moves"
     }
@@ -79,26 +76,51 @@ final class TortureLoad: Sendable {
             }
             try judge()
             if Task.isCancelled { break }
-            state.withLock { state in
-                // The next machine in the row.
-                let others = nodes.filter { $0 != state.node }
-                state.node = others.first { $0 > state.node } ?? others.first ?? state.node
-                state.moves += 1
-            }
+            move(among: nodes)
         }
     }
 
+    func place(on node: Int) { state.withLock { $0.node = node } }
+
+    /// The next machine in the row is to have the volume.
+    func move(among nodes: [Int]) {
+        state.withLock { state in
+            let others = nodes.filter { $0 != state.node }
+            state.node = others.first { $0 > state.node } ?? others.first ?? state.node
+            state.moves += 1
+        }
+    }
+
+    /// Takes space on `node` until there is none, for the given time, and gives it back. Answers how many writes were
+    /// refused.
+    func fill(on node: Int, for time: Duration) async throws -> Int {
+        let before = refused
+        place(on: node)
+        let process = try await start(try await take(), onlyLooks: false, more: ["--hold", "\(time.inSeconds)"])
+        defer { process.signalSession(SIGKILL) }
+        let status = try await until(
+            "\(volume) filled and emptied", deadline: .seconds(400), interval: .milliseconds(500)
+        ) {
+            process.exitStatus
+        }
+        try judge()
+        guard status.isSuccess else { throw ScenarioFailure("\(volume): the filling ended with \(status)") }
+        guard refused > before else { throw ScenarioFailure("\(volume): there was space for all") }
+        return refused - before
+    }
+
+    private var refused: Int { state.withLock { $0.registers.refused } }
+
     /// Takes the volume to `node`, reads everything, and checks what lies on it. The load has ended.
     func verify(on node: Int) async throws {
-        state.withLock { $0.node = node }
+        place(on: node)
         let place = try await take()
         let process = try await start(place, onlyLooks: true)
         let status = try await process.wait()
         guard status.isSuccess else { throw ScenarioFailure("\(volume): the last look ended with \(status)") }
         try judge()
-        if case .registers(let ledger) = state.withLock({ $0.ledger }), ledger.unverified > 0 {
-            throw ScenarioFailure("\(volume): \(ledger.unverified) blocks were not read")
-        }
+        let unverified = state.withLock { $0.registers.unverified }
+        guard unverified == 0 else { throw ScenarioFailure("\(volume): \(unverified) blocks were not read") }
         guard case .files(let filesystem) = kind else { return }
         let device = try await mount().device
         try await execute(["umount", device])
@@ -110,11 +132,11 @@ final class TortureLoad: Sendable {
     // MARK: The volume's place
 
     /// Attaches or mounts the volume here, taking it from whoever has it; answers the device's or the directory's path.
-    private func take() async throws -> String {
+    func take() async throws -> String {
         try await until("\(volume) on node\(node)", deadline: .seconds(180), interval: .milliseconds(500)) {
             guard try lab.state().isRunning(node) else { return nil }
             switch kind {
-            case .registers:
+            case .registers, .filler:
                 try await execute(["rexray", "volume", "attach", "--force", volume])
                 let link = try await execute(["sh", "-c", "readlink -f /dev/disk/by-id/emc-vol-*-\(try await id())"])
                 return link.hasPrefix("/dev/loop") ? link : nil
@@ -144,9 +166,14 @@ final class TortureLoad: Sendable {
         return (String(words[0]), String(words[1]))
     }
 
-    private func start(_ place: String, onlyLooks: Bool) async throws -> ChildProcess {
+    private func start(_ place: String, onlyLooks: Bool, more: [String] = []) async throws -> ChildProcess {
         var arguments = ["holdfast", "lab-load", place, "--seed", "\(seed &+ UInt64(state.withLock { $0.moves }))"]
-        if case .registers(let count) = kind { arguments += ["--blocks", "\(count)"] } else { arguments[2] += "/load" }
+        switch kind {
+        case .registers(let count): arguments += ["--blocks", "\(count)"]
+        case .files: arguments[2] += "/load"
+        case .filler(let units): arguments += ["--fill", "\(units)"]
+        }
+        arguments += more
         if onlyLooks { arguments.append("--only-look") }
         var request = ChildProcess.Request(try lab.enter("node\(node)", arguments))
         request.workingDirectory = "/"
@@ -178,20 +205,16 @@ final class TortureLoad: Sendable {
                 guard count > 0, let end = chunk[..<count].lastIndex(of: UInt8(ascii: "\n")) else { return }
                 state.position += end + 1
                 let text = String(decoding: chunk[...end], as: UTF8.self)
-                for line in text.split(separator: "\n") { try take(line, &state.ledger) }
+                for line in text.split(separator: "\n") { try take(line, &state) }
             }
         }
     }
 
-    private func take(_ line: Substring, _ ledger: inout Ledger) throws {
+    private func take(_ line: Substring, _ state: inout State) throws {
         do throws(ScenarioFailure) {
-            switch ledger {
-            case .registers(var registers):
-                try registers.take(line)
-                ledger = .registers(registers)
-            case .files(var files):
-                try files.take(line)
-                ledger = .files(files)
+            switch kind {
+            case .registers, .filler: try state.registers.take(line)
+            case .files: try state.files.take(line)
             }
         } catch {
             throw ScenarioFailure("\(volume): \(error.description)")

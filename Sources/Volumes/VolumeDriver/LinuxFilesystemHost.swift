@@ -122,6 +122,7 @@ public struct LinuxFilesystemHost: FilesystemHost {
     public func check(_ kind: FilesystemKind, on device: String) async throws(VolumeDriverError) {
         // xfs and btrfs recover when they are mounted and have no check that is safe to run unasked.
         guard kind == .ext4 else { return }
+        try await replayJournal(on: device)
         // A large and full filesystem takes hours. Only operations on this volume wait for it, each up to its deadline.
         let result = try await run(["e2fsck", "-p", device], deadline: .seconds(12 * 3600))
         // fsck(8): 1 = errors corrected, 2 = corrected and a restart is due (for root filesystems), 4 and more = not
@@ -131,6 +132,37 @@ public struct LinuxFilesystemHost: FilesystemHost {
                 .failed,
                 "The filesystem on \(device) has errors that need a person: run 'e2fsck \(device)'. "
                     + result.outputText + result.errorText)
+        }
+    }
+
+    /// Has the kernel replay the journal of an ext4 that was not unmounted.
+    ///
+    /// e2fsck would do it too, but the journal is gone afterwards even if what it replays could not be written, as on a thin
+    /// volume of a full pool, and what was flushed with it (seen with e2fsprogs 1.47.0). The kernel refuses to mount then and
+    /// keeps the journal.
+    private func replayJournal(on device: String) async throws(VolumeDriverError) {
+        guard try await needsReplay(device) else { return }
+        // In a mount namespace of its own nobody sees the mount, and it does not outlive its shell.
+        let script = "mount -t ext4 -- \"$0\" /mnt && umount /mnt"
+        let result = try await run(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, device], deadline: .seconds(600))
+        guard try await !needsReplay(device) else {
+            throw VolumeDriverError(
+                .failed,
+                "The journal of the filesystem on \(device) could not be replayed, and is as it was. "
+                    + result.outputText + result.errorText)
+        }
+    }
+
+    private func needsReplay(_ device: String) async throws(VolumeDriverError) -> Bool {
+        try await blocking("Reading the superblock of \(device)", on: device, deadline: .seconds(30)) {
+            let file = try Descriptor.open(device, O_RDONLY | LinuxFilesystemHost.direct)
+            let superblock = try LinuxFilesystemHost.read(file, at: 0, count: LinuxFilesystemHost.blockLength)
+                .dropFirst(1024)
+            guard superblock.count >= 1024 else { return false }
+            // s_magic, and EXT4_FEATURE_INCOMPAT_RECOVER of s_feature_incompat.
+            let isExt4 = superblock[1024 + 0x38] == 0x53 && superblock[1024 + 0x39] == 0xEF
+            return isExt4 && superblock[1024 + 0x60] & 4 != 0
         }
     }
 

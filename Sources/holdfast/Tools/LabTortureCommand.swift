@@ -1,5 +1,6 @@
 import ArgumentParser
 import Lab
+import LinuxOS
 
 /// Everything fails, again and again, and nothing acknowledged may be lost.
 struct LabTortureCommand: AsyncParsableCommand {
@@ -31,12 +32,36 @@ struct LabLoadCommand: AsyncParsableCommand {
     @Option var seed: UInt64 = 1
     @Option(help: "How many blocks of the device are used.") var blocks: UInt64?
     @Flag(help: "Read everything once and end.") var onlyLook = false
+    @Option(help: "Write one block in each of so many MiB until there is no space, and give all of it back.")
+    var fill: UInt64?
+    @Option(help: "Seconds for which it stays full.") var hold = 1.0
 
     func run() async throws {
-        if let blocks {
+        if let fill {
+            try await LoadProcess.fill(place, units: fill, holding: .seconds(hold))
+        } else if let blocks {
             try LoadProcess.useRegisters(place, count: blocks, seed: seed, onlyLooks: onlyLook)
         } else {
             try LoadProcess.useFiles(place, seed: seed, onlyLooks: onlyLook)
         }
+    }
+}
+
+/// Damage to a device of the torture; started by it inside a machine.
+struct LabSpoilCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "lab-spoil", abstract: "Damage to a device of the torture.", shouldDisplay: false)
+
+    @Argument(help: "A device of a storage server that runs.") var device: String
+    @Option var seed: UInt64 = 1
+    @Option(help: "How many blocks get other content.") var blocks = 1
+    @Option(help: "Seconds until all of them must be mended.") var deadline = 60.0
+
+    func run() async throws {
+        let (device, blocks, seed, deadline) = (device, blocks, seed, deadline)
+        let outcome = try await offPool {
+            try DeviceSpoiler.spoil(device, count: blocks, seed: seed, deadline: .seconds(deadline))
+        }
+        print(outcome)
     }
 }

@@ -83,6 +83,12 @@ struct UnitChecksums: Equatable, Sendable {
         }
     }
 
+    /// Of a block that is `known`.
+    func value(_ block: UInt16) -> UInt32 {
+        precondition(known[block], "a block whose checksum is known")
+        return values[Int(block)]
+    }
+
     // MARK: On disk
 
     static let encodedSize = 1076

@@ -66,6 +66,18 @@ extension UnitStore {
         bySlotKey[key].flatMap { slots[Int($0)]?.checksums.known[block] } ?? false
     }
 
+    /// Where the blocks of settled units lie whose checksums are known, and what these are. Damage of any of them is
+    /// noticed when it is read, also after a death of the server.
+    public var settledBlocks: [(offset: UInt64, checksum: UInt32)] {
+        slots.bound.filter { $0.slot.intent == .cold }.flatMap { number, slot in
+            let blocks = slot.map.intersection(slot.checksums.known).subtracting(slot.checksums.damaged)
+            return (0..<UInt16(Geometry.blocksPerUnit)).filter { blocks[$0] }.map { block in
+                let offset = layout.offset(ofSlot: number) + UInt64(block) * UInt64(Geometry.blockBytes)
+                return (offset: offset, checksum: slot.checksums.value(block))
+            }
+        }
+    }
+
     // MARK: Sealing
 
     /// Writes the checksums of units that are to become cold. One batch at a time.
