@@ -147,7 +147,9 @@ public struct DeviceSpoiler {
         while true {
             do {
                 let label = try DeviceLabel(device: read(0, 128 << 10))
-                var opened = try UnitStore.open(label, metadata: read(0, Int(label.layout.checksums)))
+                // Only units that rest are of interest, and these have nothing that would have to be found.
+                let metadata = try read(0, Int(label.layout.checksums))
+                var opened = try UnitStore.open(label, metadata: metadata) { _ in BlockMap() }
                 opened.store.loadChecksums(
                     at: label.layout.checksums,
                     try read(label.layout.checksums, Int(label.layout.data - label.layout.checksums)))
