@@ -12,6 +12,8 @@ for tool in ceph-mon ceph-mgr ceph-osd ceph rbd monmaptool fio; do
     command -v $tool >/dev/null || { echo "no $tool: apt-get install ceph-mon ceph-mgr ceph-osd ceph-common python3-rbd fio"; exit 0; }
 done
 measure=$(dirname "$(realpath "$0")")/../measure.py
+# Debian's own, which finds Debian's modules whatever comes first in the path.
+python=/usr/bin/python3
 seconds=${SECONDS_PER_RUN:-10} rounds=${ROUNDS:-1} size=${SIZE:-1g} faults=${FAULTS:-yes}
 cases=${CASES:-randwrite-qd1,randwrite-qd32,randread-qd1,randread-qd32,write-qd8,read-qd8}
 directory=${DIRECTORY:-$(mktemp -d /var/tmp/holdfast-ceph-XXXXXX)}
@@ -88,7 +90,7 @@ await "ceph pg stat | grep -qE '^([0-9]+) pgs: \\1 active\\+clean;'"
 rbd create bench/image --size 8G
 
 servers="${daemons[*]}"
-record() { python3 "$measure" "$1" --to "$directory/results" "${@:2}"; }
+record() { "$python" "$measure" "$1" --to "$directory/results" "${@:2}"; }
 load() { record load --seconds "$seconds" --size "$size" --cases "$cases" "$@"; }
 store=(--ioengine=rbd --pool=bench --rbdname=image --clientname=admin)
 raw=(--ioengine=libaio "--filename=$directory/raw")
@@ -108,5 +110,5 @@ if [ "$faults" = yes ]; then
     await "ceph pg stat | grep -qE '^([0-9]+) pgs: \\1 active\\+clean;'"
     record pause --name Ceph --rbd bench/image --case "a server standing still" --signal "STOP:${daemons[osd1]}" --seconds 40
 fi
-python3 "$measure" table "$directory/results" Ceph raw
+"$python" "$measure" table "$directory/results" Ceph raw
 [ -z "${RESULTS:-}" ] || cp "$directory/results" "$RESULTS"
