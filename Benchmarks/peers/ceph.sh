@@ -59,6 +59,8 @@ osd_pool_default_size = 2
 osd_pool_default_min_size = 1
 osd_crush_chooseleaf_type = 0
 osd_pool_default_pg_autoscale_mode = off
+# All OSDs are on one host: without this none of them could be reported as silent by the two others.
+mon_osd_reporter_subtree_level = osd
 [client]
 rbd_cache = false
 log_file =
