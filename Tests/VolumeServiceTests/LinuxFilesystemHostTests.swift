@@ -104,6 +104,7 @@ import Testing
         }
         try await check("mkdir", memory, files)
         try await check("mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", memory)
+        var attachedDevice: String?
         do {
             try await check("truncate", "-s", "1G", "\(memory)/disk")
             try await check("mkfs.ext4", "-q", "-F", "-E", "nodiscard", "\(memory)/disk")
@@ -116,6 +117,7 @@ import Testing
             try await check("sh", "-c", made, files, memory)
             let attached = try await run("losetup", "--find", "--show", "\(memory)/crashed")
             let device = try #require(attached.outputText.split(separator: "\n").first.map(String.init))
+            attachedDevice = device
             _ = try await run("dd", "if=/dev/zero", "of=\(memory)/filler", "bs=4k")
             let host = LinuxFilesystemHost()
             await #expect(throws: VolumeDriverError.self) { try await host.check(.ext4, on: device) }
@@ -129,6 +131,7 @@ import Testing
             try await check("losetup", "--detach", device)
         } catch {
             _ = try await run("umount", files)
+            if let attachedDevice { _ = try await run("losetup", "--detach", attachedDevice) }
             _ = try await run("umount", "-l", memory)
             throw error
         }
