@@ -47,6 +47,49 @@ import Testing
         #expect(device.read(unit, .wholeUnit) == [BlockRange(start: 3, count: 1)])
     }
 
+    /// Also after a crash, until something else is written there, whether the unit has settled meanwhile or not.
+    @Test func whatIsKnownToBeLostStaysLost() throws {
+        var device = try MemoryDevice()
+        let good = BlockRange(start: 9, count: 1)
+        _ = device.write(unit, good, byte: 5)
+        #expect(device.write(unit, block, byte: 7, isDamaged: true) == .started)
+        #expect(device.completions.contains { $0.operation == 7 && $0.outcome == .done })
+        #expect(device.read(unit, .wholeUnit) == [block])
+        for _ in 0..<2 {
+            try device.reopen()
+            #expect(device.store.isHot(unit))
+            #expect(device.read(unit, .wholeUnit) == [block])
+            try device.reopen()
+        }
+        cool(&device)
+        try device.reopen()
+        #expect(!device.store.isHot(unit))
+        #expect(device.read(unit, .wholeUnit) == [block])
+        _ = device.write(unit, BlockRange(start: 4, count: 1), byte: 8)
+        try device.reopen()
+        #expect(device.read(unit, .wholeUnit) == [BlockRange(start: 3, count: 1)])
+    }
+
+    /// The first layout of the area did not say what is lost.
+    @Test func olderChecksumAreasAreRead() throws {
+        var device = try MemoryDevice()
+        _ = device.write(unit, block, byte: 7)
+        cool(&device)
+        let area = Int(device.store.layout.checksums)
+        let slot = try #require((0..<3).first { device.bytes[area + $0 * 1360 + 4] == 1 })
+        let start = area + slot * 1360
+        device.bytes[start + 4] = 0
+        let checksum = CRC32C.checksum(Array(device.bytes[start..<start + 1072]))
+        for index in 0..<36 {
+            let byte = index < 4 ? UInt8(truncatingIfNeeded: checksum >> (8 * UInt32(index))) : 0
+            device.bytes[start + 1072 + index] = byte
+        }
+        try device.reopen()
+        #expect(device.store.unreadableSeals == 0 && device.store.knowsChecksum(of: unit, block: 3))
+        try spoil(&device, block: 3)
+        #expect(device.read(unit, .wholeUnit) == [BlockRange(start: 3, count: 1)])
+    }
+
     @Test func settledBlocksAreThoseWhoseDamageWouldBeNoticed() throws {
         var device = try MemoryDevice()
         _ = device.write(unit, block, byte: 7)

@@ -104,11 +104,13 @@ struct MemoryDevice {
     }
 
     mutating func write(
-        _ key: UnitKey, over below: [UInt32] = [], _ range: BlockRange, byte: UInt8, epoch: UInt64 = 1
+        _ key: UnitKey, over below: [UInt32] = [], _ range: BlockRange, byte: UInt8, epoch: UInt64 = 1,
+        isDamaged: Bool = false
     ) -> UnitStore.Start {
         var requests: UnitStore.Requests = []
         let slice = PayloadSlice(payload: PayloadID(rawValue: UInt64(byte)), offset: 0, length: range.length)
-        let start = store.write(UInt64(byte), key, over: below, range, slice, combEpoch: epoch, &requests)
+        let start = store.write(
+            UInt64(byte), key, over: below, range, slice, combEpoch: epoch, isDamaged: isDamaged, &requests)
         carryOut(requests)
         return start
     }

@@ -46,6 +46,8 @@ struct UnitChecksums: Equatable, Sendable {
     private(set) var known = BlockMap()
     /// Blocks that were read and found to be something else than was written there.
     private(set) var damaged = BlockMap()
+    /// Blocks that were damaged before a crash, and maybe written since: whoever reads them finds out.
+    private(set) var suspected = BlockMap()
     /// One for each block once any is known.
     private var values: [UInt32] = []
 
@@ -58,12 +60,14 @@ struct UnitChecksums: Equatable, Sendable {
             values[Int(range.start) + index] = isDamaged ? ~checksums[index] : checksums[index]
         }
         _ = known.insert(range)
+        _ = suspected.remove(range)
         _ = isDamaged ? damaged.insert(range) : damaged.remove(range)
     }
 
     mutating func forget(_ range: BlockRange) {
         _ = known.remove(range)
         _ = damaged.remove(range)
+        _ = suspected.remove(range)
     }
 
     /// Compares what was read with what is known, and takes what is not known for right. Blocks outside `map` hold no data.
@@ -73,7 +77,10 @@ struct UnitChecksums: Equatable, Sendable {
         precondition(seen.count == Int(range.count), "a checksum for each block that was read")
         for index in 0..<range.count where map[range.start + index] {
             let block = BlockRange(start: range.start + index, count: 1)
-            if !known[block.start] {
+            if suspected[block.start], values[Int(block.start)] == ~seen[Int(index)] {
+                set(block, BlockChecksums(seen[Int(index)]), isDamaged: true)
+                _ = completion.damaged.insert(block)
+            } else if !known[block.start] {
                 set(block, BlockChecksums(seen[Int(index)]), isDamaged: false)
                 _ = completion.unverified.insert(block)
             } else if values[Int(block.start)] != seen[Int(index)] {
@@ -91,7 +98,9 @@ struct UnitChecksums: Equatable, Sendable {
 
     // MARK: On disk
 
-    static let encodedSize = 1076
+    static let encodedSize = 1108
+    /// Of the first layout, without the damaged blocks.
+    private static let formerSize = 1076
     static let perBlock = 3
     /// Bytes between two of them in a 4 KiB block.
     static let stride = 1360
@@ -100,27 +109,31 @@ struct UnitChecksums: Equatable, Sendable {
     func encode(slot: UInt32, generation: UInt64, into writer: inout ByteWriter) {
         let start = writer.bytes.count
         writer.put(slot)
-        writer.put(UInt32(0))
+        writer.put(UInt32(1))
         writer.put(generation)
         writer.bytes.append(contentsOf: known.encoded)
         for block in 0..<Int(Geometry.blocksPerUnit) { writer.put(values.isEmpty ? 0 : values[block]) }
+        writer.bytes.append(contentsOf: damaged.union(suspected).encoded)
         writer.put(CRC32C.checksum(Array(writer.bytes[start...])))
     }
 
-    /// Nil when what is there is damaged or another unit's.
-    init?(decoding bytes: [UInt8], slot: UInt32, generation: UInt64) {
+    /// Nil when what is there is damaged or another unit's. Of a unit that is not settled it only says what may be damaged.
+    init?(decoding bytes: [UInt8], slot: UInt32, generation: UInt64, isSettled: Bool) {
         var reader = ByteReader(bytes)
         do throws(WireError) {
-            guard bytes.count == UnitChecksums.encodedSize, try reader.number(UInt32.self) == slot,
-                try reader.number(UInt32.self) == 0, try reader.number(UInt64.self) == generation
-            else { return nil }
+            guard bytes.count == UnitChecksums.encodedSize, try reader.number(UInt32.self) == slot else { return nil }
+            let layout = try reader.number(UInt32.self)
+            guard layout <= 1, try reader.number(UInt64.self) == generation else { return nil }
             known = try BlockMap(reading: &reader)
             values.reserveCapacity(Int(Geometry.blocksPerUnit))
             for _ in 0..<Geometry.blocksPerUnit { values.append(try reader.number(UInt32.self)) }
-            guard try reader.number(UInt32.self) == CRC32C.checksum(Array(bytes.dropLast(4))) else { return nil }
+            if layout == 1 { suspected = try BlockMap(reading: &reader) }
+            let size = layout == 1 ? UnitChecksums.encodedSize : UnitChecksums.formerSize
+            guard try reader.number(UInt32.self) == CRC32C.checksum(Array(bytes[..<(size - 4)])) else { return nil }
         } catch {
             return nil
         }
+        if isSettled { suspected = suspected.subtracting(known) } else { known = BlockMap() }
     }
 
     init() {}

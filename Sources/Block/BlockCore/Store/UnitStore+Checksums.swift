@@ -2,6 +2,7 @@
 ///
 /// Invariants:
 /// - A block that is read as data and has a known checksum matches it, or is reported as damaged.
+/// - A write of bytes that are known to be wrong is done when it is stable that they are: a crash does not make data of them.
 /// - Before a record calls a unit cold, the checksums of all its blocks that are known are stable in their area. Those of
 ///   hot units are only in memory: after a crash they are unknown, since what was under way may have arrived or not.
 extension UnitStore {
@@ -12,6 +13,8 @@ extension UnitStore {
         var step = Step.idle
         /// The units, and the comb epoch with which each becomes cold.
         var units: [(slot: UInt32, combEpoch: UInt64)] = []
+        /// Operations that are done when the batch is stable.
+        var operations: [UInt64] = []
         /// Writes to the area that have not ended.
         var writesLeft = 0
     }
@@ -83,13 +86,25 @@ extension UnitStore {
     /// Writes the checksums of units that are to become cold. One batch at a time.
     mutating func seal(_ units: [(slot: UInt32, combEpoch: UInt64)], _ requests: inout Requests) {
         guard !units.isEmpty, seals.step == .idle else { return }
-        seals.step = .writing
         seals.units = units
+        for (slot, _) in units { slots[Int(slot)]?.isSealing = true }
+        writeChecksums(of: units.map(\.slot), &requests)
+    }
+
+    /// Has it stored that what was written is damaged; the batch under way comes first.
+    mutating func markDamage(_ requests: inout Requests) {
+        guard !damages.isEmpty, seals.step == .idle, stopReason == nil else { return }
+        seals.operations = damages.map(\.operation)
+        let slots = Set(damages.map(\.slot)).sorted()
+        damages = []
+        writeChecksums(of: slots, &requests)
+    }
+
+    /// `numbers` in order: neighbours share a block.
+    private mutating func writeChecksums(of numbers: [UInt32], _ requests: inout Requests) {
+        seals.step = .writing
         var block: UInt32?
-        for (slot, _) in units {
-            slots[Int(slot)]?.isSealing = true
-            // In order, so that neighbours share a block.
-            guard slot / UInt32(UnitChecksums.perBlock) != block else { continue }
+        for slot in numbers where slot / UInt32(UnitChecksums.perBlock) != block {
             block = slot / UInt32(UnitChecksums.perBlock)
             seals.writesLeft += 1
             let at = layout.checksums + UInt64(slot / UInt32(UnitChecksums.perBlock)) * 4096
@@ -97,7 +112,7 @@ extension UnitStore {
         }
     }
 
-    /// The block of the area that a slot shares with its neighbours. Of those that are hot nobody will use what it says.
+    /// The block of the area that a slot shares with its neighbours. Of those that are hot it counts only what is damaged.
     private func encodeChecksums(around slot: UInt32) -> [UInt8] {
         var writer = ByteWriter()
         let first = Int(slot) / UnitChecksums.perBlock * UnitChecksums.perBlock
@@ -117,8 +132,9 @@ extension UnitStore {
     }
 
     /// A flush that began after the batch was written is done: units that nobody wrote meanwhile become cold.
-    mutating func endSeals() {
+    mutating func endSeals(_ completions: inout [Completion]) {
         guard seals.step == .flushing else { return }
+        completions += seals.operations.map { Completion(operation: $0, outcome: .done) }
         let units = seals.units
         seals = Seals()
         for (number, combEpoch) in units {
@@ -129,21 +145,23 @@ extension UnitStore {
     }
 
     /// What lies in the checksum area, in whole blocks from `offset` on: to be given, in any pieces, before the store is used.
-    /// Of hot units it says nothing.
+    /// Of hot units it says only which blocks may be damaged.
     public mutating func loadChecksums(at offset: UInt64, _ bytes: [UInt8]) {
         let first = Int((offset - layout.checksums) / 4096) * UnitChecksums.perBlock
         let count = bytes.count / 4096 * UnitChecksums.perBlock
         for number in first..<min(first + count, slots.count) {
-            guard let slot = slots[number], slot.intent == .cold else { continue }
+            guard let slot = slots[number] else { continue }
+            let isSettled = slot.intent == .cold
             let start =
                 (number - first) / UnitChecksums.perBlock * 4096
                 + number % UnitChecksums.perBlock * UnitChecksums.stride
             let piece = Array(bytes[start..<start + UnitChecksums.encodedSize])
-            guard let known = UnitChecksums(decoding: piece, slot: UInt32(number), generation: slot.generation) else {
-                continue
-            }
-            slots[number]?.checksums = known
-            unreadableSeals -= 1
+            guard
+                let stored = UnitChecksums(
+                    decoding: piece, slot: UInt32(number), generation: slot.generation, isSettled: isSettled)
+            else { continue }
+            if isSettled || !stored.suspected.isEmpty { slots[number]?.checksums = stored }
+            if isSettled { unreadableSeals -= 1 }
         }
     }
 }

@@ -36,7 +36,7 @@ extension UnitStore {
     }
 
     private mutating func isFound(_ write: Write, _ seen: BlockChecksums?) -> Bool {
-        guard write.payload != nil, let seen, let slot = slots[Int(write.slot)] else { return false }
+        guard write.payload != nil, !write.isDamaged, let seen, let slot = slots[Int(write.slot)] else { return false }
         // A block with the checksum of zeros may be zeros.
         if (0..<seen.count).contains(where: { seen[$0] == BlockChecksums.ofZeros }) { return false }
         if slot.isSearched { return true }

@@ -115,6 +115,8 @@ public struct UnitStore: Sendable {
     var freeing: [UInt32] = []
     var isCheckpointing = false
     var seals = Seals()
+    /// Writes of damaged bytes, done but for the word that they are.
+    var damages: [(slot: UInt32, operation: UInt64)] = []
     /// Units whose release is not stable yet: after a crash they are there, with their checksums.
     var retired: [UInt32: Slot] = [:]
     /// Blocks that are known to be damaged now, and all that were found to be since the device was opened.
@@ -278,7 +280,7 @@ public struct UnitStore: Sendable {
         case .write(let write):
             if case .written(let seen) = outcome { ended(write, seen) } else { ended(write, nil) }
             if !write.isData, !acknowledgesUnflushed { zeroing[write.operation] = (write.slot, write.range) }
-            accept(write.operation, &completions)
+            accept(write, &completions)
         case .metadata:
             step = .flushing
             requests.append((issue(.flush), .flush))
@@ -291,6 +293,7 @@ public struct UnitStore: Sendable {
                 requests.append((next, .writeBytes(at: DeviceLabel.copyOffsets[1], label.encoded())))
             }
         }
+        markDamage(&requests)
         commit(&requests)
         return completions
     }
@@ -329,11 +332,13 @@ public struct UnitStore: Sendable {
 
     // MARK: Group commit
 
-    private mutating func accept(_ operation: UInt64, _ completions: inout [Completion]) {
-        if acknowledgesUnflushed {
-            completions.append(Completion(operation: operation, outcome: .done))
+    private mutating func accept(_ write: Write, _ completions: inout [Completion]) {
+        if write.isDamaged, keepsChecksums {
+            damages.append((write.slot, write.operation))
+        } else if acknowledgesUnflushed {
+            completions.append(Completion(operation: write.operation, outcome: .done))
         } else {
-            waiting.append(operation)
+            waiting.append(write.operation)
         }
     }
 
@@ -397,13 +402,13 @@ public struct UnitStore: Sendable {
             if write.isFound {
                 completions.append(Completion(operation: write.operation, outcome: .done))
             } else {
-                accept(write.operation, &completions)
+                accept(write, &completions)
             }
         }
         settling = []
         free += freeing.sorted(by: >)
         freeing = []
-        endSeals()
+        endSeals(&completions)
         beginHeld(&requests)
         if !releasing.isEmpty { punch(releasing, &requests) }
         for slot in releasing { retired[slot] = nil }
@@ -437,7 +442,7 @@ public struct UnitStore: Sendable {
     /// Gives the device up: everything under way on it fails, and nothing is asked of it any more.
     mutating func stop(_ reason: String, failing failed: [Pending] = []) -> [Completion] {
         var ended: [UInt64] = committing + waiting + held.map(\.operation)
-        ended += (covering + settling).map(\.write.operation)
+        ended += (covering + settling).map(\.write.operation) + damages.map(\.operation) + seals.operations
         let outstanding = failed + pending.keys.sorted().compactMap { pending[$0] }
         for kind in outstanding {
             switch kind {
@@ -453,6 +458,8 @@ public struct UnitStore: Sendable {
         covering = []
         settling = []
         held = []
+        damages = []
+        seals = Seals()
         begun = []
         zeroing = [:]
         pending = IDTable()
