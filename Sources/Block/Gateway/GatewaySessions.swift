@@ -30,6 +30,9 @@ actor GatewaySessions {
     private var sessions: [String: Session] = [:]
     /// Of which leadership `sessions` is.
     private var term: UInt64?
+    private typealias Records = Result<[(key: String, value: VersionedValue)], StoreError>
+    /// All requests of a new leadership wait for one reading of what is stored.
+    private var reading: (term: UInt64, task: Task<Records, Never>)?
 
     init(user: String, password: String, store: (any MetadataStore)?) {
         self.user = user
@@ -77,9 +80,12 @@ actor GatewaySessions {
     /// Begins with what is stored when the leadership is another than last time.
     private func load(_ time: GatewayTime) async throws(StoreError) {
         guard let store, term != time.term else { return }
-        let records = try await store.list(prefix: GatewaySessions.keyPrefix)
-        // Somebody else may have loaded while this waited, and have logged in since.
+        let task = reading?.term == time.term ? reading?.task : nil
+        let result = await (task ?? read(store, time.term)).value
+        // Somebody else who waited may have been the first, and have logged in since.
         guard term != time.term else { return }
+        if reading?.term == time.term { reading = nil }
+        let records = try result.get()
         sessions = [:]
         for (key, value) in records {
             guard let document = try? JSONValue(parsing: value.bytes), let token = document["token"]?.string,
@@ -88,6 +94,19 @@ actor GatewaySessions {
             sessions[token] = Session(key: key, issued: UInt64(issued), used: time.instant)
         }
         term = time.term
+    }
+
+    private func read(_ store: any MetadataStore, _ term: UInt64) -> Task<Records, Never> {
+        // SAFETY: it ends with the listing, which has its deadline.
+        let task = Task {
+            do throws(StoreError) {
+                return Records.success(try await store.list(prefix: GatewaySessions.keyPrefix))
+            } catch {
+                return .failure(error)
+            }
+        }
+        reading = (term, task)
+        return task
     }
 
     private func isAlive(_ session: Session, _ time: GatewayTime) -> Bool {

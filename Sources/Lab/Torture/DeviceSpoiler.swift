@@ -105,18 +105,27 @@ public struct DeviceSpoiler {
                 }
             }
             left = damaged
-            guard !left.isEmpty else { return outcome }
-            if ContinuousClock.now >= end {
-                // Of a unit that was discarded just before it was spoiled nobody reads what lies there.
-                let units = try boundUnits()
-                outcome.written += left.count { !units.contains($0.offset >> 20) }
-                left.removeAll { !units.contains($0.offset >> 20) }
-                guard let first = left.first else { return outcome }
+            if !left.isEmpty { left = try takeBack(left, &outcome) }
+            guard let first = left.first else { return outcome }
+            guard ContinuousClock.now < end else {
                 throw ScenarioFailure(
                     "\(left.count) of \(blocks.count) spoiled blocks of \(path) are not mended, the first at \(first.offset)"
                 )
             }
-            usleep(200_000)
+            usleep(500_000)
+        }
+    }
+
+    /// What was discarded just before it was spoiled nobody reads or mends: the device has zeros there.
+    private func takeBack(_ blocks: [Block], _ outcome: inout Outcome) throws -> [Block] {
+        let data = try dataBlocks()
+        return try blocks.filter { block in
+            let number = UInt16(block.offset % (1 << 20) / UInt64(Self.blockBytes))
+            if data[block.offset >> 20]?[number] == true { return true }
+            guard try read(block.offset, Self.blockBytes) == block.garbage else { return true }
+            try write([UInt8](repeating: 0, count: Self.blockBytes), at: block.offset)
+            outcome.written += 1
+            return false
         }
     }
 
@@ -136,9 +145,13 @@ public struct DeviceSpoiler {
         Dictionary(uniqueKeysWithValues: try store().settledBlocks.map { ($0.offset, $0.checksum) })
     }
 
-    private func boundUnits() throws -> Set<UInt64> {
+    /// By MiB of the device, which blocks of the unit there hold data.
+    private func dataBlocks() throws -> [UInt64: BlockMap] {
         let store = try store()
-        return Set(store.units { _ in true }.compactMap { store.location(of: $0).map { $0 >> 20 } })
+        let units = store.units { _ in true }.compactMap { unit in
+            store.location(of: unit).map { ($0 >> 20, store.map(of: unit)) }
+        }
+        return Dictionary(uniqueKeysWithValues: units)
     }
 
     /// The server goes on writing: what is read of its metadata may be of several moments, and then does not fit together.

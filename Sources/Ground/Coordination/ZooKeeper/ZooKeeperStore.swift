@@ -20,6 +20,8 @@ final class ZooKeeperStore: MetadataStore {
     private let patience: Duration
 
     private static let hintsMax = 65536
+    /// Listings that are tried while this store goes on committing.
+    private static let hurriedAttempts = 3
 
     init(_ location: ZooKeeperLocation, layout: ZooKeeperLayout, sessionTimeout: Duration, logger: Logger) {
         self.layout = layout
@@ -47,38 +49,55 @@ final class ZooKeeperStore: MetadataStore {
         try await snapshot(prefix, watch: false)
     }
 
-    /// Everything under `prefix` as it was at one moment: the revision is the same before and after.
+    /// Everything under `prefix` as it was at one moment.
     private func snapshot(
         _ prefix: String, watch: Bool
     ) async throws(StoreError) -> [(key: String, value: VersionedValue)] {
         let what = "Keys under \(prefix) could not be listed"
         let end = ContinuousClock.now + patience
+        var attempts = 0
         while ContinuousClock.now < end {
+            attempts += 1
+            // Who commits all the time is mostly this store itself: then it has to stand back once.
+            let isAlone = attempts > ZooKeeperStore.hurriedAttempts ? await turns.begin() : false
+            let result = await attempt(prefix, watch: watch, what)
+            if isAlone { await turns.end() }
+            if let found = try result.get() { return found }
+        }
+        throw StoreError(.unavailable, "\(what): they change all the time")
+    }
+
+    /// Nil when something was committed meanwhile: the revision has to be the same before and after.
+    private func attempt(
+        _ prefix: String, watch: Bool, _ what: String
+    ) async -> Result<[(key: String, value: VersionedValue)]?, StoreError> {
+        do throws(StoreError) {
             let before = try await ask(.get(layout.revision, watch: watch, isFresh: true), what)
             guard case .value(let revision) = before else {
                 // Nothing was ever committed; a watch needs the node.
-                guard watch else { return [] }
+                guard watch else { return .success([]) }
                 for path in layout.directories { _ = try await ask(.create(path), what, allowing: [.exists]) }
-                continue
+                return .success(nil)
             }
             guard
                 case .children(let names) = try await ask(.children(layout.keys, watch: false, isFresh: false), what)
-            else { continue }
+            else { return .success(nil) }
             let keys = names.compactMap(ZooKeeperKeys.key).filter { $0.utf8.starts(with: prefix.utf8) }
                 .sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
-            var result: [(key: String, value: VersionedValue)] = []
+            var found: [(key: String, value: VersionedValue)] = []
             // In pieces, so that the library's queue stays short.
             for start in stride(from: 0, to: keys.count, by: 256) {
                 let part = keys[start..<min(start + 256, keys.count)]
                 guard case .values(let values) = try await ask(.values(part.map(layout.node)), what) else { continue }
-                for case (let key, let node?) in zip(part, values) { result.append((key, ZooKeeperStore.value(node))) }
+                for case (let key, let node?) in zip(part, values) { found.append((key, ZooKeeperStore.value(node))) }
             }
             guard case .value(let after) = try await ask(.get(layout.revision, watch: false, isFresh: true), what),
                 after.version == revision.version
-            else { continue }
-            return result
+            else { return .success(nil) }
+            return .success(found)
+        } catch {
+            return .failure(error)
         }
-        throw StoreError(.unavailable, "\(what): they change all the time")
     }
 
     private static func value(_ node: NodeValue) -> VersionedValue {
