@@ -17,6 +17,7 @@ import Testing
         1_795_875_672_958,  // a server that introduced itself while a commit was slow was declared down by the next one
         300_430,  // a read between two writes sent again saw what was before the second, which had been seen already
         10_004_645,  // a lost block of which one copy was left became data when that copy's server crashed
+        30_000_516,  // the scanner made a hole of zeros that hid a merged unit, which one copy still had
         1_795_902_978_276,  // a crash left zeros where a snapshot's ancestor had data: recorded, and not yet stable
     ]
 

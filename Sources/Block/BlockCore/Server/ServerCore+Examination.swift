@@ -243,10 +243,13 @@ extension ServerCore {
         }
         examinations[unit]?.result = result
         examinations[unit]?.phase = .mending
+        // A copy that has not forgotten a merged unit yet hides it by zeros where the other needs none: a hole would show it.
+        let mayHide = map.merges[unit.tree]?.into == unit.node
         examinations[unit]?.steps =
             fetched.runs().map { .fetch($0) }
             + sent.runs().flatMap { run in
-                own.map.runs(in: run).map { .send($0) } + own.map.holes(in: run).map { .sendZeros($0) }
+                own.map.runs(in: run).map { .send($0) }
+                    + (mayHide ? [] : own.map.holes(in: run).map { .sendZeros($0) })
             }
     }
 
