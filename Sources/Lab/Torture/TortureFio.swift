@@ -9,6 +9,8 @@ final class TortureFio: Sendable {
     /// What fio says of a block that is not what it wrote.
     private static let complaints = ["verify failed", "bad pattern block"]
     private static let bytes = 48 << 20
+    /// Of one run; no volume stands still for so long.
+    private static let runMax = Duration.seconds(600)
 
     private struct State {
         var round: UInt64
@@ -97,7 +99,13 @@ final class TortureFio: Sendable {
         request.standardError = .append(log)
         let process = try ChildProcess.spawn(request)
         defer { process.signalSession(SIGKILL) }
-        while process.exitStatus == nil, !Task.isCancelled { try? await Task.sleep(for: .milliseconds(300)) }
+        let end = ContinuousClock.now + Self.runMax
+        while process.exitStatus == nil, !Task.isCancelled {
+            guard .now < end else {
+                throw ScenarioFailure("fio, round \(round): not within \(Self.runMax), see \(log)")
+            }
+            try? await Task.sleep(for: .milliseconds(300))
+        }
         let text = try readText(log).utf8.dropFirst(Int(position))
         if let complaint = Self.complaint(in: String(decoding: text, as: UTF8.self)) {
             throw ScenarioFailure("fio, round \(round): \(complaint)")
