@@ -116,6 +116,8 @@ public enum NodeTemplate {
 
     /// An agent hears of another leading master through ZooKeeper: within the time that masters wait for agents, even when
     /// its own ZooKeeper server died with the former one.
+    ///
+    /// All machines of a lab share one kernel, and only what FUSE made is told apart and removed with the lab.
     private static func every(_ lab: LabState) -> String {
         """
           sds:
@@ -129,6 +131,7 @@ public enum NodeTemplate {
             mdm: ${MANAGERS}
             ip: ${ADDRESS}
             guid-file: ${DIR}/sdc.guid
+            device-driver: fuse
           volumes:
             config: /etc/rexray/config.yml
           agent:

@@ -383,7 +383,7 @@ actor StoreCluster {
 
     /// A volume as a block device of this host; the path of the link to it.
     func attach(_ volume: VolumeID, _ cluster: StoreCluster) async throws -> String {
-        await cluster.startClient("c1", [.fuse, .nbd])
+        await cluster.startClient("c1", [.device, .nbd])
         _ = try await cluster.map(volume, to: "c1")
         let devices = "\(cluster.directory.path)/c1-devices"
         #expect(await cluster.until { await run("ls", devices).output.contains("\(volume)") })

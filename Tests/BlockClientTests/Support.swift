@@ -8,7 +8,7 @@ import Synchronization
 /// A device in memory, as the front ends see one; may be told to fail.
 final class MemoryDevice: BlockDeviceBackend, @unchecked Sendable {
     // SAFETY: used on one reactor's thread; tests read the counters through `Reactor.sync`.
-    let size: UInt64
+    var size: UInt64
     let blockSize = 4096
     var isReadOnly = false
     let acknowledgesDurably = true

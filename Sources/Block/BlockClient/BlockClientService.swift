@@ -12,8 +12,8 @@ public final class BlockClientService: Service {
     public struct FrontEnd: OptionSet, Sendable {
         public let rawValue: Int
         public init(rawValue: Int) { self.rawValue = rawValue }
-        /// A FUSE file with a loop device over it and a link in `deviceDirectory`.
-        public static let fuse = FrontEnd(rawValue: 1)
+        /// A block device with a link in `deviceDirectory`, made by the driver `deviceDriver`.
+        public static let device = FrontEnd(rawValue: 1)
         /// An NBD socket per volume in `nbdDirectory`.
         public static let nbd = FrontEnd(rawValue: 2)
     }
@@ -26,12 +26,14 @@ public final class BlockClientService: Service {
         public var name: String
         /// The address under which operators know this host.
         public var ip: String
-        public var frontEnds: FrontEnd = [.fuse, .nbd]
+        public var frontEnds: FrontEnd = [.device, .nbd]
+        /// Nil: the first that the host has, in the order of `DeviceDriver`.
+        public var deviceDriver: DeviceDriver?
         /// Unix socket for `drv_cfg` and drivers; nil for none.
         public var controlPath: String?
         public var deviceDirectory = "/dev/disk/by-id"
         public var nbdDirectory = "/run/holdfast/nbd"
-        /// Holds the FUSE mount point.
+        /// Holds what the device driver needs, such as the FUSE mount point.
         public var workDirectory = "/run/holdfast/sdc"
         /// How long an I/O is held while it cannot be served.
         public var holdTime = Duration.seconds(60)
@@ -85,59 +87,64 @@ private final class RunningClient: Sendable {
     private let logger: Logger
     private let shell: ClientShell
     private let frontEnds: FrontEnds
-    private let fuseDescriptor: Int32?
-    private let keeper: FuseKeeper?
-    /// What a predecessor showed to the kernel; nil when the mount is new.
-    private let inherited: [(node: UInt64, name: String)]?
+    // SAFETY: blocks in `init` and in `awaitDetached`, which is for other threads; otherwise used on the reactor's.
+    private nonisolated(unsafe) let host: (any DeviceHost)?
     // SAFETY: set in `start`, used and dropped in `stop`, both on the reactor's thread.
     private nonisolated(unsafe) var control: ControlSocket?
-    private nonisolated(unsafe) var fuse: FuseMount?
 
-    private var mountPoint: String { configuration.workDirectory + "/fuse" }
-
-    /// Blocks: resolves names and mounts.
+    /// Blocks: resolves names and asks the kernel for a driver.
     init(_ configuration: BlockClientService.Configuration, logger: Logger) throws {
         self.configuration = configuration
         self.logger = logger
         let managers = try SocketAddress.resolveAny(configuration.managers, logger: logger)
         reactor = try Reactor(name: "sdc")
-        if configuration.frontEnds.contains(.fuse) {
-            makeDirectories(configuration.workDirectory)
-            let (keeper, inheritance) = try FuseKeeper.open(
-                configuration.workDirectory + "/keeper.sock", logger: logger)
-            self.keeper = keeper
-            inherited = inheritance?.files
-            fuseDescriptor = try inheritance?.descriptor ?? FuseMount.open(on: configuration.workDirectory + "/fuse")
-        } else {
-            fuseDescriptor = nil
-            keeper = nil
-            inherited = nil
-        }
+        host =
+            configuration.frontEnds.contains(.device)
+            ? try RunningClient.host(configuration, logger: logger) : nil
         var core = ClientConfiguration(
             guid: configuration.guid, name: configuration.name, ip: configuration.ip,
             incarnation: UInt64.random(in: 1...UInt64.max))
         core.holdTime = configuration.holdTime
         let managerLink = ManagerLink(managers, on: reactor, logger: logger)
-        frontEnds = FrontEnds(configuration, on: reactor, logger: logger)
+        frontEnds = FrontEnds(configuration, host: host, on: reactor, logger: logger)
         shell = ClientShell(
             core: ClientCore(configuration: core), managerLink: managerLink, volumes: frontEnds,
             on: reactor, logger: logger)
         reactor.start()
     }
 
+    /// Chooses a driver and finds what a predecessor did with it.
+    private static func host(
+        _ configuration: BlockClientService.Configuration, logger: Logger
+    ) throws(BlockIOError) -> any DeviceHost {
+        makeDirectories(configuration.workDirectory)
+        let record = DriverRecord(workDirectory: configuration.workDirectory)
+        let choice = try DriverChoice(wanted: configuration.deviceDriver, predecessor: record.driver, .host)
+        var metadata: Logger.Metadata = ["device.driver": "\(choice.chosen)"]
+        for (driver, reason) in choice.leftOut { metadata["without.\(driver.rawValue)"] = "\(reason)" }
+        logger.notice("block devices have a driver", metadata: metadata)
+        if let former = record.driver, former != choice.chosen.driver {
+            logger.error(
+                "devices of a predecessor are given up: they had another driver",
+                metadata: ["device.driver": "\(former.rawValue)"])
+        }
+        try record.write(choice.chosen.driver)
+        switch choice.chosen {
+        case .nbd(let family):
+            return try KernelNBDHost(
+                NetlinkNBDControl(family: family), client: configuration.guid, holdTime: configuration.holdTime,
+                logger: logger)
+        case .fuse:
+            return try FuseHost(
+                workDirectory: configuration.workDirectory, holdTime: configuration.holdTime, logger: logger)
+        }
+    }
+
     /// On the reactor's thread.
     func start(refused: @escaping @Sendable (String) -> Void) {
         frontEnds.fatal = refused
         do {
-            if let fuseDescriptor {
-                let mount = try FuseMount(
-                    descriptor: fuseDescriptor, directory: mountPoint, takenOver: inherited != nil, on: reactor,
-                    logger: logger)
-                for (node, name) in inherited ?? [] { mount.expect(name, node: node) }
-                fuse = mount
-                frontEnds.use(mount, keeper, isTakenOver: inherited != nil)
-                reactor.after(configuration.holdTime) { [weak mount] in mount?.forgetExpected() }
-            }
+            try host?.start(on: reactor)
             if let path = configuration.controlPath {
                 control = try ControlSocket(path: path, on: reactor, logger: logger) { [weak self] in self?.answer($0) }
             }
@@ -174,17 +181,13 @@ private final class RunningClient: Sendable {
         reactor.perform { [self] in
             control?.close()
             control = nil
-            keeper?.stop()
+            host?.willStop()
             frontEnds.stop()
             shell.stop()
         }
-        // Loop devices ask the FUSE file for its last requests; answer them, then end the mount.
-        usleep(100_000)
-        if fuseDescriptor != nil { FuseMount.detach(mountPoint) }
-        reactor.perform { [self] in
-            fuse?.close()
-            fuse = nil
-        }
+        host?.awaitDetached()
+        if host != nil { DriverRecord(workDirectory: configuration.workDirectory).remove() }
+        reactor.perform { [self] in host?.close() }
         reactor.stop()
     }
 }

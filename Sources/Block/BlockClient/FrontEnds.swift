@@ -4,7 +4,7 @@ import BlockIO
 import Glibc
 import Logging
 
-/// Shows every attached volume to the host: an NBD socket, and a FUSE file with a loop device and its symbolic link.
+/// Shows every attached volume to the host: an NBD socket, and a block device with its symbolic link.
 ///
 /// Everything here runs on the reactor's thread.
 final class FrontEnds: ClientVolumes, @unchecked Sendable {
@@ -13,41 +13,29 @@ final class FrontEnds: ClientVolumes, @unchecked Sendable {
     private struct Shown {
         var device: VolumeDevice
         var nbd: NBDServer?
-        var attachment: VolumeAttachment?
-        var file: String
+        var attachment: (any VolumeAttachment)?
+        var link: DeviceLink
     }
 
     private let configuration: BlockClientService.Configuration
     private let reactor: Reactor
     private let logger: Logger
     private let links = WorkerPool(name: "sdc-links", threads: 1)
-    private var fuse: FuseMount?
-    private var keeper: FuseKeeper?
-    /// The mount was a predecessor's: its loop devices may still be there.
-    private var isTakenOver = false
+    private let host: (any DeviceHost)?
     private var shown: [Attachment: Shown] = [:]
     private(set) var system: SystemID?
     private(set) var sdc: SdcID?
     /// Called when the manager refuses this client for good.
     var fatal: (String) -> Void = { _ in }
 
-    init(_ configuration: BlockClientService.Configuration, on reactor: Reactor, logger: Logger) {
+    /// - Parameter host: makes the block devices; nil for none.
+    init(
+        _ configuration: BlockClientService.Configuration, host: (any DeviceHost)?, on reactor: Reactor, logger: Logger
+    ) {
         self.configuration = configuration
+        self.host = host
         self.reactor = reactor
         self.logger = logger
-    }
-
-    func use(_ fuse: FuseMount, _ keeper: FuseKeeper?, isTakenOver: Bool) {
-        self.fuse = fuse
-        self.keeper = keeper
-        self.isTakenOver = isTakenOver
-        keeper?.watch(on: reactor)
-        keeper?.restart = { [weak self] in self?.tellKeeper() }
-        tellKeeper()
-    }
-
-    private func tellKeeper() {
-        if let fuse { keeper?.keep(fuse.descriptor, files: fuse.files) }
     }
 
     func welcomed(system: SystemID, sdc: SdcID) {
@@ -59,14 +47,15 @@ final class FrontEnds: ClientVolumes, @unchecked Sendable {
 
     func mapReceived() {
         // Whatever a predecessor showed and the manager no longer grants is gone.
-        fuse?.forgetExpected()
-        tellKeeper()
+        host?.forgetExpected()
     }
 
     func attached(_ device: VolumeDevice) {
         guard let system else { preconditionFailure("a volume before the welcome") }
         let volume = device.attachment.volume
-        var entry = Shown(device: device, file: "\(volume).\(device.attachment.epoch)")
+        let link = DeviceLink(
+            "\(configuration.deviceDirectory)/emc-vol-\(system)-\(volume)", queue: links, logger: logger)
+        var entry = Shown(device: device, link: link)
         if configuration.frontEnds.contains(.nbd) {
             makeDirectories(configuration.nbdDirectory)
             let path = "\(configuration.nbdDirectory)/\(volume).sock"
@@ -77,16 +66,8 @@ final class FrontEnds: ClientVolumes, @unchecked Sendable {
                 logger.error("volume not served over NBD", metadata: ["volume.id": "\(volume)", "error": "\(error)"])
             }
         }
-        if let fuse {
-            fuse.add(entry.file, device: device)
-            tellKeeper()
-            let attachment = VolumeAttachment(
-                file: "\(fuse.directory)/\(entry.file)",
-                link: "\(configuration.deviceDirectory)/emc-vol-\(system)-\(volume)",
-                isReadOnly: device.isReadOnly, blockSize: device.blockSize, links: links, logger: logger)
-            entry.attachment = attachment
-            attachment.attach(lookingForExisting: isTakenOver)
-        }
+        // An epoch never comes again, and so neither does the name.
+        entry.attachment = host?.attach(device, as: "\(volume).\(device.attachment.epoch)", link: link)
         shown[device.attachment] = entry
         logger.notice(
             "volume mapped here",
@@ -110,9 +91,6 @@ final class FrontEnds: ClientVolumes, @unchecked Sendable {
 
     private func hide(_ entry: Shown) {
         entry.nbd?.close()
-        // First the requests fail, then the device goes: the kernel must not wait for what will never be answered.
-        fuse?.remove(entry.file)
-        tellKeeper()
         entry.attachment?.detach()
     }
 
@@ -134,9 +112,7 @@ final class FrontEnds: ClientVolumes, @unchecked Sendable {
                 "accessMode": .string(volume.mode.rawValue),
                 "attachEpoch": .integer(Int64(entry.device.attachment.epoch)),
                 "devicePath": .optional(entry.attachment?.devicePath),
-                "deviceLink": system.map { system in
-                    .string("\(configuration.deviceDirectory)/emc-vol-\(system)-\(id)")
-                } ?? .null,
+                "deviceLink": .string(entry.link.path),
                 "nbdSocket": entry.nbd.map { .string($0.address.description) } ?? .null,
             ]
         }

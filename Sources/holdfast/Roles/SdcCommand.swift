@@ -11,14 +11,29 @@ struct SdcCommand: Role {
         commandName: "sdc", abstract: "Runs the block store client of this machine.")
 
     enum Attach: String, ExpressibleByArgument, CaseIterable {
-        case fuse, nbd, both, none
+        case device, nbd, both, none
+        /// A device by the driver fuse, whatever else the host has.
+        case fuse
 
         var frontEnds: BlockClientService.FrontEnd {
             switch self {
-            case .fuse: .fuse
+            case .device, .fuse: .device
             case .nbd: .nbd
-            case .both: [.fuse, .nbd]
+            case .both: [.device, .nbd]
             case .none: []
+            }
+        }
+    }
+
+    enum Driver: String, ExpressibleByArgument, CaseIterable {
+        case auto, nbd, fuse
+
+        /// Nil: the first that the host has.
+        var chosen: BlockClientService.DeviceDriver? {
+            switch self {
+            case .auto: nil
+            case .nbd: .nbd
+            case .fuse: .fuse
             }
         }
     }
@@ -40,8 +55,17 @@ struct SdcCommand: Role {
     @Option(help: "Unix socket that drv_cfg and volume drivers ask.")
     var control = "/run/holdfast/sdc.sock"
 
-    @Option(help: "How volumes are shown to this host: fuse, nbd, both or none.")
+    @Option(
+        help: "How volumes are shown to this host: device, nbd (a socket each), both or none; fuse is a device by FUSE."
+    )
     var attach = Attach.both
+
+    @Option(
+        name: .customLong("device-driver"),
+        help:
+            "What makes block devices: nbd (the kernel's client), fuse (with loop devices) or auto, the first of them that the host has."
+    )
+    var deviceDriver = Driver.auto
 
     @Option(name: .customLong("dev-dir"), help: "Where the links emc-vol-<system>-<volume> are made.")
     var deviceDirectory = "/dev/disk/by-id"
@@ -49,16 +73,23 @@ struct SdcCommand: Role {
     @Option(name: .customLong("nbd-dir"), help: "Where the NBD sockets are made.")
     var nbdDirectory = "/run/holdfast/nbd"
 
-    @Option(name: .customLong("work-dir"), help: "Holds the FUSE mount point.")
+    @Option(name: .customLong("work-dir"), help: "Holds what the device driver needs, such as the FUSE mount point.")
     var workDirectory = "/run/holdfast/sdc"
 
     @Option(name: .customLong("hold-seconds"), help: "How long an I/O is held while it cannot be served.")
     var holdSeconds = 60
 
+    func validate() throws {
+        if attach == .fuse && deviceDriver == .nbd {
+            throw ValidationError("--attach fuse and --device-driver \(deviceDriver.rawValue) exclude each other")
+        }
+    }
+
     func services(logger: Logger) async throws -> [any Service] {
         var configuration = BlockClientService.Configuration(
             managers: try managers.addresses(), guid: try resolvedGUID(), name: name ?? hostName(), ip: ip)
         configuration.frontEnds = attach.frontEnds
+        configuration.deviceDriver = attach == .fuse ? .fuse : deviceDriver.chosen
         configuration.controlPath = control
         configuration.deviceDirectory = deviceDirectory
         configuration.nbdDirectory = nbdDirectory

@@ -9,8 +9,6 @@ final class FuseKeeper: ReadyHandler, @unchecked Sendable {
     // SAFETY: `connection` and `isStopped` are used on the reactor's thread only once `watch` was called, before by its
     // creator.
 
-    /// How long the keeper waits for a successor before it lets go and the kernel fails all requests.
-    private static let orphanSeconds: Int32 = 180
     private static let messageMax = 128 << 10
 
     private let path: String

@@ -2,6 +2,15 @@ import Base
 import BlockIO
 import Logging
 
+/// Whose device a connection serves.
+protocol NBDConnectionOwner: AnyObject {
+    var device: any BlockDeviceBackend { get }
+    var exportName: String { get }
+    var logger: Logger { get }
+    /// The connection is closed.
+    func ended(_ connection: NBDConnection)
+}
+
 /// One NBD client: negotiation, then requests, answered in the order in which they complete.
 final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
     /// Requests and payload bytes that one connection may have under way; beyond them we stop reading from it.
@@ -14,7 +23,7 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
         case transmission
     }
 
-    unowned let server: NBDServer
+    unowned let server: any NBDConnectionOwner
     private(set) var socket: ByteSocket?
     private var state = State.clientFlags
     private var noZeroes = false
@@ -27,7 +36,10 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
     /// Under way, with the bytes that each counts for.
     private var requests = SlotTable<(request: NBD.Request, bytes: Int)>()
 
-    init(_ server: NBDServer) { self.server = server }
+    /// Whether the client has asked for anything.
+    private(set) var hasServed = false
+
+    init(_ server: any NBDConnectionOwner) { self.server = server }
 
     func begin(_ socket: ByteSocket) {
         self.socket = socket
@@ -36,6 +48,12 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
         greeting.append(bigEndian: NBD.optionMagic)
         greeting.append(bigEndian: NBD.fixedNewstyle | NBD.noZeroes)
         socket.send(greeting)
+    }
+
+    /// Serves a client that knows everything by other means and begins with a request: the kernel's, told by netlink.
+    func serveNegotiated(_ socket: ByteSocket) {
+        self.socket = socket
+        state = .transmission
     }
 
     func close(reason: String) { socket?.close(reason: reason) }
@@ -151,7 +169,7 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
         state = .transmission
     }
 
-    private var transmissionFlags: NBD.TransmissionFlags {
+    var transmissionFlags: NBD.TransmissionFlags {
         var flags: NBD.TransmissionFlags = [.hasFlags, .flush, .forceUnitAccess, .trim, .writeZeroes]
         if isStructured { flags.insert(.dontFragment) }
         if server.device.isReadOnly { flags.insert(.readOnly) }
@@ -177,6 +195,7 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
         guard socket.available.count >= NBD.requestLength else { return }
         guard let request = NBD.Request(socket.available) else { return violation("wrong request magic") }
         socket.consume(NBD.requestLength)
+        hasServed = true
         guard let command = NBD.Command(rawValue: request.type) else {
             return finish(request, failure: .invalid)
         }

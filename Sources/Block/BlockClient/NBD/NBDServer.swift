@@ -5,7 +5,7 @@ public import Logging
 ///
 /// Lives on the reactor's thread. Reads take no more than `NBDConnection.inFlightMax` requests of a connection at a
 /// time.
-public final class NBDServer {
+public final class NBDServer: NBDConnectionOwner {
     /// Connections at a time; more are closed at once.
     static let connectionsMax = 64
 

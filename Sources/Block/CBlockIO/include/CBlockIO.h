@@ -7,6 +7,7 @@
 #include <linux/falloc.h>
 #include <linux/fuse.h>
 #include <linux/loop.h>
+#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stddef.h>
@@ -21,6 +22,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -92,6 +94,19 @@ static inline int cbio_local_port(int fd) {
     struct sockaddr_in address;
     socklen_t length = sizeof address;
     return getsockname(fd, (struct sockaddr *)&address, &length) < 0 ? -1 : ntohs(address.sin_port);
+}
+
+// A socket of generic netlink whose answers are waited for so long, or -1 with errno.
+static inline int cbio_open_generic_netlink(int patience_ms) {
+    struct timeval patience = {.tv_sec = patience_ms / 1000, .tv_usec = patience_ms % 1000 * 1000};
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_GENERIC);
+    if (fd >= 0) (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    return fd;
+}
+// A pair of connected unix stream sockets, the first one non-blocking. 0, or -1 with errno.
+static inline int cbio_socket_pair(int pair[2]) {
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) return -1;
+    return fcntl(pair[0], F_SETFL, O_NONBLOCK);
 }
 
 // Sends `count` (1...16) descriptors with `length` bytes of data over a unix socket.

@@ -1,0 +1,90 @@
+import BlockIO
+import LinuxOS
+import Logging
+import Synchronization
+
+/// One volume's way into the system through FUSE: a file, a loop device over it and the symbolic link to that.
+///
+/// The blocking part of `attach` and `detach` runs in order on a thread of its own.
+final class LoopAttachment: VolumeAttachment, Sendable {
+    private let file: String
+    private let link: DeviceLink
+    private let isReadOnly: Bool
+    private let blockSize: Int
+    private let logger: Logger
+    private let worker: WorkerPool
+    private let loop = Mutex<LoopDevice?>(nil)
+    // SAFETY: called on the reactor's thread only.
+    private nonisolated(unsafe) let hide: () -> Void
+
+    /// - Parameters:
+    ///   - file: the path of the volume's file in the FUSE mount.
+    ///   - hide: lets the file fail its requests; called on the reactor's thread when the volume is detached.
+    init(
+        file: String, link: DeviceLink, isReadOnly: Bool, blockSize: Int, logger: Logger, hide: @escaping () -> Void
+    ) {
+        self.file = file
+        self.link = link
+        self.isReadOnly = isReadOnly
+        self.blockSize = blockSize
+        self.logger = logger
+        self.hide = hide
+        worker = WorkerPool(name: "sdc-attach", threads: 1)
+    }
+
+    var devicePath: String? { loop.withLock { $0?.path } }
+
+    /// - Parameter lookingForExisting: a predecessor may have left a loop device over the same file; use that.
+    func attach(lookingForExisting: Bool) {
+        worker.submit { [self] in
+            do {
+                let existing = lookingForExisting ? LoopDevice.find(backing: file).first : nil
+                let device =
+                    if let existing {
+                        try LoopDevice.open(existing)
+                    } else {
+                        try LoopDevice.attach(file, blockSize: UInt32(blockSize), readOnly: isReadOnly)
+                    }
+                loop.withLock { $0 = device }
+                link.lead(to: device.path)
+            } catch {
+                logger.error(
+                    "volume cannot be attached", metadata: ["error": "\(error)", "device.link": "\(link.path)"])
+            }
+        }
+    }
+
+    func refreshSize() {
+        worker.submit { [self] in
+            guard let device = loop.withLock({ $0 }) else { return }
+            do {
+                // Some kernels know a file's size only from the last look at it.
+                _ = try sizeOfFile(file)
+                try device.resize()
+            } catch {
+                logger.error(
+                    "volume not resized", metadata: ["error": "\(error)", "device.path": "\(device.path)"])
+            }
+        }
+    }
+
+    func detach() {
+        // First the requests fail, then the device goes: the kernel must not wait for what will never be answered.
+        hide()
+        worker.submit { [self] in
+            let device = loop.withLock { loop in
+                defer { loop = nil }
+                return loop
+            }
+            guard let device else { return }
+            link.remove()
+            do {
+                try device.detach()
+                logger.notice("volume detached", metadata: ["device.path": "\(device.path)"])
+            } catch {
+                logger.error("volume not detached", metadata: ["error": "\(error)"])
+            }
+        }
+        worker.stop()
+    }
+}
