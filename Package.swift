@@ -130,7 +130,7 @@ let block: [Target] = [
         optimised: true),
     room(
         "BlockClient", in: "Block",
-        ["BlockCore", "BlockIO", "CBlockIO", "Base", "LinuxOS", lifecycle, logging],
+        ["BlockCore", "BlockIO", "CBlockIO", "Base", "CURing", "LinuxOS", lifecycle, logging],
         optimised: true),
     room(
         "Gateway", in: "Block",
@@ -221,7 +221,7 @@ let testing: [Target] = [
             "ScaleIODriver", "VolumeDriver", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes, nio,
             nioPosix,
         ]),
-    tests("BlockIOTests", ["BlockIO", "Base", "TestKit"]),
+    tests("BlockIOTests", ["BlockIO", "Base", "CURing", "LinuxOS", "TestKit"]),
     tests("BlockCoreTests", ["BlockCore", "Base"]),
     tests("BlockSimulationTests", ["SimKit", "BlockCore", "Base", "Linearizability"]),
     tests(

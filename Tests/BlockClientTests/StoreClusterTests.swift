@@ -76,13 +76,17 @@ actor StoreCluster {
         return false
     }
 
-    func startClient(_ name: String, _ frontEnds: BlockClientService.FrontEnd = .nbd) {
+    func startClient(
+        _ name: String, _ frontEnds: BlockClientService.FrontEnd = .nbd,
+        driver: BlockClientService.DeviceDriver? = nil
+    ) {
         let random = UInt64.random(in: 0...UInt64.max).hex
         var configuration = BlockClientService.Configuration(
             managers: managers.map(\.address), guid: "\(random.prefix(8))-0000-4000-8000-000000000001".uppercased(),
             name: name,
             ip: "127.0.0.1")
         configuration.frontEnds = frontEnds
+        configuration.deviceDriver = driver
         configuration.deviceDirectory = "\(directory.path)/\(name)-devices"
         configuration.nbdDirectory = "\(directory.path)/\(name)"
         configuration.controlPath = "\(directory.path)/\(name).sock"
@@ -382,8 +386,10 @@ actor StoreCluster {
     }
 
     /// A volume as a block device of this host; the path of the link to it.
-    func attach(_ volume: VolumeID, _ cluster: StoreCluster) async throws -> String {
-        await cluster.startClient("c1", [.device, .nbd])
+    func attach(
+        _ volume: VolumeID, _ cluster: StoreCluster, by driver: BlockClientService.DeviceDriver? = nil
+    ) async throws -> String {
+        await cluster.startClient("c1", [.device, .nbd], driver: driver)
         _ = try await cluster.map(volume, to: "c1")
         let devices = "\(cluster.directory.path)/c1-devices"
         #expect(await cluster.until { await run("ls", devices).output.contains("\(volume)") })

@@ -13,6 +13,9 @@ final class MemoryDevice: BlockDeviceBackend, @unchecked Sendable {
     var isReadOnly = false
     let acknowledgesDurably = true
     var failure: Int32 = 0
+    /// Answers nothing until `answerAll`.
+    var isSilent = false
+    var unanswered: [(tag: UInt64, owner: any BlockRequestOwner)] = []
     private let memory: UnsafeMutableRawPointer
 
     init(size: Int) {
@@ -23,12 +26,19 @@ final class MemoryDevice: BlockDeviceBackend, @unchecked Sendable {
 
     deinit { memory.deallocate() }
 
+    func answerAll(_ error: Int32) {
+        let due = unanswered
+        unanswered = []
+        for (tag, owner) in due { owner.ended(tag, error: error, bytes: nil) }
+    }
+
     func isZero(from start: Int, to end: Int) -> Bool {
         UnsafeRawBufferPointer(start: memory + start, count: end - start).allSatisfy { $0 == 0 }
     }
 
     func submit(_ operation: BlockOperation, at offset: UInt64, tag: UInt64, for owner: any BlockRequestOwner) {
         guard failure == 0 else { return owner.ended(tag, error: failure, bytes: nil) }
+        if isSilent { return unanswered.append((tag, owner)) }
         var bytes: IOSlice?
         let place = memory + Int(offset)
         switch operation {

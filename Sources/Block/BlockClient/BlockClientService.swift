@@ -100,7 +100,7 @@ private final class RunningClient: Sendable {
         reactor = try Reactor(name: "sdc")
         host =
             configuration.frontEnds.contains(.device)
-            ? try RunningClient.host(configuration, logger: logger) : nil
+            ? try RunningClient.host(configuration, on: reactor, logger: logger) : nil
         var core = ClientConfiguration(
             guid: configuration.guid, name: configuration.name, ip: configuration.ip,
             incarnation: UInt64.random(in: 1...UInt64.max))
@@ -115,12 +115,12 @@ private final class RunningClient: Sendable {
 
     /// Chooses a driver and finds what a predecessor did with it.
     private static func host(
-        _ configuration: BlockClientService.Configuration, logger: Logger
+        _ configuration: BlockClientService.Configuration, on reactor: Reactor, logger: Logger
     ) throws(BlockIOError) -> any DeviceHost {
         makeDirectories(configuration.workDirectory)
         let record = DriverRecord(workDirectory: configuration.workDirectory)
         let choice = try DriverChoice(wanted: configuration.deviceDriver, predecessor: record.driver, .host)
-        var metadata: Logger.Metadata = ["device.driver": "\(choice.chosen)"]
+        var metadata: Logger.Metadata = ["device.driver": "\(choice.chosen.driver.rawValue)"]
         for (driver, reason) in choice.leftOut { metadata["without.\(driver.rawValue)"] = "\(reason)" }
         logger.notice("block devices have a driver", metadata: metadata)
         if let former = record.driver, former != choice.chosen.driver {
@@ -130,6 +130,11 @@ private final class RunningClient: Sendable {
         }
         try record.write(choice.chosen.driver)
         switch choice.chosen {
+        case .ublk(let features):
+            guard reactor.openDiskRing() else { throw BlockIOError(.invalid, "ublk without io_uring") }
+            return try UblkHost(
+                UblkControlDevice(), features: features, workDirectory: configuration.workDirectory,
+                holdTime: configuration.holdTime, logger: logger)
         case .nbd(let family):
             return try KernelNBDHost(
                 NetlinkNBDControl(family: family), client: configuration.guid, holdTime: configuration.holdTime,

@@ -4,17 +4,18 @@ import Glibc
 
 /// Hears how the operations that it asked a `DiskRing` for have ended, on the reactor's thread.
 public protocol DiskRingOwner: AnyObject {
-    /// `error` is 0, or an `errno`: ENODATA for a read beyond the end, ENOSPC for a write that the file system took no more of.
+    /// `error` is 0, or an `errno`: ENODATA for a read beyond the end, ENOSPC for a write that the file system took no more of;
+    /// for a command what the driver says.
     func ended(_ kind: DiskRing.Kind, _ tag: UInt64, error: Int32)
 }
 
-/// The io_uring of a reactor: reads, writes and flushes of files that begin together at the end of a round and whose
-/// outcomes arrive on the reactor's own thread, without another one in between.
+/// The io_uring of a reactor: reads, writes and flushes of files, and commands to drivers, that begin together at the end
+/// of a round and whose outcomes arrive on the reactor's own thread, without another one in between.
 ///
 /// Used on the reactor's thread. Unbounded by itself: whoever submits bounds what it has under way; what the kernel's
 /// queue cannot take waits here in order.
 public final class DiskRing: ReadyHandler {
-    public enum Kind: Sendable { case read, write, flush }
+    public enum Kind: Sendable { case read, write, flush, command }
 
     private struct Operation {
         var kind: Kind
@@ -26,6 +27,8 @@ public final class DiskRing: ReadyHandler {
         var offset: UInt64
         var tag: UInt64
         var owner: any DiskRingOwner
+        /// What a driver is asked for, and how.
+        var command: (operation: UInt32, payload: (UInt64, UInt64)) = (0, (0, 0))
     }
 
     private static let entries: UInt32 = 256
@@ -35,6 +38,8 @@ public final class DiskRing: ReadyHandler {
     private var operations = SlotTable<Operation>()
     /// Names of operations that wait for room in the queue.
     private var backlog: [UInt64] = []
+    /// Of the operations; they may stay for as long as a device lives, and the kernel writes to no memory of ours for them.
+    private var commands = 0
     private var completions = [curing_completion](repeating: curing_completion(), count: 64)
 
     /// Nil when the kernel has no io_uring, or it is forbidden here.
@@ -84,6 +89,17 @@ public final class DiskRing: ReadyHandler {
                 kind: .flush, descriptor: descriptor, buffer: nil, start: 0, end: 0, offset: 0, tag: tag, owner: owner))
     }
 
+    /// Gives the driver of a file a command, with the 16 bytes of its payload in memory's order. It is never repeated.
+    public func command(
+        _ descriptor: Int32, _ operation: UInt32, payload: (UInt64, UInt64), tag: UInt64, for owner: any DiskRingOwner
+    ) {
+        commands += 1
+        begin(
+            Operation(
+                kind: .command, descriptor: descriptor, buffer: nil, start: 0, end: 0, offset: 0, tag: tag,
+                owner: owner, command: (operation, payload)))
+    }
+
     private func begin(_ operation: Operation) { enqueue(operations.insert(operation), operation) }
 
     private func enqueue(_ name: UInt64, _ operation: Operation) {
@@ -93,6 +109,10 @@ public final class DiskRing: ReadyHandler {
     private func prepare(_ name: UInt64, _ operation: Operation) -> Bool {
         switch operation.kind {
         case .flush: return curing_fdatasync(queue, operation.descriptor, name)
+        case .command:
+            return withUnsafeBytes(of: operation.command.payload) {
+                curing_command(queue, operation.descriptor, operation.command.operation, $0.baseAddress, name)
+            }
         case .read, .write:
             guard let base = operation.buffer?.base else { preconditionFailure("a transfer has a buffer") }
             let count = UInt32(operation.end - operation.start)
@@ -138,6 +158,11 @@ public final class DiskRing: ReadyHandler {
 
     private func finish(_ name: UInt64, _ result: Int32) {
         guard var operation = operations[name] else { preconditionFailure("an operation ended twice") }
+        if operation.kind == .command {
+            _ = operations.remove(name)
+            commands -= 1
+            return operation.owner.ended(.command, operation.tag, error: max(0, -result))
+        }
         if result == -EINTR || result == -EAGAIN { return enqueue(name, operation) }
         // A short transfer goes on where it ended; direct I/O ends early only before something that the rest will tell.
         var error = max(0, -result)
@@ -155,17 +180,18 @@ public final class DiskRing: ReadyHandler {
         buffers.giveBack(&operation.buffer)
     }
 
-    /// Waits until nothing is under way: the kernel writes to the memory of unfinished reads even after the ring is closed.
+    /// Waits until nothing but commands is under way: the kernel writes to the memory of unfinished reads even after the
+    /// ring is closed.
     /// - Returns: false when the device answers nothing for ten seconds.
     func drain() -> Bool {
         var silentRounds = 0
-        while operations.count > 0 && silentRounds < 10 {
+        while operations.count > commands && silentRounds < 10 {
             let before = operations.count
             _ = submit()
             _ = curing_wait(queue, 1000)
             reap()
             silentRounds = operations.count < before ? 0 : silentRounds + 1
         }
-        return operations.count == 0
+        return operations.count == commands
     }
 }

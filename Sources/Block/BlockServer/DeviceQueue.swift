@@ -106,6 +106,7 @@ final class DeviceQueue: DiskRingOwner, @unchecked Sendable {
         case .read: conclude(tag, .system(number, "read from \(file.path)"))
         case .write: conclude(tag, file.stop(number, "write to"))
         case .flush: conclude(tag, file.stop(number, "flush"))
+        case .command: preconditionFailure("no driver was asked")
         }
     }
 

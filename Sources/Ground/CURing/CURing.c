@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <liburing.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -83,6 +85,44 @@ bool curing_fdatasync(curing *queue, int descriptor, uint64_t tag) {
     io_uring_prep_fsync(request, descriptor, IORING_FSYNC_DATASYNC);
     io_uring_sqe_set_data64(request, tag);
     return true;
+}
+
+// liburing of Debian 12 has no helper for commands. What the driver gets follows the fields that are common to all requests.
+static void fill_command(
+    struct io_uring_sqe *request, unsigned size, int descriptor, uint32_t operation, const void *payload, unsigned length) {
+    memset(request, 0, size);
+    request->opcode = IORING_OP_URING_CMD;
+    request->fd = descriptor;
+    request->cmd_op = operation;
+    memcpy((char *)request + offsetof(struct io_uring_sqe, cmd), payload, length);
+}
+
+bool curing_command(curing *queue, int descriptor, uint32_t operation, const void *payload, uint64_t tag) {
+    struct io_uring_sqe *request = io_uring_get_sqe(&queue->ring);
+    if (!request) return false;
+    fill_command(request, sizeof *request, descriptor, operation, payload, 16);
+    io_uring_sqe_set_data64(request, tag);
+    return true;
+}
+
+int curing_control(int descriptor, uint32_t operation, const void *payload, unsigned length, unsigned milliseconds) {
+    struct io_uring_params parameters = {.flags = IORING_SETUP_SQE128};
+    struct io_uring ring;
+    if (length > 80) return -EINVAL;
+    int result = io_uring_queue_init_params(1, &ring, &parameters);
+    if (result < 0) return result;
+    struct io_uring_sqe *request = io_uring_get_sqe(&ring);
+    fill_command(request, 2 * sizeof *request, descriptor, operation, payload, length);
+    result = io_uring_submit(&ring);
+    if (result >= 0) {
+        struct io_uring_cqe *entry;
+        struct __kernel_timespec patience = {.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000ll};
+        do result = io_uring_wait_cqe_timeout(&ring, &entry, &patience);
+        while (result == -EINTR);
+        if (result == 0) result = entry->res;
+    }
+    io_uring_queue_exit(&ring);
+    return result;
 }
 
 int curing_submit(curing *queue) {

@@ -26,12 +26,13 @@ struct SdcCommand: Role {
     }
 
     enum Driver: String, ExpressibleByArgument, CaseIterable {
-        case auto, nbd, fuse
+        case auto, ublk, nbd, fuse
 
         /// Nil: the first that the host has.
         var chosen: BlockClientService.DeviceDriver? {
             switch self {
             case .auto: nil
+            case .ublk: .ublk
             case .nbd: .nbd
             case .fuse: .fuse
             }
@@ -63,7 +64,7 @@ struct SdcCommand: Role {
     @Option(
         name: .customLong("device-driver"),
         help:
-            "What makes block devices: nbd (the kernel's client), fuse (with loop devices) or auto, the first of them that the host has."
+            "What makes block devices: ublk, nbd (the kernel's client), fuse (with loop devices) or auto, the first that is there."
     )
     var deviceDriver = Driver.auto
 
@@ -80,7 +81,7 @@ struct SdcCommand: Role {
     var holdSeconds = 60
 
     func validate() throws {
-        if attach == .fuse && deviceDriver == .nbd {
+        if attach == .fuse && deviceDriver != .auto && deviceDriver != .fuse {
             throw ValidationError("--attach fuse and --device-driver \(deviceDriver.rawValue) exclude each other")
         }
     }

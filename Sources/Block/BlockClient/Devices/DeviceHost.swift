@@ -1,4 +1,7 @@
+import Base
 import BlockIO
+import Glibc
+import Synchronization
 
 /// One of the ways in which mapped volumes become block devices of the host.
 ///
@@ -31,3 +34,21 @@ protocol VolumeAttachment: AnyObject {
 
 /// How long the kernel keeps the requests for a device whose process has died before it fails them, in seconds.
 let orphanSeconds: Int32 = 180
+
+/// How many attachments of a host are not gone yet.
+final class AttachmentCount: Sendable {
+    private let count = Mutex(0)
+
+    func begin() { count.withLock { $0 += 1 } }
+    func end() { count.withLock { $0 -= 1 } }
+
+    /// Blocks until there are none; false when it took longer than `patience`.
+    func awaitNone(_ patience: Duration) -> Bool {
+        let deadline = Reactor.now + patience
+        while count.withLock({ $0 }) > 0 {
+            guard Reactor.now < deadline else { return false }
+            usleep(10_000)
+        }
+        return true
+    }
+}

@@ -6,6 +6,8 @@ import LinuxOS
 extension BlockClientService {
     /// What of the kernel makes a mapped volume a block device of the host.
     public enum DeviceDriver: String, CaseIterable, Sendable {
+        /// Requests from the kernel by io_uring (Linux 6.5 and later, module `ublk_drv`).
+        case ublk
         /// The kernel's own NBD client, told by netlink (Linux 4.12 and later, module `nbd`).
         case nbd
         /// A file in a FUSE mount and a loop device over it.
@@ -15,12 +17,14 @@ extension BlockClientService {
 
 /// A driver that the host has, with what it said of itself.
 enum ChosenDriver: Equatable {
+    case ublk(Ublk.Features)
     /// The number of the netlink family.
     case nbd(family: UInt16)
     case fuse
 
     var driver: BlockClientService.DeviceDriver {
         switch self {
+        case .ublk: .ublk
         case .nbd: .nbd
         case .fuse: .fuse
         }
@@ -29,11 +33,13 @@ enum ChosenDriver: Equatable {
 
 /// Asks the host which drivers it has. Replaced in tests.
 struct DriverProbes: Sendable {
+    var ublk: @Sendable () throws(BlockIOError) -> Ublk.Features
     var nbd: @Sendable () throws(BlockIOError) -> UInt16
     var fuse: @Sendable () throws(BlockIOError) -> Void
 
     /// Asks the kernel of this host. Blocks shortly; may let the kernel load the module `nbd`.
     static let host = DriverProbes(
+        ublk: { () throws(BlockIOError) in try UblkControlDevice().features() },
         nbd: { () throws(BlockIOError) in try NetlinkSocket().family(KernelNBD.familyName) },
         fuse: { () throws(BlockIOError) in
             for path in ["/dev/fuse", "/dev/loop-control"] {
@@ -45,6 +51,13 @@ struct DriverProbes: Sendable {
 
     func ask(for driver: BlockClientService.DeviceDriver) throws(BlockIOError) -> ChosenDriver {
         switch driver {
+        case .ublk:
+            let features = try ublk()
+            guard features.isSuperset(of: .device) else {
+                let missing = Ublk.Features.device.subtracting(features).rawValue
+                throw BlockIOError(.invalid, "ublk_drv lacks the features 0x\(String(missing, radix: 16))")
+            }
+            return .ublk(features)
         case .nbd: return .nbd(family: try nbd())
         case .fuse:
             try fuse()

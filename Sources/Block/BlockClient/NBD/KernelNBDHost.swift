@@ -82,21 +82,3 @@ final class KernelNBDHost: DeviceHost {
 
     func close() { worker.stop() }
 }
-
-/// How many attachments of a host are not gone yet.
-final class AttachmentCount: Sendable {
-    private let count = Mutex(0)
-
-    func begin() { count.withLock { $0 += 1 } }
-    func end() { count.withLock { $0 -= 1 } }
-
-    /// Blocks until there are none; false when it took longer than `patience`.
-    func awaitNone(_ patience: Duration) -> Bool {
-        let deadline = Reactor.now + patience
-        while count.withLock({ $0 }) > 0 {
-            guard Reactor.now < deadline else { return false }
-            usleep(10_000)
-        }
-        return true
-    }
-}

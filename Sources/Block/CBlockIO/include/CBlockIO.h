@@ -103,6 +103,11 @@ static inline int cbio_open_generic_netlink(int patience_ms) {
     if (fd >= 0) (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     return fd;
 }
+// The beginning of a file or device as memory, or NULL with errno.
+static inline void *cbio_map_read_only(int fd, size_t length) {
+    void *memory = mmap(NULL, length, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
 // A pair of connected unix stream sockets, the first one non-blocking. 0, or -1 with errno.
 static inline int cbio_socket_pair(int pair[2]) {
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) return -1;

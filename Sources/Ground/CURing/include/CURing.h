@@ -1,5 +1,5 @@
-// A submission and a completion queue of io_uring for reads, writes and flushes of files: what Swift cannot import of liburing,
-// whose calls are inline functions. Not thread-safe: one thread uses a queue, from `curing_enable` on.
+// A submission and a completion queue of io_uring for reads, writes and flushes of files and for commands to drivers: what Swift
+// cannot import of liburing, whose calls are inline functions. Not thread-safe: one thread uses a queue, from `curing_enable` on.
 #pragma once
 
 #include <stdbool.h>
@@ -28,6 +28,12 @@ int curing_descriptor(const curing *queue);
 bool curing_read(curing *queue, int descriptor, void *base, unsigned length, uint64_t offset, uint64_t tag);
 bool curing_write(curing *queue, int descriptor, const void *base, unsigned length, uint64_t offset, uint64_t tag);
 bool curing_fdatasync(curing *queue, int descriptor, uint64_t tag);
+// A command to the driver of the file; `payload` is 16 bytes. Fails like any request on kernels before 5.19.
+bool curing_command(curing *queue, int descriptor, uint32_t operation, const void *payload, uint64_t tag);
+
+// Has a driver carry out a command with up to 80 bytes of payload, on a queue of its own, and waits for it up to `milliseconds`. What
+// the driver answers or a negative errno; -ETIME: it goes on, and with it the use of memory to which the payload points.
+int curing_control(int descriptor, uint32_t operation, const void *payload, unsigned length, unsigned milliseconds);
 
 // Begins what was prepared. The number of requests, or a negative errno.
 int curing_submit(curing *queue);
