@@ -25,22 +25,26 @@ import Testing
             #expect(await store.run("blockdev", "--getsize64", link).output == "\(256 << 20)\n")
             let direct = await store.run(
                 "fio", "--name=v", "--filename=\(link)", "--ioengine=libaio", "--direct=1", "--rw=randwrite", "--bs=4k",
-                "--iodepth=32", "--size=32m", "--verify=crc32c", "--verify_state_save=0", "--do_verify=1")
+                "--iodepth=32", "--size=4m", "--verify=crc32c", "--verify_state_save=0", "--do_verify=1")
             #expect(direct.status == 0, "\(direct.output)")
             #expect(await store.run("mkfs.ext4", "-q", link).status == 0)
             let mountPoint = "\(cluster.directory.path)/fs"
             mkdir(mountPoint, 0o700)
             try #require(await store.run("mount", link, mountPoint).status == 0)
             let files = await store.run(
-                "fio", "--name=v", "--directory=\(mountPoint)", "--rw=randwrite", "--bs=4k", "--size=16m", "--fsync=32",
+                "fio", "--name=v", "--directory=\(mountPoint)", "--rw=randwrite", "--bs=4k", "--size=2m", "--fsync=32",
                 "--verify=crc32c", "--verify_state_save=0", "--do_verify=1")
             #expect(files.status == 0, "\(files.output)")
             #expect(await store.run("fstrim", mountPoint).status == 0)
             #expect(await store.run("umount", mountPoint).status == 0)
             #expect(await store.run("e2fsck", "-fn", link).status == 0)
             _ = try await cluster.manager.submit(.resizeVolume(volume, sizeUnits: 320))
-            #expect(
-                await cluster.until { await store.run("blockdev", "--getsize64", link).output == "\(320 << 20)\n" })
+            // ublk learnt that in Linux 6.16.
+            let canGrow = driver != .ublk || (try? UblkControlDevice().features().contains(.updateSize)) == true
+            if canGrow {
+                #expect(
+                    await cluster.until { await store.run("blockdev", "--getsize64", link).output == "\(320 << 20)\n" })
+            }
             // Withdrawn while it is open.
             let device = String(target.prefix { $0 != "\n" })
             let file = open(device, O_RDWR | 0o40000 | O_CLOEXEC)

@@ -9,7 +9,8 @@ final class UblkCharacterDevice: UblkChannel, DiskRingOwner, @unchecked Sendable
     private let descriptor: Int32
     private let descriptors: UnsafeMutableRawPointer
     private let length: Int
-    private var ring: DiskRing?
+    /// Keeps us while it has commands of ours.
+    private weak var ring: DiskRing?
     private var fetched: (Int, Int32) -> Void = { _, _ in }
     private var isClosed = false
 
