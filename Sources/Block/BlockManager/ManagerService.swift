@@ -241,7 +241,8 @@ public final class ManagerService: Service, ManagerPort, ManagerClusterPort {
                 return
             }
             let core = try await load()
-            reign?.generation = await onReactor { [shell] in shell.lead(core) }
+            let generation = await onReactor { [shell] in shell.lead(core) }
+            reign?.generation = generation
             view.withLock {
                 $0.epoch = epoch
                 $0.term = epoch.epoch

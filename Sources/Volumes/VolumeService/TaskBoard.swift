@@ -79,7 +79,9 @@ public actor TaskBoard: Service {
         entries[item.id]?.state = .running
         entries[item.id]?.started = secondsSince1970()
         do {
-            entries[item.id]?.result = try await item.body()
+            // Not in one line with what follows: the entry would be held open while others come and go.
+            let result = try await item.body()
+            entries[item.id]?.result = result
             entries[item.id]?.state = .success
         } catch {
             entries[item.id]?.failure =
