@@ -1,4 +1,7 @@
 import Base
+import Glibc
+import LinuxOS
+import TestKit
 import Testing
 
 @testable import Lab
@@ -9,6 +12,28 @@ import Testing
         var ledger = RegisterLedger()
         for line in lines { try ledger.take(Substring(line)) }
         return ledger
+    }
+
+    /// Nobody but the torture kills, and it kills for good.
+    @Test func processesThatEndByThemselvesAreFound() throws {
+        let directory = try TemporaryDirectory()
+        let log = "\(directory.path)/node.log"
+        func append(_ text: String) throws {
+            let file = try Descriptor.open(log, O_WRONLY | O_APPEND | O_CREAT)
+            #expect(write(file.raw, text, text.utf8.count) == text.utf8.count)
+        }
+        func line(_ role: String, _ status: LinuxOS.ExitStatus) -> String {
+            "{\"message\":\"A process ended\",\"pid\":\"7\",\"role\":\"\(role)\",\"status\":\"\(status)\"}\n"
+        }
+        let watch = EndedProcesses()
+        try append("{\"message\":\"Started a process\"}\nno JSON\n" + line("sds", .signaled(SIGKILL)))
+        #expect(try watch.found(in: log).isEmpty)
+        let crash = line("volumes", .signaled(SIGSEGV))
+        try append(line("mdm", .exited(1)) + crash.prefix(20))
+        #expect(try watch.found(in: log) == ["mdm exited with status 1"])
+        try append(String(crash.dropFirst(20)))
+        #expect(try watch.found(in: log) == ["volumes killed by signal 11"])
+        #expect(try watch.found(in: log).isEmpty)
     }
 
     @Test func whatWasAcknowledgedMustBeRead() throws {

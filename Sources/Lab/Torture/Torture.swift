@@ -18,6 +18,7 @@ public struct Torture: Sendable {
     private let nodes: [Int]
     private let leaders: [Int]
     private let seed: UInt64
+    private let ended = EndedProcesses()
 
     /// Two copies are back within this time when nothing fails any more.
     static let recoveryMax = Duration.seconds(180)
@@ -72,6 +73,7 @@ public struct Torture: Sendable {
         }
         try await report.step("fio finds what it wrote") { try await fio.verify(on: nodes[2]) }
         try await report.step("Redis has every acknowledged key") { try await redis.verify() }
+        try noProcessEndedByItself()
         let damage = try await report.step("No damage is left on any device") { try await awaitCleanDevices() }
         report.title("Survived")
         for (kind, count) in faults.counts { report.say("\(count) x \(kind)") }
@@ -117,6 +119,14 @@ public struct Torture: Sendable {
                 // A process that is just being started again cannot be killed.
                 report.say("(\(error.message))")
             }
+        }
+        try noProcessEndedByItself()
+    }
+
+    private func noProcessEndedByItself() throws {
+        for node in nodes {
+            let found = try ended.found(in: "\(lab.nodeDirectory(node))/node.log")
+            if !found.isEmpty { throw ScenarioFailure("node\(node): \(found.joined(separator: ", "))") }
         }
     }
 

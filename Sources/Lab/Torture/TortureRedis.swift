@@ -11,7 +11,7 @@ final class TortureRedis: Sendable {
         manifest=/data/appendonlydir/appendonly.aof.manifest
         busybox ln -sf /usr/bin/redis-server /redis-check-aof
         if [ -e $manifest ]; then busybox yes | /redis-check-aof --fix $manifest; fi
-        exec docker-entrypoint.sh redis-server --appendonly yes --appendfsync always
+        exec docker-entrypoint.sh redis-server --dir /data --appendonly yes --appendfsync always
         """
 
     private struct Key {
