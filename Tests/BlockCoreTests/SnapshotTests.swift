@@ -442,6 +442,98 @@ extension DiskRequest {
         #expect(bench.disk.isEmpty, "not with one copy")
     }
 
+    /// It leads the comb since another server did, which has not forgotten a unit that is gone here.
+    @Test func whatOnlyTheSecondCopyHasIsForgottenThere() throws {
+        var bench = try bench()
+        bench.answerDisk(checksum: 5)
+        try connect(&bench)
+        for _ in 0..<2 {
+            bench.feed(.answer(link, try question(bench).reply(.ok), []))
+            bench.answerDisk(checksum: 5)
+        }
+        #expect(bench.core.stores[0].units { _ in true }.map(\.node) == [1])
+        var update = ServerBench.map(secondary: true)
+        var tree = VolumeTree(of: tree, pool: ServerBench.pool)
+        update.volumes[0].head = tree.grow(from: 0)
+        update.trees = [tree]
+        let (own, other) = (update.pools[0].entries[0].comb.primary, update.pools[0].entries[0].comb.secondary)
+        for (epoch, primary, secondary) in [(7, other, own), (8, own, other)] as [(UInt64, CopyPlace?, CopyPlace?)] {
+            update.revision = 10 + epoch
+            update.pools[0].entries[0].comb.epoch = epoch
+            update.pools[0].entries[0].comb.primary = try #require(primary)
+            update.pools[0].entries[0].comb.state = .normal(secondary: try #require(secondary))
+            bench.feed(.manager(.update(update)))
+        }
+        func list(_ units: [UnitKey]) -> [UInt8] {
+            UnitList.encode(units.map { UnitList.Entry(unit: $0, isHot: false) }[...])
+        }
+        bench.now = bench.now + .seconds(2)
+        bench.feed(.tick)
+        let remnant = UnitKey(tree: tree.id, node: 0, index: 0)
+        let head = UnitKey(tree: tree.id, node: 1, index: 0)
+        var question = try question(bench)
+        #expect(question.opcode == .listUnits && question.combEpoch == 8)
+        bench.feed(.answer(link, question.reply(.ok), list([remnant, head])))
+        bench.feed(.tick)
+        question = try self.question(bench)
+        #expect(question.opcode == .dropMerged && question.node == 0 && question.attachEpoch == 1)
+        // The secondary lacks something of what it is to forget: it gets all that the other unit has.
+        bench.feed(.answer(link, question.reply(.invalid), []))
+        bench.now = bench.now + .seconds(2)
+        bench.feed(.tick)
+        question = try self.question(bench)
+        #expect(question.opcode == .listUnits)
+        bench.feed(.answer(link, question.reply(.ok), list([remnant, head])))
+        bench.feed(.tick)
+        bench.answerDisk(checksum: 5)
+        question = try self.question(bench)
+        #expect(question.opcode == .copy && question.node == 1 && question.length == 8192)
+        bench.feed(.answer(link, question.reply(.ok), []))
+        bench.answerDisk(checksum: 5)
+        question = try self.question(bench)
+        #expect(question.opcode == .dropMerged)
+        bench.feed(.answer(link, question.reply(.ok), []))
+        bench.answerDisk(checksum: 5)
+        #expect(bench.core.isIdle && bench.core.stores[0].units { _ in true }.map(\.node) == [1])
+        bench.now = bench.now + .seconds(2)
+        bench.feed(.tick)
+        bench.feed(.answer(link, try self.question(bench).reply(.ok), list([head])))
+        // Asked once for all.
+        let asked = bench.sent.count
+        bench.now = bench.now + .seconds(2)
+        bench.feed(.tick)
+        #expect(bench.sent.count == asked && bench.core.merging.inherited.isEmpty)
+    }
+
+    @Test func aSecondCopyTellsItsPrimaryAloneWhatItHas() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.ask(.write)
+        bench.answerDisk(checksum: 5)
+        var update = ServerBench.map(secondary: true)
+        let (own, other) = (update.pools[0].entries[0].comb.primary, update.pools[0].entries[0].comb.secondary)
+        update.revision = 5
+        update.pools[0].entries[0].comb.epoch = 4
+        update.pools[0].entries[0].comb.primary = try #require(other)
+        update.pools[0].entries[0].comb.state = .normal(secondary: own)
+        bench.feed(.manager(.update(update)))
+        func list(from sender: SdsID, epoch: UInt64, on link: LinkID) -> DataStatus? {
+            var hello = DataHeader(opcode: .hello)
+            hello.volume = sender.rawValue
+            hello.offset = PeerKind.server.rawValue
+            hello.session = 1
+            bench.feed(.request(link, hello, nil))
+            var question = DataHeader(opcode: .listUnits)
+            (question.session, question.request) = (1, 1)
+            (question.volume, question.unit, question.combEpoch) = (ServerBench.pool.rawValue, 0, epoch)
+            bench.feed(.request(link, question, nil))
+            return bench.lastStatus
+        }
+        #expect(list(from: SdsID(rawValue: 77), epoch: 4, on: LinkID(rawValue: 20)) == .staleComb)
+        #expect(list(from: ServerBench.other, epoch: 4, on: LinkID(rawValue: 21)) == .ok)
+        let unit = UnitKey(volume: ServerBench.volume, index: 0)
+        #expect(try UnitList.decode(try #require(bench.sentBytes.last)).map(\.unit) == [unit])
+    }
+
     @Test func aNodeGoesWhenNoServerHasAnythingOfIt() throws {
         var bench = ManagerBench()
         let (id, _) = try bench.volume()

@@ -39,6 +39,7 @@ extension ProtocolRules {
         ("overwritten-is-unmapped", .overwrittenIsUnmapped),
         ("nodes-go-empty", .nodesGoEmpty),
         ("only-merged-is-dropped", .onlyMergedIsDropped),
+        ("remnants-are-asked-for", .remnantsAreAskedFor),
         ("lease-for-reads", .leaseForReads),
         ("lease-counts-from-request", .leaseCountsFromRequest),
         ("promotion-waits-for-lease", .promotionWaitsForLease),

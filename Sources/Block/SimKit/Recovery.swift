@@ -52,8 +52,14 @@ extension Simulation {
                 guard case .normal = comb.state else { return "comb \(index) is \(comb.state)" }
             }
         }
-        // Where space is short some pieces are too large to lie evenly.
-        if options.profile != .cramped, manager.core?.isSettled == false { return "copies are still to move" }
+        // Where space is short some pieces are too large to lie evenly, and units that merge have no room.
+        if options.profile != .cramped {
+            if manager.core?.isSettled == false { return "copies are still to move" }
+            for tree in state.trees.values {
+                let heads = Set(state.volumes(in: tree.id).map(\.head))
+                if let merge = tree.mergeable(heads: heads) { return "node \(merge.node) of \(tree.id) is still there" }
+            }
+        }
         for volume in state.volumes.values {
             if volume.isFencePending { return "a fence of \(volume.id) is pending" }
             let isServed = clientIDs.contains { clients[$0]?.servedSinceHeal.contains(volume.id) == true }

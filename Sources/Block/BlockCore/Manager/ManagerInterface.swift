@@ -190,6 +190,8 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let nodesGoEmpty = ProtocolRules(rawValue: 1 << 0)
     /// A unit that is merged is forgotten only where all that it shows is in the other one.
     public static let onlyMergedIsDropped = ProtocolRules(rawValue: 1 << 37)
+    /// Who leads a comb after another looks for units of nodes that go which only the second copy has.
+    public static let remnantsAreAskedFor = ProtocolRules(rawValue: 1 << 42)
     /// Snapshots of a disturbed moment are not shown.
     public static let disturbedCutsAreDropped = ProtocolRules(rawValue: 1 << 30)
     /// Where an operator had an older copy promoted, the volumes are marked.
@@ -218,7 +220,7 @@ public struct ProtocolRules: OptionSet, Sendable {
         .verifiedReads, .checksumsBeforeSettled, .damageStaysDamage,
         .zerosHideAncestors, .copiedHolesShowAncestors, .treesOutliveTheirFirstVolume, .sealedCutsNoteWrites,
         .disturbedCutsAreDropped, .stableBeforeShown, .unrecordedIsFound, .recordedBeforeOverwritten,
-        .overwrittenIsUnmapped, .nodesGoEmpty, .onlyMergedIsDropped,
+        .overwrittenIsUnmapped, .nodesGoEmpty, .onlyMergedIsDropped, .remnantsAreAskedFor,
         .leaseForReads, .leaseCountsFromRequest, .promotionWaitsForLease, .grantAfterCommit, .sharingIsConfirmed,
         .resignationEndsReads,
     ]

@@ -217,6 +217,8 @@ extension ServerCore {
     private mutating func plan(_ unit: UnitKey, _ own: UnitDigest, _ other: UnitDigest) {
         guard let isComparing = examinations[unit]?.isComparing else { return }
         let isAlone = map.ancestors(of: unit).isEmpty
+        // While a node is merged into it, blocks come to one copy before the other.
+        let isMerging = map.merges[unit.tree]?.into == unit.node
         var (fetched, sent) = (BlockMap(), BlockMap())
         var result = examinations[unit]?.result ?? ExaminationResult()
         result.otherDamaged = other.damaged.count
@@ -227,6 +229,7 @@ extension ServerCore {
             case (true, false): _ = fetched.insert(here)
             case (false, true): _ = sent.insert(here)
             case (false, false):
+                if isMerging, own.map[block] != other.map[block] { continue }
                 // Zeros hide what a hole shows.
                 let isSame = isAlone || own.map[block] == other.map[block]
                 if isSame, own.checksum(block) == other.checksum(block) { continue }
@@ -243,13 +246,12 @@ extension ServerCore {
         }
         examinations[unit]?.result = result
         examinations[unit]?.phase = .mending
-        // A copy that has not forgotten a merged unit yet hides it by zeros where the other needs none: a hole would show it.
-        let mayHide = map.merges[unit.tree]?.into == unit.node
+        // A copy that has not forgotten the merged unit yet hides it by zeros where the other needs none: a hole would show it.
         examinations[unit]?.steps =
             fetched.runs().map { .fetch($0) }
             + sent.runs().flatMap { run in
                 own.map.runs(in: run).map { .send($0) }
-                    + (mayHide ? [] : own.map.holes(in: run).map { .sendZeros($0) })
+                    + (isMerging ? [] : own.map.holes(in: run).map { .sendZeros($0) })
             }
     }
 
@@ -280,7 +282,11 @@ extension ServerCore {
             started = stores[operation.store].write(
                 id, operation.unit, over: map.ancestors(of: operation.unit), run, slice, combEpoch: epoch, &requests)
         } else {
-            started = stores[operation.store].writeZeroes(id, operation.unit, run, combEpoch: epoch, &requests)
+            // A hole where the other copy has one; but it must not show a unit that only this one has still to forget.
+            let merge = map.merges[operation.unit.tree]
+            let below = merge?.into == operation.unit.node ? merge.map { [$0.node] } ?? [] : []
+            started = stores[operation.store].writeZeroes(
+                id, operation.unit, over: below, run, combEpoch: epoch, &requests)
         }
         issue(requests, operation.store, &actions)
         switch started {

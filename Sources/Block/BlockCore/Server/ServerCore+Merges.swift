@@ -16,6 +16,11 @@ extension ServerCore {
         var active = 0
         /// Families of which the secondary lacked something: everything is sent once more.
         var repeated: Set<FamilyKey> = []
+        /// Of `backlog`, units that only the second copy has.
+        var remnants: Set<UnitKey> = []
+        var inherited: [CombKey: Inherited] = [:]
+        var search: RemnantSearch?
+        var nextSearch = Instant.zero
     }
 
     /// Families at once: each has a buffer of up to 1 MiB.
@@ -31,6 +36,7 @@ extension ServerCore {
             lookForMerges(&actions)
         }
         startMerges(now, &actions)
+        if merging.backlog.isEmpty, merging.active == 0 { askForRemnants(now, &actions) }
     }
 
     /// Finds the units of nodes that go, and tells the manager of nodes of which there are none.
@@ -54,20 +60,26 @@ extension ServerCore {
         while merging.active < ServerCore.mergesMax, let unit = merging.backlog.last {
             guard let merge = map.merges[unit.tree], merge.node == unit.node, let key = map.combKey(of: unit),
                 let comb = map.comb(key), comb.primary.sds == sds, case .normal = comb.state,
-                let index = storeIndex(comb.primary.device), stores[index].location(of: unit) != nil
+                let index = storeIndex(comb.primary.device),
+                stores[index].location(of: unit) != nil || merging.remnants.contains(unit)
             else {
-                merging.backlog.removeLast()
+                forgetBacklog()
                 continue
             }
             let policy = (map.pools[key.pool]?.settings ?? PoolSettings()).policy(.rebalance)
             guard throttles[index].mayStart(.rebalance, policy, now) else { return }
-            merging.backlog.removeLast()
+            forgetBacklog()
             let bytes = UInt64(stores[index].map(of: unit).count) * UInt64(Geometry.blockBytes)
             throttles[index].started(.rebalance, policy, bytes: bytes, now)
             var operation = merge.operation(.mergeUnit, on: unit.family, of: key, comb.epoch, index)
             operation.copyKind = .rebalance
             enqueue(operation, now, &actions)
         }
+    }
+
+    private mutating func forgetBacklog() {
+        let unit = merging.backlog.removeLast()
+        merging.remnants.remove(unit)
     }
 
     /// Whether tree and comb are still what they were when the merge began.
@@ -89,7 +101,10 @@ extension ServerCore {
         guard let operation = operations[id] else { return }
         let store = stores[operation.store]
         var blocks = store.map(of: merged(operation))
-        if !merging.repeated.contains(operation.unit.family) {
+        if store.location(of: merged(operation)) == nil {
+            // The secondary alone has it, and may lack what was merged.
+            blocks = merging.repeated.contains(operation.unit.family) ? store.map(of: operation.unit) : BlockMap()
+        } else if !merging.repeated.contains(operation.unit.family) {
             blocks = blocks.subtracting(store.map(of: operation.unit))
         }
         operations[id]?.steps = blocks.runs().map { .data($0, node: operation.unit.node) }

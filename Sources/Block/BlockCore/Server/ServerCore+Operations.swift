@@ -436,7 +436,10 @@ extension ServerCore {
         // What ended while others were revised holds nothing up.
         open = open.filter { operations[$0] != nil }
         barriers.append((update.revision, open))
-        for (key, _) in changes.combs { combChanged(key, now, &actions) }
+        for (key, before) in changes.combs {
+            combChanged(key, now, &actions)
+            noteLead(key, before: before)
+        }
         switchHeads(now, &actions)
         if !changes.trees.isEmpty || !changes.combs.isEmpty || update.isFull { needsSweep = true }
     }

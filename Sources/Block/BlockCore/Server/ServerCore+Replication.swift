@@ -13,6 +13,7 @@ extension ServerCore {
             case operation(UInt64, slot: Int)
             case begin(CombKey, epoch: UInt64)
             case list(CombKey, epoch: UInt64)
+            case remnants(CombKey, epoch: UInt64)
         }
         struct Outstanding {
             var question: Question
@@ -73,6 +74,7 @@ extension ServerCore {
             switch outstanding[request]?.question {
             case .operation(let id, let slot): operations[id]?.forwards[slot]?.state = .due(now)
             case .begin(let key, _), .list(let key, _): rebuilds[key]?.isAsking = false
+            case .remnants: merging.search?.isAsked = false
             case nil: break
             }
         }
@@ -152,6 +154,7 @@ extension ServerCore {
             }
         case .begin(let key, let epoch): beginAnswered(key, epoch, header.status, now, &actions)
         case .list(let key, let epoch): listAnswered(key, epoch, header.status, bytes, now, &actions)
+        case .remnants(let key, let epoch): remnantsAnswered(key, epoch, header.status, bytes, now, &actions)
         }
         if header.status == .staleSession { reconnect(peer, now, &actions) }
     }

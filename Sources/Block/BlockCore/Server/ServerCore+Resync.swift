@@ -50,14 +50,20 @@ extension ServerCore {
         guard let rebuild = rebuilds[key], rebuild.phase == .listing, !rebuild.isAsking, now >= rebuild.nextTry else {
             return
         }
-        var header = DataHeader(opcode: .listUnits)
-        header.volume = key.pool.rawValue
-        header.unit = key.index
-        header.combEpoch = rebuild.epoch
-        header.attachEpoch = rebuild.listedEntries
+        let header = listHeader(key, epoch: rebuild.epoch, from: rebuild.listedEntries)
         if ask(rebuild.target.sds, .list(key, epoch: rebuild.epoch), header, nil, now, &actions) != nil {
             rebuilds[key]?.isAsking = true
         }
+    }
+
+    /// Asks for what the second copy has of a comb, from the entry of that number on.
+    func listHeader(_ key: CombKey, epoch: UInt64, from first: UInt64) -> DataHeader {
+        var header = DataHeader(opcode: .listUnits)
+        header.volume = key.pool.rawValue
+        header.unit = key.index
+        header.combEpoch = epoch
+        header.attachEpoch = first
+        return header
     }
 
     mutating func listAnswered(
@@ -116,14 +122,14 @@ extension ServerCore {
         copyNext(key, store, now, &actions)
     }
 
-    // MARK: Target
+    // MARK: Second copy
 
     mutating func listUnits(
         _ header: DataHeader, from sender: SdsID, on link: LinkID, _ actions: inout [ServerAction]
     ) {
         let key = CombKey(pool: StoragePoolID(rawValue: header.volume), index: header.unit)
         guard let comb = map.comb(key), comb.epoch == header.combEpoch, comb.primary.sds == sender,
-            readyTargets[key] == comb.epoch, let target = comb.target, let store = storeIndex(target.device)
+            let place = listedPlace(key, comb), let store = storeIndex(place.device), stores[store].stopReason == nil
         else {
             actions.append(.send(link, header.reply(.staleComb), nil))
             return
@@ -138,5 +144,12 @@ extension ServerCore {
         answer.flags.insert(.payload)
         answer.length = UInt32(bytes.count)
         actions.append(.sendBytes(link, answer, bytes))
+    }
+
+    /// This server's copy, if it is one that a primary may ask for a list of: a target that keeps its units, or the second copy.
+    private func listedPlace(_ key: CombKey, _ comb: Comb) -> CopyPlace? {
+        if readyTargets[key] == comb.epoch, let target = comb.target { return target }
+        if case .normal(let secondary) = comb.state, secondary.sds == sds { return secondary }
+        return nil
     }
 }
