@@ -11,6 +11,8 @@ private struct CrashingStore {
     private enum Effort {
         case write(block: Int, value: UInt64)
         case zeroes(Range<Int>, number: UInt64)
+        /// A write of a block that holds nothing, which is undone when it has ended: it leaves no trace then.
+        case refused(block: Int, value: UInt64, isUndone: Bool)
     }
 
     private static let units = 3
@@ -142,7 +144,12 @@ private struct CrashingStore {
             let slice = PayloadSlice(payload: PayloadID(rawValue: content), offset: 0, length: 4096)
             start = store.write(
                 value, key, over: below, BlockRange(start: UInt16(first), count: 1), slice, combEpoch: 1, &new)
-            efforts[value] = (.write(block: touched.lowerBound, value: content), now)
+            let isRefused = !store.map(of: key)[UInt16(first)] && Int.random(in: 0..<3, using: &random) == 0
+            let effort: Effort =
+                isRefused
+                ? .refused(block: touched.lowerBound, value: content, isUndone: false)
+                : .write(block: touched.lowerBound, value: content)
+            efforts[value] = (effort, now)
         } else {
             let range = isWhole ? .wholeUnit : BlockRange(start: UInt16(first), count: UInt16(count))
             start = store.writeZeroes(value, key, over: below, range, combEpoch: 1, &new)
@@ -196,7 +203,7 @@ private struct CrashingStore {
 
     private static func touched(_ effort: Effort) -> Range<Int> {
         switch effort {
-        case .write(let block, _): block..<block + 1
+        case .write(let block, _), .refused(let block, _, _): block..<block + 1
         case .zeroes(let blocks, _): blocks
         }
     }
@@ -207,10 +214,25 @@ private struct CrashingStore {
         switch effort {
         case .write(_, let written): value = written
         case .zeroes: value = RegisterHistory.blank
+        case .refused(let block, let written, let isUndone):
+            if isCertain, isUndone { return }
+            if isCertain { return undo(block, written, began) }
+            value = written
         }
         for block in CrashingStore.touched(effort) {
             histories[block].write(value, from: began, to: now, isCertain: isCertain)
         }
+    }
+
+    private mutating func undo(_ block: Int, _ value: UInt64, _ began: UInt64) {
+        let operation = nextValue
+        nextValue += 1
+        efforts[operation] = (.refused(block: block, value: value, isUndone: true), began)
+        var new: UnitStore.Requests = []
+        let range = BlockRange(start: UInt16(block % CrashingStore.blocks), count: 1)
+        let start = store.makeHoles(operation, head(block / CrashingStore.blocks), range, combEpoch: 1, &new)
+        take(new)
+        precondition(start == .started || start == .held, "there is something to be undone")
     }
 
     private static func changes(_ request: DiskRequest) -> [FakeDisk.Change] {
@@ -292,6 +314,7 @@ private struct CrashingStore {
 
     @Test(arguments: [
         ProtocolRules.stableBeforeShown, .zerosHideAncestors, .unrecordedIsFound, .recordedBeforeOverwritten,
+        .holesShowAncestors,
     ])
     func aBrokenRuleOfAncestorsIsNoticed(_ rule: ProtocolRules) throws {
         for seed in 1...UInt64(600) {

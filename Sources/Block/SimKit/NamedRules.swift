@@ -40,6 +40,7 @@ extension ProtocolRules {
         ("nodes-go-empty", .nodesGoEmpty),
         ("only-merged-is-dropped", .onlyMergedIsDropped),
         ("remnants-are-asked-for", .remnantsAreAskedFor),
+        ("holes-show-ancestors", .holesShowAncestors),
         ("lease-for-reads", .leaseForReads),
         ("lease-counts-from-request", .leaseCountsFromRequest),
         ("promotion-waits-for-lease", .promotionWaitsForLease),

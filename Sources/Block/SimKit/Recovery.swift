@@ -25,8 +25,8 @@ extension Simulation {
         for id in clientIDs { clients[id]?.isResting = true }
         readAll()
         step(until: now + .seconds(5))
-        // The scanner looks at something now and then.
-        if failure == nil { step(until: now + .seconds(5)) { self.unrest == nil } }
+        // The scanner looks at something now and then, and what waits for a client's limit takes its time.
+        if failure == nil { step(until: now + (isLimited ? .seconds(60) : .seconds(5))) { self.unrest == nil } }
         if failure == nil, let unrest { fail("no rest: \(unrest)") }
         if failure == nil, let violation = history.check() { fail(violation) }
         if failure == nil { compareCopies() }
@@ -73,6 +73,13 @@ extension Simulation {
             }
         }
         return nil
+    }
+
+    /// Whether a client may only do so much in a second.
+    private var isLimited: Bool {
+        manager.core?.state.volumes.values.contains {
+            $0.mappings.contains { $0.limitIops > 0 || $0.limitKibibytesPerSecond > 0 }
+        } ?? false
     }
 
     /// What is still under way although nobody asks for anything any more.

@@ -192,6 +192,8 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let onlyMergedIsDropped = ProtocolRules(rawValue: 1 << 37)
     /// Who leads a comb after another looks for units of nodes that go which only the second copy has.
     public static let remnantsAreAskedFor = ProtocolRules(rawValue: 1 << 42)
+    /// Blocks that are to show a unit's ancestors again are left out of its record before they are zeroed.
+    public static let holesShowAncestors = ProtocolRules(rawValue: 1 << 43)
     /// Snapshots of a disturbed moment are not shown.
     public static let disturbedCutsAreDropped = ProtocolRules(rawValue: 1 << 30)
     /// Where an operator had an older copy promoted, the volumes are marked.
@@ -221,6 +223,7 @@ public struct ProtocolRules: OptionSet, Sendable {
         .zerosHideAncestors, .copiedHolesShowAncestors, .treesOutliveTheirFirstVolume, .sealedCutsNoteWrites,
         .disturbedCutsAreDropped, .stableBeforeShown, .unrecordedIsFound, .recordedBeforeOverwritten,
         .overwrittenIsUnmapped, .nodesGoEmpty, .onlyMergedIsDropped, .remnantsAreAskedFor,
+        .holesShowAncestors,
         .leaseForReads, .leaseCountsFromRequest, .promotionWaitsForLease, .grantAfterCommit, .sharingIsConfirmed,
         .resignationEndsReads,
     ]

@@ -282,11 +282,13 @@ extension ServerCore {
             started = stores[operation.store].write(
                 id, operation.unit, over: map.ancestors(of: operation.unit), run, slice, combEpoch: epoch, &requests)
         } else {
-            // A hole where the other copy has one; but it must not show a unit that only this one has still to forget.
-            let merge = map.merges[operation.unit.tree]
-            let below = merge?.into == operation.unit.node ? merge.map { [$0.node] } ?? [] : []
-            started = stores[operation.store].writeZeroes(
-                id, operation.unit, over: below, run, combEpoch: epoch, &requests)
+            // A hole where the other copy has one, or zeros that hide a unit which only this one has still to forget.
+            let merge = map.merges[operation.unit.tree].flatMap { $0.into == operation.unit.node ? $0 : nil }
+            started =
+                hides(merge, run, operation)
+                ? stores[operation.store].writeZeroes(
+                    id, operation.unit, over: merge.map { [$0.node] } ?? [], run, combEpoch: epoch, &requests)
+                : stores[operation.store].makeHoles(id, operation.unit, run, combEpoch: epoch, &requests)
         }
         issue(requests, operation.store, &actions)
         switch started {
@@ -294,6 +296,13 @@ extension ServerCore {
         case .nothingThere: mended(id, now, &actions)
         case .noSpace, .busy, .stopped: abandonExamination(operation.unit, now, &actions)
         }
+    }
+
+    /// Whether the node that is merged into the unit's has something there.
+    private func hides(_ merge: NodeMerge?, _ run: BlockRange, _ operation: Operation) -> Bool {
+        guard let merge else { return false }
+        let unit = UnitKey(tree: operation.unit.tree, node: merge.node, index: operation.unit.index)
+        return !stores[operation.store].map(of: unit).runs(in: run).isEmpty
     }
 
     private mutating func mended(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {

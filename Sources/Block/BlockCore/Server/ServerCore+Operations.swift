@@ -259,8 +259,7 @@ extension ServerCore {
             let extent = operation.header.opcode == .verify ? stores[store].map(of: operation.unit).extent : nil
             started = stores[store].read(id, operation.unit, extent ?? operation.range, &requests)
         case .clientZeroes where operation.isUndoing, .replicaZeroes where operation.header.flags.contains(.hole):
-            started = stores[store].writeZeroes(
-                id, operation.unit, operation.range, combEpoch: epoch, &requests)
+            started = stores[store].makeHoles(id, operation.unit, operation.range, combEpoch: epoch, &requests)
         case .clientZeroes, .replicaZeroes:
             started = stores[store].writeZeroes(
                 id, operation.unit, over: below, operation.range, combEpoch: epoch, &requests)

@@ -95,6 +95,7 @@ extension UnitStore {
         letsAncestorsShow = !rules.contains(.zerosHideAncestors)
         isStableFirst = rules.contains(.stableBeforeShown)
         isRecordedBeforeOverwritten = rules.contains(.recordedBeforeOverwritten)
+        isHoleRecordedFirst = rules.contains(.holesShowAncestors)
         isVerifying = rules.contains(.verifiedReads)
         isSealedFirst = rules.contains(.checksumsBeforeSettled)
     }

@@ -33,6 +33,8 @@ extension UnitStore {
         var isFound = false
         /// Whether the blocks hold data afterwards: zeros may be that too.
         var isData: Bool
+        /// Whether they do not even while they are zeroed.
+        var isHole = false
 
         init(
             operation: UInt64, slot: UInt32, range: BlockRange, combEpoch: UInt64, payload: PayloadSlice?,
@@ -105,7 +107,9 @@ extension UnitStore {
     func perform(_ write: Write) -> DiskRequest {
         let base = layout.offset(ofSlot: write.slot)
         if let payload = write.payload { return .write(at: base + UInt64(write.range.offset), payload) }
-        if write.isData { return .writeZeros(at: base + UInt64(write.range.offset), length: write.range.length) }
+        if write.isData || write.isHole {
+            return .writeZeros(at: base + UInt64(write.range.offset), length: write.range.length)
+        }
         let runs = slots[Int(write.slot)]?.map.runs(in: write.range) ?? []
         guard let first = runs.first, let last = runs.last else {
             preconditionFailure("zeroes begin where data is, and nothing else changes these blocks meanwhile")
@@ -113,7 +117,7 @@ extension UnitStore {
         return .writeZeros(at: base + UInt64(first.offset), length: last.offset + last.length - first.offset)
     }
 
-    private mutating func perform(_ write: Write, _ requests: inout Requests) {
+    mutating func perform(_ write: Write, _ requests: inout Requests) {
         let request = perform(write)
         requests.append((issue(.write(write)), request))
     }

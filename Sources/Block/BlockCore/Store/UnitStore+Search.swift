@@ -22,6 +22,8 @@ extension UnitStore {
 
         mutating func leave(_ write: Write) { _ = unrecorded[write.slot, default: BlockMap()].insert(write.range) }
 
+        mutating func forget(_ slot: UInt32, _ range: BlockRange) { _ = unrecorded[slot]?.remove(range) }
+
         func hasUnrecorded(_ write: Write) -> Bool {
             if unrecorded.isEmpty, recording.isEmpty { return false }
             return [unrecorded, recording].contains { $0[write.slot]?.runs(in: write.range).isEmpty == false }

@@ -94,6 +94,7 @@ public struct UnitStore: Sendable {
     var covering: [(write: Write, seen: BlockChecksums?)] = []
     var settling: [(write: Write, seen: BlockChecksums?)] = []
     var search = Search()
+    var holes = Holes()
     /// Of the operations that wait for a flush, those that zeroed blocks which count as data until then.
     var zeroing: [UInt64: (slot: UInt32, range: BlockRange)] = [:]
     /// Slots whose record changed, and slots released, since the last record was written.
@@ -131,6 +132,7 @@ public struct UnitStore: Sendable {
     let letsAncestorsShow: Bool
     let isStableFirst: Bool
     let isRecordedBeforeOverwritten: Bool
+    let isHoleRecordedFirst: Bool
     let isVerifying: Bool
     let isSealedFirst: Bool
 
@@ -203,14 +205,9 @@ public struct UnitStore: Sendable {
         _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, combEpoch: UInt64, _ requests: inout Requests
     ) -> Start {
         if stopReason != nil { return .stopped }
-        guard let slot = bySlotKey[key], let known = slots[Int(slot)] else { return .nothingThere }
-        if known.map.isEmpty(outside: range), known.writers == 0 {
-            release(slot, key)
-            waiting.append(operation)
-            commit(&requests)
-            return .started
-        }
-        guard !known.map.runs(in: range).isEmpty else { return .nothingThere }
+        guard let slot = bySlotKey[key] else { return .nothingThere }
+        if giveBack(slot, key, without: range, operation, &requests) { return .started }
+        guard slots[Int(slot)]?.map.runs(in: range).isEmpty == false else { return .nothingThere }
         if leavesOldBytesInHoles {
             clear(slot, range)
             waiting.append(operation)
@@ -220,6 +217,17 @@ public struct UnitStore: Sendable {
         let write = Write(
             operation: operation, slot: slot, range: range, combEpoch: combEpoch, payload: nil, isDamaged: false)
         return begin(write, &requests)
+    }
+
+    /// Unbinds the unit if it has nothing but what is in the range.
+    mutating func giveBack(
+        _ slot: UInt32, _ key: UnitKey, without range: BlockRange, _ operation: UInt64, _ requests: inout Requests
+    ) -> Bool {
+        guard let known = slots[Int(slot)], known.map.isEmpty(outside: range), known.writers == 0 else { return false }
+        release(slot, key)
+        waiting.append(operation)
+        commit(&requests)
+        return true
     }
 
     public mutating func read(
@@ -360,6 +368,7 @@ public struct UnitStore: Sendable {
         zeroed = []
         releasing = released
         if isRecording || !changed.isEmpty || !released.isEmpty { recordUnrecorded() }
+        swap(&holes.recording, &holes.unrecorded)
         let records = changed.count + released.count
         if records == 0 {
             step = .flushing
@@ -410,6 +419,7 @@ public struct UnitStore: Sendable {
         freeing = []
         endSeals(&completions)
         beginHeld(&requests)
+        beginHoles(&requests)
         if !releasing.isEmpty { punch(releasing, &requests) }
         for slot in releasing { retired[slot] = nil }
         releasing = []
@@ -442,6 +452,7 @@ public struct UnitStore: Sendable {
     /// Gives the device up: everything under way on it fails, and nothing is asked of it any more.
     mutating func stop(_ reason: String, failing failed: [Pending] = []) -> [Completion] {
         var ended: [UInt64] = committing + waiting + held.map(\.operation)
+        ended += (holes.unrecorded + holes.recording).map(\.operation)
         ended += (covering + settling).map(\.write.operation) + damages.map(\.operation) + seals.operations
         let outstanding = failed + pending.keys.sorted().compactMap { pending[$0] }
         for kind in outstanding {
@@ -458,6 +469,7 @@ public struct UnitStore: Sendable {
         covering = []
         settling = []
         held = []
+        holes = Holes()
         damages = []
         seals = Seals()
         begun = []
@@ -494,10 +506,17 @@ public struct UnitStore: Sendable {
 
     /// Blocks whose zeros are stable hold no data any more. Their record need not be written for that alone.
     private mutating func clear(_ slot: UInt32, _ range: BlockRange) {
-        guard slots[Int(slot)]?.map.remove(range) == true, let known = slots[Int(slot)] else { return }
+        let heldData = empty(slot, range)
+        guard let known = slots[Int(slot)] else { return }
+        if known.map.isEmpty, known.writers == 0 { release(slot, known.key) } else if heldData { change(slot) }
+    }
+
+    /// The blocks hold no data any more; whether they did.
+    mutating func empty(_ slot: UInt32, _ range: BlockRange) -> Bool {
+        guard slots[Int(slot)]?.map.remove(range) == true else { return false }
         slots[Int(slot)]?.isSealing = false
         forgetChecksums(slot, range)
-        if known.map.isEmpty, known.writers == 0 { release(slot, known.key) } else { change(slot) }
+        return true
     }
 
     mutating func issue(_ kind: Pending) -> DiskOperationID {
