@@ -53,7 +53,16 @@ extension Simulation {
         return nil
     }
 
-    /// A unit that no volume can see any more.
+    /// A unit that no volume can see any more, and its device. It goes soon after its volume or node.
+    var stray: String? {
+        for id in serverIDs {
+            for store in servers[id]?.core?.stores ?? [] {
+                if let unit = stray(in: store) { return "device \(store.device) still has \(unit)" }
+            }
+        }
+        return nil
+    }
+
     private func stray(in store: UnitStore) -> UnitKey? {
         guard let state = manager.core?.state else { return nil }
         return store.units { unit in
@@ -66,9 +75,9 @@ extension Simulation {
         for id in serverIDs {
             for store in servers[id]?.core?.stores ?? [] {
                 if let problem = store.accountingError() { return fail(problem) }
-                if let stray = stray(in: store) { return fail("device \(store.device) still has \(stray)") }
             }
         }
+        if let stray { fail(stray) }
     }
 }
 

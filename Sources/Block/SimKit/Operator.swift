@@ -83,16 +83,19 @@ extension Simulation {
         return options.profile == .shared ? delay(100, 1200) : delay(200, 2500)
     }
 
-    /// Where what snapshots keep leaves no room for second copies or new volumes, some have to go.
+    /// Where what is stored leaves no room for second copies or new volumes, some has to go: of snapshots, if there are any.
     private func makeRoom(_ state: SystemState) -> Bool {
-        guard takesSnapshots, options.profile == .cramped, now - healedAt > .seconds(10) else { return false }
+        let isFull = state.pools.values.contains { pool in
+            state.capacity(of: pool.id).isAbove(pool.settings.capacityAlertCritical)
+        }
+        guard takesSnapshots || isFull, options.profile == .cramped, now - healedAt > .seconds(10) else { return false }
         let isWhole = state.pools.values.allSatisfy { pool in
             pool.combs.allSatisfy { if case .degraded = $0.state { false } else { true } }
         }
         if isWhole, state.volumes.count >= Simulation.volumesWanted { return false }
-        guard let volume = state.volumes.values.filter({ $0.head != 0 }).randomElement(using: &random) else {
-            return false
-        }
+        let ofSnapshots = state.volumes.values.filter { $0.head != 0 }
+        let volumes = ofSnapshots.isEmpty && isFull ? Array(state.volumes.values) : ofSnapshots
+        guard let volume = volumes.randomElement(using: &random) else { return false }
         submit(.removeVolume(volume.id, unmapping: true), .change(volume.id))
         return true
     }
