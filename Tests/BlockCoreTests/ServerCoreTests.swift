@@ -195,7 +195,7 @@ struct ServerBench {
         bench.answerDisk(checksum: 6)
         #expect(bench.sent.isEmpty, "nothing is answered yet")
         let link = LinkID(rawValue: 9)
-        bench.feed(.peerConnected(ServerBench.other, link))
+        bench.feed(.peerConnected(PeerChannel(ServerBench.other), link))
         bench.feed(.answer(link, try #require(bench.sent.last?.header).reply(.ok), []))
         let question = try #require(bench.sent.last?.header)
         #expect(question.opcode == .verify && question.length == Geometry.unitBytes)
@@ -244,7 +244,7 @@ struct ServerBench {
         update.pools[0].entries[0].comb.former = FormerCopy(place: target, epoch: 1)
         let link = LinkID(rawValue: 9)
         bench.feed(.manager(.update(update)))
-        bench.feed(.peerConnected(ServerBench.other, link))
+        bench.feed(.peerConnected(PeerChannel(ServerBench.other, .copying), link))
         let list = [(0, false), (1, false), (2, true), (7, false)].map { index, isHot in
             UnitList.Entry(unit: UnitKey(volume: ServerBench.volume, index: UInt32(index)), isHot: isHot)
         }
@@ -274,7 +274,7 @@ struct ServerBench {
         var bench = try ServerBench(secondary: true)
         let link = LinkID(rawValue: 9)
         bench.ask(.write)
-        bench.feed(.peerConnected(ServerBench.other, link))
+        bench.feed(.peerConnected(PeerChannel(ServerBench.other), link))
         let hello = try #require(bench.sent.last?.header)
         bench.feed(.answer(link, hello.reply(.ok), []))
         let replicate = try #require(bench.sent.last { $0.link == link }?.header)

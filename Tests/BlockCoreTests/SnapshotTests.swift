@@ -240,7 +240,7 @@ extension DiskRequest {
     }
 
     private func connect(_ bench: inout ServerBench) throws {
-        bench.feed(.peerConnected(ServerBench.other, link))
+        bench.feed(.peerConnected(PeerChannel(ServerBench.other), link))
         bench.feed(.answer(link, try #require(bench.sent.last { $0.link == link }?.header).reply(.ok), []))
     }
 
@@ -366,7 +366,7 @@ extension DiskRequest {
     }
 
     private func connect(_ bench: inout ServerBench) throws {
-        bench.feed(.peerConnected(ServerBench.other, link))
+        bench.feed(.peerConnected(PeerChannel(ServerBench.other), link))
         bench.feed(.answer(link, try question(bench).reply(.ok), []))
     }
 

@@ -37,9 +37,9 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
     private let managerLink: ManagerLink
     private var listener: Listener?
     private var links: [LinkID: DataLink] = [:]
-    private var peerOfLink: [LinkID: SdsID] = [:]
+    private var peerOfLink: [LinkID: PeerChannel] = [:]
     /// The connection asked for last; only its end is news for the core.
-    private var linkOfPeer: [SdsID: LinkID] = [:]
+    private var linkOfPeer: [PeerChannel: LinkID] = [:]
     private var nextLink: UInt64 = 1
     private var payloads = PayloadTable()
     private var pausedLinks: [LinkID] = []
@@ -169,7 +169,7 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
         if let peer = peerOfLink.removeValue(forKey: link.id) {
             guard linkOfPeer[peer] == link.id else { return }
             linkOfPeer[peer] = nil
-            logger.info("connection to a server closed", metadata: ["sds.id": "\(peer)", "reason": "\(reason)"])
+            logger.info("connection to a server closed", metadata: ["sds.id": "\(peer.peer)", "reason": "\(reason)"])
             handle(.peerClosed(peer))
         } else {
             handle(.linkClosed(link.id))
@@ -193,26 +193,26 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
             let buffer = bytes.withUnsafeBytes { IOBuffer(copying: $0) }
             links[id]?.send(header, buffer, 0..<bytes.count)
         case .close(let id): links[id]?.close(reason: "closed by the protocol")
-        case .connectPeer(let sds, let address): connect(sds, address)
+        case .connectPeer(let peer, let address): connect(peer, address)
         case .disk(let device, let operation, let request): start(request, device, operation)
         case .release(let payload): payloads.release(payload, to: reactor.buffers)
         case .notice(let notice): tell(notice)
         }
     }
 
-    private func connect(_ sds: SdsID, _ text: String) {
-        if let old = linkOfPeer.removeValue(forKey: sds) { links[old]?.close(reason: "replaced by a newer one") }
+    private func connect(_ peer: PeerChannel, _ text: String) {
+        if let old = linkOfPeer.removeValue(forKey: peer) { links[old]?.close(reason: "replaced by a newer one") }
         let id = newLink()
-        peerOfLink[id] = sds
+        peerOfLink[id] = peer
         do {
             guard let address = SocketAddress(text) else { throw BlockIOError(.invalid, "\(text) is no address") }
             links[id] = try DataLink(to: address, id: id, on: reactor, owner: self, logger: logger)
-            linkOfPeer[sds] = id
+            linkOfPeer[peer] = id
         } catch {
             peerOfLink[id] = nil
-            logger.info("server not reached", metadata: ["sds.id": "\(sds)", "error": "\(error)"])
+            logger.info("server not reached", metadata: ["sds.id": "\(peer.peer)", "error": "\(error)"])
             // Not at once: the core would ask again at once.
-            reactor.after(.milliseconds(100)) { [weak self] in self?.handle(.peerClosed(sds)) }
+            reactor.after(.milliseconds(100)) { [weak self] in self?.handle(.peerClosed(peer)) }
         }
     }
 

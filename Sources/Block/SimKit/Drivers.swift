@@ -38,7 +38,7 @@ extension Simulation {
                 let connection = ConnectionID(rawValue: link.rawValue)
                 close(connection, byOpener: network.connections[connection]?.opener.node == id)
             case .connectPeer(let peer, _):
-                guard let to = serverIDs.first(where: { servers[$0]?.sds == peer }) else {
+                guard let to = serverIDs.first(where: { servers[$0]?.sds == peer.peer }) else {
                     refuseFormer(peer, to: id)
                     continue
                 }
@@ -55,8 +55,8 @@ extension Simulation {
     }
 
     /// Nobody listens any more where a removed server was.
-    private func refuseFormer(_ server: SdsID, to id: NodeID) {
-        guard formerServers.contains(server) else { return fail("\(id) connects to an unknown server") }
+    private func refuseFormer(_ server: PeerChannel, to id: NodeID) {
+        guard formerServers.contains(server.peer) else { return fail("\(id) connects to an unknown server") }
         heap.add(.refused(id, life: life(id), server), at: now + delay(0.1, 1))
     }
 
@@ -194,10 +194,10 @@ extension Simulation {
                 if let link = clients[id]?.managerLink { send(link, fromOpener: true, .toManager(message)) }
             case .connect(let server, _):
                 guard let to = serverIDs.first(where: { servers[$0]?.sds == server }) else {
-                    refuseFormer(server, to: id)
+                    refuseFormer(PeerChannel(server), to: id)
                     continue
                 }
-                connect(id, to: to, server: server)
+                connect(id, to: to, server: PeerChannel(server))
             case .close(let link): close(ConnectionID(rawValue: link.rawValue), byOpener: true)
             case .send(let link, let header, let slice):
                 send(

@@ -35,7 +35,7 @@ struct FakeNetwork {
         var opener: End
         var accepter: End
         /// Which server the opener wanted; nil for the manager.
-        var server: SdsID?
+        var server: PeerChannel?
     }
 
     var connections: [ConnectionID: Connection] = [:]
@@ -45,7 +45,7 @@ struct FakeNetwork {
     private var cloggedUntil: [Direction: Instant] = [:]
     private var next: UInt64 = 1
 
-    mutating func open(_ opener: End, _ accepter: End, _ server: SdsID?) -> ConnectionID {
+    mutating func open(_ opener: End, _ accepter: End, _ server: PeerChannel?) -> ConnectionID {
         let id = ConnectionID(rawValue: next)
         next += 1
         connections[id] = Connection(opener: opener, accepter: accepter, server: server)
@@ -71,7 +71,7 @@ struct FakeNetwork {
 }
 
 extension Simulation {
-    func connect(_ from: NodeID, to: NodeID, server: SdsID?) {
+    func connect(_ from: NodeID, to: NodeID, server: PeerChannel?) {
         let fromLife = life(from)
         if network.isBlocked(from, to, now) || network.isBlocked(to, from, now) {
             heap.add(.refused(from, life: fromLife, server), at: now + delay(300, 1000))

@@ -325,7 +325,7 @@ extension Simulation {
             if servers[opener.node] != nil {
                 drive(opener.node, ServerEvent.peerConnected(server, id.link))
             } else {
-                drive(opener.node, ClientEvent.serverConnected(server, id.link))
+                drive(opener.node, ClientEvent.serverConnected(server.peer, id.link))
             }
         } else {
             servers[opener.node]?.managerLink = id
@@ -340,13 +340,13 @@ extension Simulation {
         }
     }
 
-    func refused(_ node: NodeID, _ life: Int, _ server: SdsID?) {
+    func refused(_ node: NodeID, _ life: Int, _ server: PeerChannel?) {
         guard self.life(node) == life, isUp(node) else { return }
         if let server {
             if servers[node] != nil {
                 drive(node, ServerEvent.peerClosed(server))
             } else {
-                drive(node, ClientEvent.serverClosed(server))
+                drive(node, ClientEvent.serverClosed(server.peer))
             }
         } else {
             servers[node]?.managerLink = nil
@@ -388,7 +388,7 @@ extension Simulation {
             if servers[node] != nil {
                 drive(node, ServerEvent.peerClosed(server))
             } else {
-                drive(node, ClientEvent.serverClosed(server))
+                drive(node, ClientEvent.serverClosed(server.peer))
             }
         } else if servers[node]?.managerLink == id {
             servers[node]?.managerLink = nil

@@ -66,7 +66,7 @@ public final class Simulation {
         case deliver(ConnectionID, toOpener: Bool, Message)
         case opened(ConnectionID)
         case closed(ConnectionID, toOpener: Bool)
-        case refused(NodeID, life: Int, SdsID?)
+        case refused(NodeID, life: Int, PeerChannel?)
         case disk(NodeID, life: Int, DeviceID, DiskOperationID, flushMark: UInt64)
         case stored(NodeID, life: Int, [StoreMutation])
         case committed(NodeID, life: Int, isKnown: Bool)

@@ -154,7 +154,7 @@ extension ServerCore {
         if operation.kind.isMerge { merging.active -= 1 }
         copyEnded(operation)
         if let payload = operation.payload { actions.append(.release(payload)) }
-        for slot in Forwards.slots { forgetQuestion(operation.forwards[slot]) }
+        for slot in Forwards.slots { forgetQuestion(operation, slot) }
         for index in barriers.indices { barriers[index].open.remove(id) }
         let family = operation.unit.family
         queues[family]?.removeAll { $0 == id }

@@ -71,7 +71,8 @@ extension ServerCore {
         header.unit = key.index
         header.combEpoch = rebuild.epoch
         header.attachEpoch = rebuild.since ?? 0
-        if ask(rebuild.target.sds, .begin(key, epoch: rebuild.epoch), header, nil, now, &actions) != nil {
+        let channel = PeerChannel(rebuild.target.sds, .copying)
+        if ask(channel, .begin(key, epoch: rebuild.epoch), header, nil, now, &actions) != nil {
             rebuilds[key]?.isAsking = true
         }
     }

@@ -50,7 +50,8 @@ extension ServerCore {
         }
         let header = listHeader(search.key, epoch: search.epoch, from: search.listedEntries)
         let question = Peer.Question.remnants(search.key, epoch: search.epoch)
-        if ask(secondary.sds, question, header, nil, now, &actions) != nil { merging.search?.isAsked = true }
+        let isAsked = ask(PeerChannel(secondary.sds), question, header, nil, now, &actions) != nil
+        merging.search?.isAsked = isAsked
     }
 
     mutating func remnantsAnswered(

@@ -36,20 +36,20 @@ extension ServerCore {
     // MARK: Connections
 
     /// The open connection to a server; begins to open one if there is none.
-    private mutating func openLink(_ peer: SdsID, _ now: Instant, _ actions: inout [ServerAction]) -> LinkID? {
+    private mutating func openLink(_ peer: PeerChannel, _ now: Instant, _ actions: inout [ServerAction]) -> LinkID? {
         switch peers[peer]?.state {
         case .open(let link): return link
         case .connecting, .greeting: return nil
         case .closed(let retryAt) where now < retryAt: return nil
         case .closed, nil:
-            guard generation != nil, let address = map.addresses[peer] else { return nil }
+            guard generation != nil, let address = map.addresses[peer.peer] else { return nil }
             peers[peer, default: Peer(state: .connecting(since: now))].state = .connecting(since: now)
             actions.append(.connectPeer(peer, address: address))
             return nil
         }
     }
 
-    mutating func connected(_ peer: SdsID, _ link: LinkID, _ now: Instant, _ actions: inout [ServerAction]) {
+    mutating func connected(_ peer: PeerChannel, _ link: LinkID, _ now: Instant, _ actions: inout [ServerAction]) {
         guard case .connecting = peers[peer]?.state, let generation else {
             actions.append(.close(link))
             return
@@ -60,13 +60,13 @@ extension ServerCore {
         peers[peer]?.nextRequest = 1
         var hello = DataHeader(opcode: .hello)
         hello.volume = sds.rawValue
-        hello.offset = PeerKind.server.rawValue
+        hello.offset = (peer.use == .copying ? PeerKind.copyingServer : .server).rawValue
         hello.session = peers[peer]?.session ?? 0
         actions.append(.send(link, hello, nil))
     }
 
     /// The connection is gone: what was sent over it has to be sent again over another.
-    mutating func disconnected(_ peer: SdsID, _ now: Instant) {
+    mutating func disconnected(_ peer: PeerChannel, _ now: Instant) {
         guard let outstanding = peers[peer]?.outstanding else { return }
         peers[peer]?.outstanding = IDTable()
         peers[peer]?.state = .closed(retryAt: now + .milliseconds(50))
@@ -80,7 +80,7 @@ extension ServerCore {
         }
     }
 
-    private mutating func reconnect(_ peer: SdsID, _ now: Instant, _ actions: inout [ServerAction]) {
+    private mutating func reconnect(_ peer: PeerChannel, _ now: Instant, _ actions: inout [ServerAction]) {
         if let link = peers[peer]?.link { actions.append(.close(link)) }
         disconnected(peer, now)
     }
@@ -104,7 +104,7 @@ extension ServerCore {
 
     /// Sends a question over the peer's open session; false if there is none.
     mutating func ask(
-        _ peer: SdsID, _ question: Peer.Question, _ header: DataHeader, _ slice: PayloadSlice?, _ now: Instant,
+        _ peer: PeerChannel, _ question: Peer.Question, _ header: DataHeader, _ slice: PayloadSlice?, _ now: Instant,
         _ actions: inout [ServerAction]
     ) -> UInt64? {
         guard let link = openLink(peer, now, &actions), let known = peers[peer] else { return nil }
@@ -118,7 +118,7 @@ extension ServerCore {
     }
 
     /// The server at the other end of one of our own connections: no two have the same.
-    private func peer(on link: LinkID) -> SdsID? { peers.firstKey { $0.link == link } }
+    private func peer(on link: LinkID) -> PeerChannel? { peers.firstKey { $0.link == link } }
 
     /// `payload`: blocks that were fetched.
     mutating func answered(
@@ -231,7 +231,8 @@ extension ServerCore {
         if header.flags.contains(.payload), let payload = operation.payload {
             slice = PayloadSlice(payload: payload, offset: 0, length: range.length)
         }
-        if let request = ask(place.sds, .operation(id, slot: slot), header, slice, now, &actions) {
+        let channel = operation.channel(to: place)
+        if let request = ask(channel, .operation(id, slot: slot), header, slice, now, &actions) {
             operations[id]?.forwards[slot]?.state = .sent(request: request, combEpoch: comb.epoch)
         }
     }
@@ -351,13 +352,21 @@ extension ServerCore {
 
     /// Stops waiting for another copy.
     mutating func forgetForward(_ id: UInt64, _ slot: Int) {
-        forgetQuestion(operations[id]?.forwards[slot])
+        if let operation = operations[id] { forgetQuestion(operation, slot) }
         operations[id]?.forwards[slot] = nil
     }
 
-    mutating func forgetQuestion(_ forward: Forward?) {
-        if let forward, case .sent(let request, _) = forward.state {
-            peers[forward.place.sds]?.outstanding[request] = nil
+    mutating func forgetQuestion(_ operation: Operation, _ slot: Int) {
+        if let forward = operation.forwards[slot], case .sent(let request, _) = forward.state {
+            peers[operation.channel(to: forward.place)]?.outstanding[request] = nil
         }
+    }
+}
+
+extension ServerCore.Operation {
+    /// Merges and what mends copies stay with the writes, from which nothing but the order of messages keeps them apart when they
+    /// are given up under way. A copy that is given up ends the target with it.
+    fileprivate func channel(to place: CopyPlace) -> PeerChannel {
+        PeerChannel(place.sds, kind == .copyUnit ? .copying : .replication)
     }
 }

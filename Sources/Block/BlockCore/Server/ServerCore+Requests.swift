@@ -28,16 +28,16 @@ extension ServerCore {
         switch header.opcode {
         case .ping, .flush: refuse(.ok)
         case .beginCopy:
-            guard case .server(let sender) = peer.peer else { return refuse(.invalid) }
+            guard let sender = peer.peer.server else { return refuse(.invalid) }
             if let payload { actions.append(.release(payload)) }
             beginCopy(header, from: sender, on: link, &actions)
         case .listUnits:
-            guard case .server(let sender) = peer.peer else { return refuse(.invalid) }
+            guard let sender = peer.peer.server else { return refuse(.invalid) }
             if let payload { actions.append(.release(payload)) }
             listUnits(header, from: sender, on: link, &actions)
         case .read, .write, .writeZeroes, .map, .replicate, .replicateZeroes, .copy, .dropUnit, .dropMerged,
             .fetch, .verify:
-            admit(header, payload, peer.peer, on: link, now, &actions)
+            admit(header, payload, peer.peer.server.map { .server($0) } ?? peer.peer, on: link, now, &actions)
         case .hello: preconditionFailure("answered above")
         }
     }
@@ -63,6 +63,7 @@ extension ServerCore {
             switch kind {
             case .client: .client(SdcID(rawValue: header.volume))
             case .server: .server(SdsID(rawValue: header.volume))
+            case .copyingServer: .copyingServer(SdsID(rawValue: header.volume))
             }
         if rules.contains(.sessionFencing) {
             guard header.session > sessions[key] ?? 0 else {
@@ -115,7 +116,7 @@ extension ServerCore {
                     refusal = comb.epoch < header.combEpoch ? .notReady : .staleComb
                 }
                 place = map.comb(key)?.primary
-            case .server(let sender):
+            case .server(let sender), .copyingServer(let sender):
                 refusal = replicaRefusal(header, key, from: sender)
                 place = ownPlace(key)
             }
@@ -142,7 +143,7 @@ extension ServerCore {
     private func meaning(of header: DataHeader, _ peer: PeerKey) -> (unit: UnitKey?, key: CombKey?)? {
         switch peer {
         case .client: map.place(of: VolumeID(rawValue: header.volume), at: header.unit).map { ($0.unit, $0.key) }
-        case .server: map.combKey(of: header.unitKey).map { (header.unitKey, $0) }
+        case .server, .copyingServer: map.combKey(of: header.unitKey).map { (header.unitKey, $0) }
         }
     }
 

@@ -51,7 +51,8 @@ extension ServerCore {
             return
         }
         let header = listHeader(key, epoch: rebuild.epoch, from: rebuild.listedEntries)
-        if ask(rebuild.target.sds, .list(key, epoch: rebuild.epoch), header, nil, now, &actions) != nil {
+        let channel = PeerChannel(rebuild.target.sds, .copying)
+        if ask(channel, .list(key, epoch: rebuild.epoch), header, nil, now, &actions) != nil {
             rebuilds[key]?.isAsking = true
         }
     }

@@ -11,6 +11,15 @@ public struct ServerCore: Sendable {
     enum PeerKey: Hashable {
         case client(SdcID)
         case server(SdsID)
+        /// Another server's connection for what fills new copies.
+        case copyingServer(SdsID)
+
+        var server: SdsID? {
+            switch self {
+            case .client: nil
+            case .server(let id), .copyingServer(let id): id
+            }
+        }
     }
 
     /// A data connection that somebody opened to us.
@@ -28,7 +37,7 @@ public struct ServerCore: Sendable {
     var map = ClusterMap()
     var inbound = IDTable<LinkID, Inbound>()
     var sessions: [PeerKey: UInt64] = [:]
-    var peers = IDTable<SdsID, Peer>()
+    var peers = IDTable<PeerChannel, Peer>()
     var operations = IDTable<UInt64, Operation>()
     var nextOperation: UInt64 = 1
     /// Per family, operations in the order of arrival: the range locks. A read may look through several units of a family, and a
@@ -71,7 +80,7 @@ public struct ServerCore: Sendable {
     var rules: ProtocolRules { configuration.rules }
     /// Whether a connection is another server's.
     public func isServer(_ link: LinkID) -> Bool {
-        if case .server = inbound[link]?.peer { true } else { false }
+        inbound[link]?.peer.server != nil
     }
     /// Nothing accepted, and no forgetting of units, is under way.
     public var isIdle: Bool { operations.isEmpty && drops.isEmpty && examinations.isEmpty }

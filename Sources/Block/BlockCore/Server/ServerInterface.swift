@@ -1,3 +1,5 @@
+public import Base
+
 public struct ServerConfiguration: Sendable {
     public var name: String
     public var domainName: String
@@ -43,6 +45,28 @@ public struct ServerConfiguration: Sendable {
     }
 }
 
+/// One of the connections that a server opens to another: what fills a new copy has one of its own, so that clients' writes do
+/// not wait behind it.
+public struct PeerChannel: Hashable, Comparable, Sendable {
+    public enum Use: UInt8, Sendable { case replication, copying }
+
+    public var peer: SdsID
+    public var use: Use
+
+    public init(_ peer: SdsID, _ use: Use = .replication) {
+        self.peer = peer
+        self.use = use
+    }
+
+    public static func < (one: PeerChannel, other: PeerChannel) -> Bool {
+        (one.peer, one.use.rawValue) < (other.peer, other.use.rawValue)
+    }
+}
+
+extension PeerChannel: IDTableKey {
+    public var place: UInt64 { peer.place &* 2 &+ UInt64(use.rawValue) }
+}
+
 public enum ServerEvent: Sendable {
     /// A control connection to the leading manager is open; the core introduces itself.
     case managerConnected
@@ -52,9 +76,9 @@ public enum ServerEvent: Sendable {
     case request(LinkID, DataHeader, PayloadID?)
     case linkClosed(LinkID)
     /// The connection asked for with `connectPeer` is open.
-    case peerConnected(SdsID, LinkID)
+    case peerConnected(PeerChannel, LinkID)
     /// It could not be opened, or is closed.
-    case peerClosed(SdsID)
+    case peerClosed(PeerChannel)
     /// An answer on a connection that we opened to another server; with the bytes of its payload if it is a `listUnits` or
     /// a `verify`.
     case answer(LinkID, DataHeader, [UInt8])
@@ -71,7 +95,7 @@ public enum ServerAction: Sendable {
     /// A message whose payload the core composed itself.
     case sendBytes(LinkID, DataHeader, [UInt8])
     case close(LinkID)
-    case connectPeer(SdsID, address: String)
+    case connectPeer(PeerChannel, address: String)
     case disk(DeviceID, DiskOperationID, DiskRequest)
     /// The core has no more use for the buffer. (The shell keeps it while its own sends and writes still need it.)
     case release(PayloadID)

@@ -35,7 +35,7 @@ public enum Opcode: UInt8, Sendable, CaseIterable {
     case ping = 32
 }
 
-public enum PeerKind: UInt32, Sendable { case client = 1, server = 2 }
+public enum PeerKind: UInt32, Sendable { case client = 1, server = 2, copyingServer = 3 }
 
 /// How a data request ended.
 public enum DataStatus: UInt8, Sendable, CaseIterable {
