@@ -107,6 +107,7 @@ extension Simulation {
             return
         }
         var arrival = max(now + delay(0.02, 0.4), network.clogEnd(sender.node, receiver.node))
+        if isLateToTell(message) { arrival = arrival + delay(50, 500) }
         arrival = max(arrival, sender.lastArrival + .nanoseconds(1))
         if fromOpener {
             network.connections[id]?.opener.lastArrival = arrival
@@ -122,6 +123,15 @@ extension Simulation {
         if !isControl, !isHealed, Int.random(in: 0..<200, using: &random) == 0 {
             heap.add(.deliver(id, toOpener: !fromOpener, message), at: arrival + delay(0, 300))
         }
+    }
+
+    /// A secondary has forgotten a merged unit, and its primary hears of it late: much may happen in between.
+    private func isLateToTell(_ message: Message) -> Bool {
+        guard case .data(let header, _) = message, header.opcode == .dropMerged, header.isReply, !isHealed,
+            Int.random(in: 0..<4, using: &random) == 0
+        else { return false }
+        did("primary slow to hear what was forgotten")
+        return true
     }
 
     /// One end closes; the other hears of it after everything that is still on the way.
