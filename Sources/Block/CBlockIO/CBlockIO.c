@@ -72,6 +72,26 @@ int cbio_connect_keeper(const char *path) {
 
 static char keeper_state[STATE_MAX], keeper_message[STATE_MAX];
 static int keeper_kept[KEPT_MAX];
+static struct { uint32_t number; int descriptor; } keeper_held[CBIO_HELD_MAX];
+static int keeper_held_count;
+
+static void keeper_release(uint32_t number) {
+    for (int index = 0; index < keeper_held_count; index++) {
+        if (keeper_held[index].number != number) continue;
+        close(keeper_held[index].descriptor);
+        keeper_held[index] = keeper_held[--keeper_held_count];
+        return;
+    }
+}
+
+// The number follows the message's letter in the order of this host's bytes. Returns whether the descriptor was taken.
+static int keeper_hold(uint32_t number, int descriptor) {
+    keeper_release(number);
+    if (keeper_held_count == CBIO_HELD_MAX) return 0;
+    keeper_held[keeper_held_count].number = number;
+    keeper_held[keeper_held_count++].descriptor = descriptor;
+    return 1;
+}
 
 static void keep(int listener, const char *path, int orphan_seconds) {
     int client = -1, kept_count = 0;
@@ -88,13 +108,20 @@ static void keep(int listener, const char *path, int orphan_seconds) {
             int arrived[KEPT_MAX], count = 0;
             ssize_t length =
                 cbio_receive_descriptors(client, arrived, KEPT_MAX, &count, keeper_message, sizeof keeper_message);
+            int taken = 0;
+            uint32_t number = 0;
+            if (length == 1 + (ssize_t)sizeof number) memcpy(&number, keeper_message + 1, sizeof number);
             if (length <= 0) {
                 close(client);
                 client = -1;
+            } else if (keeper_message[0] == 'H' && length == 1 + (ssize_t)sizeof number && count >= 1) {
+                taken = keeper_hold(number, arrived[0]);
+            } else if (keeper_message[0] == 'R' && length == 1 + (ssize_t)sizeof number) {
+                keeper_release(number);
             } else if (keeper_message[0] == 'P') {
                 for (int index = 0; index < kept_count; index++) close(keeper_kept[index]);
                 memcpy(keeper_kept, arrived, sizeof(int) * (size_t)count);
-                kept_count = count;
+                kept_count = taken = count;
                 state_length = (size_t)length - 1;
                 memcpy(keeper_state, keeper_message + 1, state_length);
             } else if (keeper_message[0] == 'G') {
@@ -104,9 +131,10 @@ static void keep(int listener, const char *path, int orphan_seconds) {
             } else if (keeper_message[0] == 'Q') {
                 break;
             }
+            for (int index = taken; index < count; index++) close(arrived[index]);
         }
-        // The newest connection is the one that counts: its predecessor is dead or about to be.
-        if (watched[0].revents) {
+        // The newest connection is the one that counts: its predecessor is dead or about to be. First all that it has said.
+        if (watched[0].revents && !(client >= 0 && watched[1].revents)) {
             int next = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
             if (next >= 0) {
                 if (client >= 0) close(client);

@@ -16,7 +16,8 @@ public final class LoopDevice: Sendable {
 
     public let number: Int32
     public var path: String { "/dev/loop\(number)" }
-    private let descriptor: Descriptor
+    /// For whoever is to hold it open, too.
+    public let descriptor: Descriptor
 
     private init(number: Int32, descriptor: Descriptor) {
         self.number = number
@@ -48,7 +49,7 @@ public final class LoopDevice: Sendable {
         LoopDevice(number: number, descriptor: try Descriptor.open("/dev/loop\(number)", O_RDWR))
     }
 
-    /// Detaches it now, or when its last user closes it. Blocks.
+    /// Detaches it when its last user closes it, and lets nobody open it before if that is this one. Blocks.
     public func detach() throws(LinuxError) {
         _ = try checked(clinux_loop_detach(descriptor.raw), "\(path) could not be detached")
     }

@@ -1,5 +1,6 @@
 import BlockIO
 import Glibc
+import LinuxOS
 import Logging
 
 /// Volumes as loop devices over the files of a FUSE mount, which a keeper process holds for a successor of this one.
@@ -12,6 +13,9 @@ final class FuseHost: DeviceHost {
     /// What a predecessor showed to the kernel; nil when the mount is new.
     private let inherited: [(node: UInt64, name: String)]?
     private var mount: FuseMount?
+    private var reactor: Reactor?
+    private var attachments: [String: LoopAttachment] = [:]
+    private let worker = WorkerPool(name: "sdc-loops", threads: 1)
 
     /// Mounts on a directory in `workDirectory`, or takes the mount of a predecessor over. Blocks.
     ///
@@ -35,10 +39,19 @@ final class FuseHost: DeviceHost {
             descriptor: descriptor, directory: mountPoint, takenOver: inherited != nil, on: reactor, logger: logger)
         for (node, name) in inherited ?? [] { mount.expect(name, node: node) }
         self.mount = mount
+        self.reactor = reactor
         keeper.watch(on: reactor)
-        keeper.restart = { [weak self] in self?.tellKeeper() }
+        keeper.restart = { [weak self] in self?.tellAll() }
         tellKeeper()
-        reactor.after(holdTime) { [weak mount] in mount?.forgetExpected() }
+        reactor.after(holdTime) { [weak self] in self?.forgetExpected() }
+    }
+
+    /// A new keeper knows nothing.
+    private func tellAll() {
+        tellKeeper()
+        for attachment in attachments.values {
+            if let device = attachment.device { keeper.hold(device) }
+        }
     }
 
     private func tellKeeper() {
@@ -51,18 +64,32 @@ final class FuseHost: DeviceHost {
         tellKeeper()
         let attachment = LoopAttachment(
             file: "\(mountPoint)/\(name)", link: link, isReadOnly: device.isReadOnly, blockSize: device.blockSize,
-            logger: logger
-        ) { [weak self] in
-            self?.mount?.remove(name)
-            self?.tellKeeper()
-        }
+            logger: logger,
+            hide: { [weak self] in
+                self?.mount?.remove(name)
+                self?.attachments[name] = nil
+                self?.tellKeeper()
+            },
+            attached: { [keeper, reactor] device in reactor?.perform { keeper.hold(device) } },
+            detached: { [keeper, reactor] number in reactor?.perform { keeper.release(number) } })
+        attachments[name] = attachment
         attachment.attach(lookingForExisting: inherited != nil)
         return attachment
     }
 
     func forgetExpected() {
-        mount?.forgetExpected()
+        guard let mount, let reactor else { return }
+        let gone = mount.expectedNames
+        mount.forgetExpected()
         tellKeeper()
+        if gone.isEmpty { return }
+        // A predecessor's devices of volumes that are no longer mapped.
+        worker.submit { [keeper, mountPoint] in
+            for number in gone.flatMap({ LoopDevice.find(backing: "\(mountPoint)/\($0)") }) {
+                try? LoopDevice.open(number).detach()
+                reactor.perform { keeper.release(number) }
+            }
+        }
     }
 
     func willStop() { keeper.stop() }
@@ -74,6 +101,7 @@ final class FuseHost: DeviceHost {
     }
 
     func close() {
+        worker.stop()
         mount?.close()
         mount = nil
     }

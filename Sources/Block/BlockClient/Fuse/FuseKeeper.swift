@@ -1,10 +1,14 @@
 import BlockIO
 import CBlockIO
 import Glibc
+import LinuxOS
 import Logging
 
 /// The way to the keeper: a tiny process that holds our /dev/fuse descriptor, so that the mount and the devices over it
 /// outlive the death of this process. Its successor gets the descriptor and the list of files back.
+///
+/// It holds the loop devices open as well. One that nobody has open would go with this process, and its number could be
+/// another volume's a moment later, while somebody who has looked the device up is about to open it.
 final class FuseKeeper: ReadyHandler, @unchecked Sendable {
     // SAFETY: `connection` and `isStopped` are used on the reactor's thread only once `watch` was called, before by its
     // creator.
@@ -78,6 +82,25 @@ final class FuseKeeper: ReadyHandler, @unchecked Sendable {
         var kept = descriptor
         let sent = cbio_send_descriptors(connection, &kept, 1, message, message.count)
         if sent < 0 { logger.error("the keeper was not told", metadata: ["errno": "\(errno)"]) }
+    }
+
+    /// Has the keeper hold a loop device open. On the reactor's thread.
+    func hold(_ loop: LoopDevice) {
+        var descriptor = loop.descriptor.raw
+        tell("H", of: loop.number, &descriptor, 1)
+    }
+
+    /// Has the keeper close a loop device. On the reactor's thread.
+    func release(_ number: Int32) {
+        var none: Int32 = -1
+        tell("R", of: number, &none, 0)
+    }
+
+    private func tell(_ letter: Character, of number: Int32, _ descriptor: inout Int32, _ count: Int32) {
+        guard connection >= 0, let letter = letter.asciiValue else { return }
+        let message = [letter] + withUnsafeBytes(of: UInt32(bitPattern: number)) { Array($0) }
+        let sent = cbio_send_descriptors(connection, &descriptor, count, message, message.count)
+        if sent < 0 { logger.error("the keeper was not told of a device", metadata: ["errno": "\(errno)"]) }
     }
 
     /// Notices from now on when the keeper ends, and starts another.

@@ -105,6 +105,9 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
         nodeByName[name] = id
     }
 
+    /// Files that a predecessor showed and that are not there yet.
+    var expectedNames: [String] { nodes.values.filter(\.isExpected).map(\.name).sorted() }
+
     /// What was expected and did not come is gone: whoever waits gets EIO.
     public func forgetExpected() {
         for node in nodes.values.sorted(by: { $0.id < $1.id }) where node.isExpected {

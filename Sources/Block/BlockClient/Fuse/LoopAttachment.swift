@@ -16,12 +16,16 @@ final class LoopAttachment: VolumeAttachment, Sendable {
     private let loop = Mutex<LoopDevice?>(nil)
     // SAFETY: called on the reactor's thread only.
     private nonisolated(unsafe) let hide: () -> Void
+    /// Told of the device when it is there, and of its number when it was detached; on the attachment's thread.
+    private let attached: @Sendable (LoopDevice) -> Void
+    private let detached: @Sendable (Int32) -> Void
 
     /// - Parameters:
     ///   - file: the path of the volume's file in the FUSE mount.
     ///   - hide: lets the file fail its requests; called on the reactor's thread when the volume is detached.
     init(
-        file: String, link: DeviceLink, isReadOnly: Bool, blockSize: Int, logger: Logger, hide: @escaping () -> Void
+        file: String, link: DeviceLink, isReadOnly: Bool, blockSize: Int, logger: Logger, hide: @escaping () -> Void,
+        attached: @escaping @Sendable (LoopDevice) -> Void, detached: @escaping @Sendable (Int32) -> Void
     ) {
         self.file = file
         self.link = link
@@ -29,10 +33,14 @@ final class LoopAttachment: VolumeAttachment, Sendable {
         self.blockSize = blockSize
         self.logger = logger
         self.hide = hide
+        self.attached = attached
+        self.detached = detached
         worker = WorkerPool(name: "sdc-attach", threads: 1)
     }
 
-    var devicePath: String? { loop.withLock { $0?.path } }
+    var devicePath: String? { device?.path }
+    /// The loop device, once it is there.
+    var device: LoopDevice? { loop.withLock { $0 } }
 
     /// - Parameter lookingForExisting: a predecessor may have left a loop device over the same file; use that.
     func attach(lookingForExisting: Bool) {
@@ -46,6 +54,7 @@ final class LoopAttachment: VolumeAttachment, Sendable {
                         try LoopDevice.attach(file, blockSize: UInt32(blockSize), readOnly: isReadOnly)
                     }
                 loop.withLock { $0 = device }
+                attached(device)
                 link.lead(to: device.path)
             } catch {
                 logger.error(
@@ -77,6 +86,7 @@ final class LoopAttachment: VolumeAttachment, Sendable {
                 return loop
             }
             guard let device else { return }
+            defer { detached(device.number) }
             link.remove()
             do {
                 try device.detach()

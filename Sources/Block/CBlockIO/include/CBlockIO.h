@@ -120,8 +120,11 @@ ssize_t cbio_send_descriptors(int socket, const int *descriptors, int count, con
 ssize_t cbio_receive_descriptors(int socket, int *descriptors, int capacity, int *count, void *data, size_t length);
 
 // Starts a process that outlives its starter and keeps descriptors for it: listens on the SEQPACKET unix socket `path`, takes
-// 'P' + state (with descriptors: replaces what is kept), 'G' (answers "S" + state with the descriptors) and 'Q' (ends). Ends by
-// itself when nobody is connected for `orphan_seconds`. Runs no code but its own after fork. 0, or -1 with errno.
+// 'P' + state (with descriptors: replaces what is kept), 'G' (answers "S" + state with the descriptors), 'H' + number (holds one
+// descriptor open under that number, in the place of an earlier one, of CBIO_HELD_MAX numbers at most: more are not held), 'R' +
+// number (closes it) and 'Q' (ends). Numbers have 4 bytes in the host's order. Ends by itself when nobody is connected for
+// `orphan_seconds`. Runs no code but its own after fork. 0, or -1 with errno.
+#define CBIO_HELD_MAX 4096
 int cbio_start_keeper(const char *path, int orphan_seconds);
 // A connection to such a process, or -1 with errno.
 int cbio_connect_keeper(const char *path);
