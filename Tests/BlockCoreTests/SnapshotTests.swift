@@ -631,6 +631,23 @@ extension DiskRequest {
         #expect(bench.core.state.volumes[id]?.head == 5)
     }
 
+    /// No server would hold up what it does not know, and each attempt would wait for all of them.
+    @Test func aVolumeThatIsGoneWhenItsTurnComesIsRefusedAtOnce() throws {
+        var bench = ManagerBench()
+        let (id, _) = try bench.volume()
+        let first = bench.submit(.takeSnapshots([SnapshotDefinition(volume: id, name: "one")], createdAt: 8))
+        let second = bench.submit(.takeSnapshots([SnapshotDefinition(volume: id, name: "two")], createdAt: 8))
+        _ = try bench.run(.removeVolume(id, unmapping: true))
+        answer(&bench, .held, from: [1, 2, 3])
+        answer(&bench, .sealed, from: [1, 2, 3])
+        bench.pass(.milliseconds(300), alive: [1, 2, 3])
+        for ticket in [first, second] {
+            guard case .failure(let error) = bench.replies[ticket] else { throw ManagerError(.malformed, "no failure") }
+            #expect(error.code == .volumeNotFound)
+        }
+        #expect(steps(bench).count { if case .hold = $0 { true } else { false } } == 3, "the first one's alone")
+    }
+
     @Test func changesOfCopiesAndLostConnectionsEndAnAttempt() throws {
         var bench = ManagerBench()
         let (id, _) = try bench.volume()

@@ -85,9 +85,13 @@ extension ManagerCore {
             }
         }
         if reason != nil { servers = [:] }
+        // Servers do not hold up a volume that they do not know, and say nothing: each attempt would wait for them.
+        let gone = volumes.first { state.volumes[$0] == nil }
+        if gone != nil { servers = [:] }
         cut = Cut(
             id: id, request: request, servers: servers, awaited: Set(servers.keys), since: state.revision,
             deadline: now + configuration.cutStepTimeout)
+        if let gone { return giveUpCut(.volumeNotFound, "no volume \(gone)", now, &actions) }
         if let reason { return giveUpCut(.snapshotFailed, reason, now, &actions) }
         tell(.hold(volumes), &actions)
     }
