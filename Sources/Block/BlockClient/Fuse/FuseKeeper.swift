@@ -97,7 +97,8 @@ final class FuseKeeper: ReadyHandler, @unchecked Sendable {
     }
 
     private func tell(_ letter: Character, of number: Int32, _ descriptor: inout Int32, _ count: Int32) {
-        guard connection >= 0, let letter = letter.asciiValue else { return }
+        // One that was ended closes everything.
+        guard connection >= 0, !isStopped, let letter = letter.asciiValue else { return }
         let message = [letter] + withUnsafeBytes(of: UInt32(bitPattern: number)) { Array($0) }
         let sent = cbio_send_descriptors(connection, &descriptor, count, message, message.count)
         if sent < 0 { logger.error("the keeper was not told of a device", metadata: ["errno": "\(errno)"]) }
