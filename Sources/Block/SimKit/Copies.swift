@@ -71,7 +71,10 @@ extension Simulation {
         }.first
     }
 
+    /// Every slot of every device is accounted for, and what no volume can see goes in time: volumes are removed until the end.
     func account() {
+        step(until: now + .seconds(5)) { self.stray == nil }
+        if failure != nil { return }
         for id in serverIDs {
             for store in servers[id]?.core?.stores ?? [] {
                 if let problem = store.accountingError() { return fail(problem) }

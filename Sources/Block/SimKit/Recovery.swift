@@ -33,7 +33,6 @@ extension Simulation {
         // What is still damaged in one copy has to be found by those who look for it.
         if failure == nil { step(until: now + .seconds(20)) { self.difference(toleratingDamage: false) == nil } }
         if failure == nil, let difference = difference(toleratingDamage: false) { fail("not mended: \(difference)") }
-        if failure == nil { step(until: now + .seconds(5)) { self.stray == nil } }
         if failure == nil { account() }
         if failure == nil { loseOneForGood() }
     }
