@@ -6,7 +6,7 @@ import VolumeDriver
 
 @Suite struct TaskBoardTests {
     /// Many come while one is under way: its entry moves in memory, and its result still gets there.
-    @Test func aResultFindsItsEntryAmongOthersThatCame() async throws {
+    @Test(.timeLimit(.minutes(1))) func aResultFindsItsEntryAmongOthersThatCame() async throws {
         let board = TaskBoard()
         let running = Task { try await board.run() }
         defer { running.cancel() }

@@ -84,9 +84,13 @@ final class FuseHost: DeviceHost {
         tellKeeper()
         if gone.isEmpty { return }
         // A predecessor's devices of volumes that are no longer mapped.
-        worker.submit { [keeper, mountPoint] in
+        worker.submit { [keeper, mountPoint, logger] in
             for number in gone.flatMap({ LoopDevice.find(backing: "\(mountPoint)/\($0)") }) {
-                try? LoopDevice.open(number).detach()
+                do throws(LinuxError) {
+                    try LoopDevice.open(number).detach()
+                } catch {
+                    logger.error("device of a former mapping not detached", metadata: ["error": "\(error)"])
+                }
                 reactor.perform { keeper.release(number) }
             }
         }
