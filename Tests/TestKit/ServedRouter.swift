@@ -1,7 +1,6 @@
 public import HTTPKit
 public import Hummingbird
 import Logging
-import ServiceLifecycle
 
 /// Serves `router` while `body` runs, on a free port unless `address` says otherwise.
 public func withServer(
@@ -9,16 +8,11 @@ public func withServer(
     _ body: @escaping @Sendable (HTTPAddress) async throws -> Void
 ) async throws {
     let (ports, announce) = AsyncStream.makeStream(of: Int.self, bufferingPolicy: .bufferingOldest(1))
-    let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
     let server = HTTPServer(
-        name: "test", address: address, router: router, logger: logger, onServerRunning: { announce.yield($0) })
-    // A server that is cancelled while a connection arrives takes the process with it (a precondition of NIO): it is
-    // told to accept no more first.
-    var configuration = ServiceGroupConfiguration(services: [.init(service: server)], logger: logger)
-    configuration.maximumGracefulShutdownDuration = .milliseconds(200)
-    let services = ServiceGroup(configuration: configuration)
+        name: "test", address: address, router: router, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
+        onServerRunning: { announce.yield($0) })
     try await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { try await services.run() }
+        group.addTask { try await server.run() }
         group.addTask {
             for await port in ports {
                 if case .tcp(let host, _) = address {
@@ -30,7 +24,5 @@ public func withServer(
         defer { group.cancelAll() }
         // The body is the only one that ends by itself.
         try await group.next()
-        await services.triggerGracefulShutdown()
-        _ = try? await group.next()
     }
 }

@@ -41,7 +41,7 @@ public struct HTTPServer: Service {
             }
         application = Application(
             router: router,
-            server: tls.map(\.builder) ?? .http1(),
+            server: tls.map(\.builder) ?? HTTPConnections.builder,
             configuration: ApplicationConfiguration(address: bind, serverName: name),
             onServerRunning: { channel in await onServerRunning(channel.localAddress?.port ?? 0) },
             logger: logger)

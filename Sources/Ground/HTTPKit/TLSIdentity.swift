@@ -44,7 +44,7 @@ public struct TLSIdentity: Sendable {
             certificateChain: certificates.map { .certificate($0) }, privateKey: .privateKey(key))
         configuration.minimumTLSVersion = .tlsv12
         do {
-            builder = try .tls(.http1(), tlsConfiguration: configuration)
+            builder = try .tls(HTTPConnections.builder, tlsConfiguration: configuration)
         } catch {
             throw TLSIdentityError(.unusable, "The certificate \(certificateFile) cannot serve TLS", cause: error)
         }
