@@ -29,11 +29,13 @@ extension ManagerBench {
         try #require(core.state.pools.values.first { $0.name == name })
     }
 
-    mutating func use(_ device: UInt64, _ units: UInt32, of server: UInt64) {
+    mutating func use(_ device: UInt64, _ units: UInt32, thick: UInt32 = 0, of server: UInt64) {
         feed(
             .message(
                 LinkID(rawValue: server * 100 + 1),
-                .keepAlive([DeviceUsage(device: DeviceID(rawValue: device), usedUnits: units)])))
+                .keepAlive([
+                    DeviceUsage(device: DeviceID(rawValue: device), usedUnits: units, thickUnits: thick)
+                ])))
     }
 
     func refusal(_ body: () throws -> ManagerReply) -> ManagerError.Code? {
@@ -230,6 +232,19 @@ extension ManagerBench {
         _ = try bench.run(create("b", 350))
         #expect(bench.refusal(of: .configure(.setSparePercentage(pool, 11))) == .insufficientCapacity)
         #expect(try bench.pool().sparePercentage == 10)
+    }
+
+    /// What thin volumes use is not there for thick ones, and what a thick one uses of its own is not counted twice.
+    @Test func thickVolumesDoNotShareWithWhatIsUsed() throws {
+        var (bench, pool) = try bench()
+        func create(_ name: String, _ units: UInt32) -> ManagerCommand {
+            .createVolume(pool: pool, name: name, sizeUnits: units, provisioning: .thick, createdAt: 1)
+        }
+        _ = try bench.run(create("a", 500))
+        for server: UInt64 in 1...3 { bench.use(server * 10, 400, thick: 200, of: server) }
+        #expect(bench.core.state.capacity(of: pool).committed == 1600)
+        #expect(bench.refusal(of: create("b", 551)) == .insufficientCapacity)
+        _ = try bench.run(create("b", 550))
     }
 
     @Test func thinVolumesPromiseFiveTimesAsMuch() throws {

@@ -117,12 +117,14 @@ struct ServerBench {
 
     mutating func askForMap() { ask(.map, length: Geometry.unitBytes) }
 
-    mutating func ask(_ opcode: Opcode, unit: UInt32 = 0, epoch: UInt64 = 1, length: UInt32 = 4096) {
+    mutating func ask(
+        _ opcode: Opcode, _ volume: VolumeID = Self.volume, unit: UInt32 = 0, epoch: UInt64 = 1, length: UInt32 = 4096
+    ) {
         var header = DataHeader(opcode: opcode)
         header.request = nextRequest
         nextRequest += 1
         header.session = 1
-        header.volume = Self.volume.rawValue
+        header.volume = volume.rawValue
         header.unit = unit
         header.length = length
         header.combEpoch = epoch

@@ -68,7 +68,7 @@ import Testing
                             mountCounter: 4)
                     ], faultSetName: "rack1")),
             .clientHello(ClientHello(guid: "G", name: "n", ip: "10.0.0.2", incarnation: 3)),
-            .keepAlive([DeviceUsage(device: DeviceID(rawValue: 2), usedUnits: 17, counters: counters)]),
+            .keepAlive([DeviceUsage(device: DeviceID(rawValue: 2), usedUnits: 17, thickUnits: 3, counters: counters)]),
             .acknowledge(revision: 99),
             .removeSecondary(key, epoch: 4, secondary: place), .rebuildDone(key, epoch: 5, target: place),
             .rebuildFailed(key, epoch: 6, target: place), .deviceFailed(DeviceID(rawValue: 3)), .requestMap,
@@ -103,6 +103,21 @@ import Testing
         }
     }
 
+    @Test(arguments: [true, false]) func volumesSurviveTheWire(isThick: Bool) throws {
+        var update = MapUpdate(revision: 8, isFull: true)
+        update.volumes = [
+            VolumeRecord(
+                id: VolumeID(rawValue: 5), pool: StoragePoolID(rawValue: 6), name: "v", sizeUnits: 7, isThick: isThick,
+                attachEpoch: 8,
+                mappings: [
+                    VolumeMapping(
+                        sdc: SdcID(rawValue: 9), mode: .readOnly, epoch: 8, limitIops: 1, limitKibibytesPerSecond: 2)
+                ], tree: TreeID(rawValue: 10), head: 11)
+        ]
+        let frame = ControlFrame.encode(MessageFromManager.update(update))
+        #expect(try ControlFrame.decodeFromManager(Array(frame[4...])) == .update(update))
+    }
+
     @Test(arguments: [nil, "10.0.0.1:6611"]) func redirectsSurviveTheWire(_ leader: String?) throws {
         let frame = ControlFrame.encode(MessageFromManager.redirect(leader: leader))
         #expect(try ControlFrame.decodeFromManager(Array(frame[4...])) == .redirect(leader: leader))
@@ -115,9 +130,9 @@ import Testing
     @Test func leasesSurviveTheWire() throws {
         let granted = ControlFrame.encode(MessageFromManager.lease(number: 0x0102))
         #expect(try ControlFrame.decodeFromManager(Array(granted[4...])) == .lease(number: 0x0102))
-        #expect(Array(granted[8...]) == [5, 8, 2, 1, 0, 0, 0, 0, 0, 0])
+        #expect(Array(granted[8...]) == [ControlFrame.version, 8, 2, 1, 0, 0, 0, 0, 0, 0])
         let asked = ControlFrame.encode(MessageToManager.leaseRequest(number: 0x0102))
-        #expect(Array(asked[8...]) == [5, 13, 2, 1, 0, 0, 0, 0, 0, 0])
+        #expect(Array(asked[8...]) == [ControlFrame.version, 13, 2, 1, 0, 0, 0, 0, 0, 0])
         // Who knows version 4 knows nothing of leases and must not take part.
         let body: [UInt8] = [4] + asked[9...]
         let checksum = CRC32C.checksum(body)

@@ -227,6 +227,8 @@ import Testing
             name: "a primary that resigned goes on answering", rule: .resignationEndsReads, profile: .shared, seeds: 200
         ),
         BrokenRule(name: "clients take the spare", rule: .spareIsForCopies, profile: .cramped, seeds: 200),
+        BrokenRule(
+            name: "others take what thick volumes were promised", rule: .promisesAreKept, profile: .cramped, seeds: 200),
     ]
 
     /// The checkers are worth something only if they notice what they are for.

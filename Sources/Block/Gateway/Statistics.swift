@@ -83,12 +83,13 @@ struct Statistics {
     private func capacity(_ devices: [Device], more: JSONValue.Object) -> JSONValue {
         let total = devices.reduce(0) { $0 + UInt64($1.capacityUnits) }
         let used = devices.reduce(0) { $0 + UInt64(state.usedUnits[$1.id] ?? 0) }
+        let thick = devices.reduce(0) { $0 + UInt64(state.thickUnits[$1.id] ?? 0) }
         var json: JSONValue = [
             "maxCapacityInKb": .integer(ObjectViews.kibibytes(units: total)),
             "capacityLimitInKb": .integer(ObjectViews.kibibytes(units: total)),
             "capacityInUseInKb": .integer(ObjectViews.kibibytes(units: used)),
             "unusedCapacityInKb": .integer(ObjectViews.kibibytes(units: total - min(total, used))),
-            "thinCapacityInUseInKb": .integer(ObjectViews.kibibytes(units: used)),
+            "thinCapacityInUseInKb": .integer(ObjectViews.kibibytes(units: used - min(used, thick))),
         ]
         for (key, value) in bandwidths(of: devices) { json[key] = value }
         for (key, value) in integrity(of: devices) { json[key] = value }
@@ -179,7 +180,7 @@ struct Statistics {
             "unusedCapacityInKb": total - used,
             "spareCapacityInKb": spare,
             "thickCapacityInUseInKb": 2 * size(.thick),
-            "thinCapacityInUseInKb": used,
+            "thinCapacityInUseInKb": used - min(used, Int64(capacity.thickUsed) * unit),
             "thinCapacityAllocatedInKb": 2 * size(.thin),
             "thinCapacityAllocatedInKm": 2 * size(.thin),
             "snapCapacityInUseInKb": 0,

@@ -7,9 +7,9 @@ extension Simulation {
     func drive(_ id: NodeID, _ event: ServerEvent) {
         var actions: [ServerAction] = []
         let time = clock(of: id)
-        let used = servers[id]?.core?.stores.first?.usedUnits ?? 0
+        let room = room(of: id)
         servers[id]?.core?.apply(event, now: time, into: &actions)
-        watchRoom(id, event, usedBefore: used)
+        watchRoom(id, event, before: room)
         perform(actions, id)
     }
 

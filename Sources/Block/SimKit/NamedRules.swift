@@ -41,6 +41,7 @@ extension ProtocolRules {
         ("only-merged-is-dropped", .onlyMergedIsDropped),
         ("remnants-are-asked-for", .remnantsAreAskedFor),
         ("holes-show-ancestors", .holesShowAncestors),
+        ("promises-are-kept", .promisesAreKept),
         ("lease-for-reads", .leaseForReads),
         ("lease-counts-from-request", .leaseCountsFromRequest),
         ("promotion-waits-for-lease", .promotionWaitsForLease),

@@ -133,11 +133,12 @@ extension Simulation {
 
     private func create(in state: SystemState) {
         guard let pool = state.pools.values.first else { return }
+        let units = UInt32.random(in: options.profile.volumeUnits, using: &random)
+        let isThick = wantsThick(state.capacity(of: pool.id))
         submit(
             .createVolume(
-                pool: pool.id, name: "v\(nextTicket)",
-                sizeUnits: UInt32.random(in: options.profile.volumeUnits, using: &random),
-                provisioning: .thin, createdAt: 0), .create)
+                pool: pool.id, name: "v\(nextTicket)", sizeUnits: isThick ? Simulation.thickUnits : units,
+                provisioning: isThick ? .thick : .thin, createdAt: 0), .create)
     }
 
     /// Moves a client's volume to another, as a scheduler does after it has given up on a host.

@@ -88,12 +88,36 @@ extension Simulation {
         return capacity - capacity * options.profile.sparePercentage / 100
     }
 
+    struct Room {
+        var used: UInt32
+        var promised: UInt32
+    }
+
+    func room(of id: NodeID) -> Room {
+        let store = servers[id]?.core?.stores.first
+        return Room(used: store?.usedUnits ?? 0, promised: UInt32(clamping: store?.promisedUnits ?? 0))
+    }
+
     /// Looks at a server that has just done something: has it no room for clients, and did a client take what is not its?
-    func watchRoom(_ id: NodeID, _ event: ServerEvent, usedBefore: UInt32) {
-        let used = servers[id]?.core?.stores.first?.usedUnits ?? 0
-        if used >= unitsForClients { fullAt = now }
-        guard case .request(_, let header, _) = event, used > max(usedBefore, unitsForClients) else { return }
-        if header.opcode == .write || header.opcode == .replicate { fail("\(id) gave its spare to a client") }
+    func watchRoom(_ id: NodeID, _ event: ServerEvent, before: Room) {
+        let room = room(of: id)
+        if room.used + room.promised >= unitsForClients { fullAt = now }
+        guard case .request(_, let header, _) = event, room.used > before.used,
+            header.opcode == .write || header.opcode == .replicate
+        else { return }
+        if room.used > unitsForClients { return fail("\(id) gave its spare to a client") }
+        if room.promised == before.promised, room.used + room.promised > unitsForClients {
+            fail("\(id) gave away what a thick volume was promised")
+        }
+    }
+
+    /// Of those that are thick: what is left does for others.
+    static let thickUnits: UInt32 = 2
+
+    /// In every fourth cramped run half of the volumes are thick, if they find room.
+    func wantsThick(_ capacity: PoolCapacity) -> Bool {
+        options.profile == .cramped && options.seed % 4 == 1 && nextTicket % 2 == 0
+            && capacity.hasRoom(for: Simulation.thickUnits, .thick)
     }
 
     /// The spare of three servers is large enough for the loss of one: what the two others hold gets its second copies, if it

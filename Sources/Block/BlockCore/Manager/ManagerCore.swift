@@ -223,6 +223,7 @@ public struct ManagerCore: Sendable {
             case .keepAlive(let usage):
                 for usage in usage where state.devices[usage.device]?.sds == server {
                     state.usedUnits[usage.device] = usage.usedUnits
+                    state.thickUnits[usage.device] = usage.thickUnits
                     sample(usage, now)
                     note(usage.integrity, of: usage.device, now, &actions)
                 }
@@ -343,6 +344,7 @@ public struct ManagerCore: Sendable {
         let before = state
         state = draft.state
         state.usedUnits = before.usedUnits
+        state.thickUnits = before.thickUnits
         state.connectedClients = before.connectedClients
         state.activity = before.activity
         state.integrity = before.integrity

@@ -366,7 +366,7 @@ extension Volume {
             if shown.isEmpty { return nil }
         }
         return VolumeRecord(
-            id: id, pool: pool, name: name, sizeUnits: sizeUnits, attachEpoch: attachEpoch, mappings: shown,
-            tree: tree, head: head)
+            id: id, pool: pool, name: name, sizeUnits: sizeUnits, isThick: provisioning == .thick,
+            attachEpoch: attachEpoch, mappings: shown, tree: tree, head: head)
     }
 }

@@ -164,6 +164,8 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let refusedOnBoth = ProtocolRules(rawValue: 1 << 26)
     /// Writes of clients leave the spare of every device to copies between devices.
     public static let spareIsForCopies = ProtocolRules(rawValue: 1 << 27)
+    /// Writes of others leave thick volumes the room that they were promised.
+    public static let promisesAreKept = ProtocolRules(rawValue: 1 << 44)
     /// What was read is answered or copied only if it matches its checksum.
     public static let verifiedReads = ProtocolRules(rawValue: 1 << 18)
     /// A unit counts as settled only when its checksums are stable.
@@ -223,7 +225,7 @@ public struct ProtocolRules: OptionSet, Sendable {
         .zerosHideAncestors, .copiedHolesShowAncestors, .treesOutliveTheirFirstVolume, .sealedCutsNoteWrites,
         .disturbedCutsAreDropped, .stableBeforeShown, .unrecordedIsFound, .recordedBeforeOverwritten,
         .overwrittenIsUnmapped, .nodesGoEmpty, .onlyMergedIsDropped, .remnantsAreAskedFor,
-        .holesShowAncestors,
+        .holesShowAncestors, .promisesAreKept,
         .leaseForReads, .leaseCountsFromRequest, .promotionWaitsForLease, .grantAfterCommit, .sharingIsConfirmed,
         .resignationEndsReads,
     ]

@@ -12,6 +12,15 @@ public enum Geometry {
     /// Combs in one stored record, so that no record nears the limit of a coordination service.
     public static let combsPerChunk: UInt32 = 64
 
+    /// How many of a tree's units below `count` are in each comb of a pool of `combCount` (a power of two) combs.
+    static func unitsByComb(of tree: TreeID, count: UInt32, combCount: UInt32) -> [UInt32] {
+        var units = [UInt32](repeating: count / combCount, count: Int(combCount))
+        for index in 0..<count % combCount {
+            units[Int(comb(of: FamilyKey(tree: tree, index: index), combCount: combCount))] += 1
+        }
+        return units
+    }
+
     /// The comb that holds the units of a family in a pool of `combCount` (a power of two) combs.
     public static func comb(of family: FamilyKey, combCount: UInt32) -> UInt32 {
         UInt32(truncatingIfNeeded: (mix64(family.tree.rawValue) &+ UInt64(family.index)) & UInt64(combCount &- 1))

@@ -10,6 +10,8 @@ public struct PoolCapacity: Equatable, Sendable {
     public var used: UInt64 = 0
     /// Twice the size of all thick volumes.
     public var thickReserved: UInt64 = 0
+    /// What of it is in use, as the servers last told.
+    public var thickUsed: UInt64 = 0
     /// Twice the size of all thin volumes.
     public var thinPromised: UInt64 = 0
 
@@ -18,7 +20,7 @@ public struct PoolCapacity: Equatable, Sendable {
 
     public var usable: UInt64 { total - spare }
     /// What is used or must stay usable for thick volumes.
-    public var committed: UInt64 { max(used, thickReserved) }
+    public var committed: UInt64 { used + (thickReserved - min(thickReserved, thickUsed)) }
     public var free: UInt64 { usable - min(usable, committed) }
     /// Whether used space has reached `percentage` of what may be used.
     public func isAbove(_ percentage: UInt32) -> Bool { usable > 0 && used * 100 >= usable * UInt64(percentage) }
@@ -62,6 +64,7 @@ extension SystemState {
         for device in devices(in: id) where device.status == .normal {
             capacity.total += UInt64(device.capacityUnits)
             capacity.used += UInt64(usedUnits[device.id] ?? 0)
+            capacity.thickUsed += UInt64(min(thickUnits[device.id] ?? 0, usedUnits[device.id] ?? 0))
             units[faultUnit(of: device.sds), default: 0] += UInt64(device.capacityUnits)
         }
         capacity.largestFaultUnit = units.values.max() ?? 0

@@ -18,6 +18,8 @@ public struct SystemState: Equatable, Sendable {
     public internal(set) var revision: UInt64 = 0
     /// Units in use as the devices last told; not stored.
     public internal(set) var usedUnits: [DeviceID: UInt32] = [:]
+    /// Of these, those that thick volumes were promised; not stored.
+    public internal(set) var thickUnits: [DeviceID: UInt32] = [:]
     /// What devices did lately; not stored.
     public internal(set) var activity: [DeviceID: Activity] = [:]
     /// What is known of damage on the devices; not stored.

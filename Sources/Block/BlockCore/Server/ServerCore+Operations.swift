@@ -420,6 +420,7 @@ extension ServerCore {
         let hadShared = !map.sharedVolumes.isEmpty
         guard let changes = map.apply(update) else { return }
         if !hadShared { askForLease(now, &actions) }
+        promise(changes)
         let combs = Set(changes.combs.map(\.key))
         var open: Set<UInt64> = []
         for id in operations.keys.sorted() {

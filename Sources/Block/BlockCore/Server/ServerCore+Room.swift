@@ -3,11 +3,32 @@ import Base
 /// Devices without room. A write that needs a new unit is refused with `noSpace` when one of the copies cannot bind it; it is
 /// then on none of them. Everything else goes on: reads, writes to units that are bound, zeroing and discards.
 extension ServerCore {
-    /// Units of the device that this operation has to leave free. Copies between devices may use all: the spare is theirs.
+    /// Units of the device that this operation has to leave free: the spare, and what thick volumes were promised. Copies between
+    /// devices may use all.
     func spare(for operation: Operation) -> UInt32 {
-        let isClients = operation.kind == .clientWrite || operation.header.opcode == .replicate
-        guard isClients, rules.contains(.spareIsForCopies) else { return 0 }
-        return map.pools[operation.comb.pool]?.spare(of: stores[operation.store].label.capacityUnits) ?? 0
+        guard operation.kind == .clientWrite || operation.header.opcode == .replicate else { return 0 }
+        let store = stores[operation.store]
+        var spare: UInt64 = 0
+        if rules.contains(.spareIsForCopies) {
+            spare += UInt64(map.pools[operation.comb.pool]?.spare(of: store.label.capacityUnits) ?? 0)
+        }
+        if rules.contains(.promisesAreKept) { spare += store.promised(besides: operation.unit) }
+        return UInt32(clamping: spare)
+    }
+
+    /// Tells the devices what thick volumes may still want of them.
+    mutating func promise(_ changes: ClusterMap.Changes) {
+        guard changes.isThickDifferent || !changes.combs.isEmpty && !map.thickUnits.isEmpty else { return }
+        var placed: [DeviceID: UInt64] = [:]
+        for (pool, units) in map.thickUnits {
+            for (comb, count) in zip(map.pools[pool]?.combs ?? [], units) where comb.isPlaced {
+                for place in comb.places where place.sds == sds { placed[place.device, default: 0] += UInt64(count) }
+            }
+        }
+        for index in stores.indices {
+            stores[index].promise(
+                changes.isThickDifferent ? map.thickTrees : nil, placed: placed[stores[index].device] ?? 0)
+        }
     }
 
     /// Whether a write has to be on this other copy. A target that only evens the pool is left instead.

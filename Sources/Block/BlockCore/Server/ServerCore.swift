@@ -173,8 +173,8 @@ public struct ServerCore: Sendable {
             lastKeepAlive = now
             let usage = stores.indices.map {
                 DeviceUsage(
-                    device: stores[$0].device, usedUnits: stores[$0].usedUnits, counters: counters[$0],
-                    integrity: integrity(of: $0))
+                    device: stores[$0].device, usedUnits: stores[$0].usedUnits,
+                    thickUnits: stores[$0].thickUnits, counters: counters[$0], integrity: integrity(of: $0))
             }
             actions.append(.sendManager(.keepAlive(usage)))
             askForLease(now, &actions)

@@ -19,12 +19,17 @@ struct ClusterMap: Sendable {
     /// Of trees with a node whose units go to another.
     private(set) var merges: [TreeID: NodeMerge] = [:]
     var addresses: [SdsID: String] = [:]
+    /// The thick volumes by their trees; and how many of their units are in each comb.
+    private(set) var thickTrees: [TreeID: UnitStore.ThickTree] = [:]
+    private(set) var thickUnits: [StoragePoolID: [UInt32]] = [:]
 
     struct Changes {
         /// With the configuration before, in order.
         var combs: [(key: CombKey, before: Comb?)] = []
         /// Of which anything changed, a node or one of their volumes.
         var trees: Set<TreeID> = []
+        /// Whether a thick volume came or went, or has another size or other nodes.
+        var isThickDifferent = false
     }
 
     /// Nil if the update is older than what is known: it came late over a connection that is no longer the manager's.
@@ -49,17 +54,38 @@ struct ClusterMap: Sendable {
         var mentioned: Set<VolumeID> = []
         for volume in update.volumes {
             mentioned.insert(volume.id)
-            if volumes[volume.id] != volume { changes.trees.insert(volume.tree) }
+            let known = volumes[volume.id]
+            if known != volume { changes.trees.insert(volume.tree) }
+            if volume.isThick, known?.sizeUnits != volume.sizeUnits { changes.isThickDifferent = true }
             volumes[volume.id] = volume
             if volume.mappings.count > 1 { sharedVolumes.insert(volume.id) } else { sharedVolumes.remove(volume.id) }
         }
         let gone = update.isFull ? volumes.keys.filter { !mentioned.contains($0) } : update.removedVolumes
         for volume in gone {
-            if let known = volumes.removeValue(forKey: volume) { changes.trees.insert(known.tree) }
+            if let known = volumes.removeValue(forKey: volume) {
+                changes.trees.insert(known.tree)
+                if known.isThick { changes.isThickDifferent = true }
+            }
             sharedVolumes.remove(volume)
         }
         apply(trees: update, &changes)
+        let hasOtherNodes = changes.trees.contains { id in thickTrees[id].map { $0.nodes != nodes(of: id) } ?? false }
+        if changes.isThickDifferent || hasOtherNodes {
+            changes.isThickDifferent = true
+            recountThick()
+        }
         return changes
+    }
+
+    private mutating func recountThick() {
+        thickTrees = [:]
+        thickUnits = [:]
+        for volume in volumes.values where volume.isThick {
+            guard let combs = pools[volume.pool]?.combs.count else { continue }
+            thickTrees[volume.tree] = UnitStore.ThickTree(sizeUnits: volume.sizeUnits, nodes: nodes(of: volume.tree))
+            let units = Geometry.unitsByComb(of: volume.tree, count: volume.sizeUnits, combCount: UInt32(combs))
+            thickUnits[volume.pool] = zip(thickUnits[volume.pool] ?? Array(repeating: 0, count: combs), units).map(+)
+        }
     }
 
     private mutating func apply(trees update: MapUpdate, _ changes: inout Changes) {

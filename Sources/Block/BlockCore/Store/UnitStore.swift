@@ -94,6 +94,7 @@ public struct UnitStore: Sendable {
     var covering: [(write: Write, seen: BlockChecksums?)] = []
     var settling: [(write: Write, seen: BlockChecksums?)] = []
     var search = Search()
+    var promises = Promises()
     var holes = Holes()
     /// Of the operations that wait for a flush, those that zeroed blocks which count as data until then.
     var zeroing: [UInt64: (slot: UInt32, range: BlockRange)] = [:]
@@ -482,6 +483,7 @@ public struct UnitStore: Sendable {
         if let slot = bySlotKey[key] { return slot }
         guard let slot = free.popLast() else { return nil }
         generation += 1
+        countPromised(key, isBound: true)
         slots[Int(slot)] = Slot(key: key, generation: generation, combEpoch: combEpoch, intent: .fresh)
         hot.insert(slot)
         bySlotKey[key] = slot
@@ -491,6 +493,7 @@ public struct UnitStore: Sendable {
     /// The unit's slot is on its way to being free.
     private mutating func forget(_ slot: UInt32, _ key: UnitKey) {
         bySlotKey[key] = nil
+        countPromised(key, isBound: false)
         if keepsChecksums { retired[slot] = slots[Int(slot)] }
         endSearch(slot)
         forgetChecksums(slot, .wholeUnit)

@@ -1,6 +1,6 @@
 /// Control messages on a stream: `length` (u32, of what follows), CRC32C of the body (u32), body.
 public enum ControlFrame {
-    public static let version: UInt8 = 5
+    public static let version: UInt8 = 6
     /// A full map of a large system is about 100 bytes per comb.
     public static let maximumLength = 64 << 20
 
@@ -83,6 +83,7 @@ extension ByteWriter {
             put(list: usage) { writer, usage in
                 writer.put(usage.device)
                 writer.put(usage.usedUnits)
+                writer.put(usage.thickUnits)
                 for kind in IOCounters.Class.allCases {
                     writer.put(usage.counters[kind].count)
                     writer.put(usage.counters[kind].bytes)
@@ -200,6 +201,7 @@ extension ByteWriter {
             writer.put(volume.pool)
             writer.put(volume.name)
             writer.put(volume.sizeUnits)
+            writer.put(volume.isThick)
             writer.put(volume.attachEpoch)
             writer.put(list: volume.mappings) { $0.put($1) }
             writer.put(volume.tree)
@@ -303,7 +305,8 @@ extension ByteReader {
     }
 
     private mutating func deviceUsage() throws(WireError) -> DeviceUsage {
-        var usage = DeviceUsage(device: try id(DeviceID.self), usedUnits: try number(UInt32.self))
+        var usage = DeviceUsage(
+            device: try id(DeviceID.self), usedUnits: try number(UInt32.self), thickUnits: try number(UInt32.self))
         for kind in IOCounters.Class.allCases {
             usage.counters[kind].count = try number(UInt64.self)
             usage.counters[kind].bytes = try number(UInt64.self)
@@ -383,7 +386,7 @@ extension ByteReader {
             ServerAddress(sds: try reader.id(SdsID.self), address: try reader.text())
         }
         update.pools = try list(minimumSize: 16) { reader throws(WireError) in try reader.poolUpdate() }
-        update.volumes = try list(minimumSize: 46) { reader throws(WireError) in try reader.volumeRecord() }
+        update.volumes = try list(minimumSize: 47) { reader throws(WireError) in try reader.volumeRecord() }
         update.removedVolumes = try list(minimumSize: 8) { reader throws(WireError) in try reader.id(VolumeID.self) }
         update.trees = try list(minimumSize: 24) { reader throws(WireError) in try reader.volumeTree() }
         update.removedTrees = try list(minimumSize: 8) { reader throws(WireError) in try reader.id(TreeID.self) }
@@ -426,7 +429,7 @@ extension ByteReader {
     private mutating func volumeRecord() throws(WireError) -> VolumeRecord {
         VolumeRecord(
             id: try id(VolumeID.self), pool: try id(StoragePoolID.self), name: try text(),
-            sizeUnits: try number(UInt32.self), attachEpoch: try number(UInt64.self),
+            sizeUnits: try number(UInt32.self), isThick: try flag(), attachEpoch: try number(UInt64.self),
             mappings: try list(minimumSize: 25) { reader throws(WireError) in try reader.mapping() },
             tree: try id(TreeID.self), head: try number(UInt32.self))
     }

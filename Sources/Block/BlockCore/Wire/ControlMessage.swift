@@ -77,15 +77,18 @@ public struct ClientHello: Equatable, Sendable {
 public struct DeviceUsage: Equatable, Sendable {
     public var device: DeviceID
     public var usedUnits: UInt32
+    /// Of these, those that thick volumes were promised.
+    public var thickUnits: UInt32
     public var counters: IOCounters
     public var integrity: DeviceIntegrity
 
     public init(
-        device: DeviceID, usedUnits: UInt32, counters: IOCounters = IOCounters(),
+        device: DeviceID, usedUnits: UInt32, thickUnits: UInt32 = 0, counters: IOCounters = IOCounters(),
         integrity: DeviceIntegrity = DeviceIntegrity()
     ) {
         self.device = device
         self.usedUnits = usedUnits
+        self.thickUnits = thickUnits
         self.counters = counters
         self.integrity = integrity
     }
@@ -145,6 +148,8 @@ public struct VolumeRecord: Equatable, Sendable {
     public var pool: StoragePoolID
     public var name: String
     public var sizeUnits: UInt32
+    /// Whether servers keep room for all of it.
+    public var isThick: Bool
     public var attachEpoch: UInt64
     public var mappings: [VolumeMapping]
     /// Its data is in the units of this tree; what is written goes to the node `head`.
@@ -153,13 +158,14 @@ public struct VolumeRecord: Equatable, Sendable {
 
     /// A volume without relatives unless `tree` says otherwise.
     public init(
-        id: VolumeID, pool: StoragePoolID, name: String, sizeUnits: UInt32, attachEpoch: UInt64,
-        mappings: [VolumeMapping], tree: TreeID? = nil, head: UInt32 = 0
+        id: VolumeID, pool: StoragePoolID, name: String, sizeUnits: UInt32, isThick: Bool = false,
+        attachEpoch: UInt64, mappings: [VolumeMapping], tree: TreeID? = nil, head: UInt32 = 0
     ) {
         self.id = id
         self.pool = pool
         self.name = name
         self.sizeUnits = sizeUnits
+        self.isThick = isThick
         self.attachEpoch = attachEpoch
         self.mappings = mappings
         self.tree = tree ?? TreeID(rawValue: id.rawValue)
