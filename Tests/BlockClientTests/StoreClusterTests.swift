@@ -115,11 +115,13 @@ actor StoreCluster {
         return false
     }
 
-    func makeVolume(_ name: String, units: UInt32 = 64) async throws -> VolumeID {
+    func makeVolume(
+        _ name: String, units: UInt32 = 64, _ provisioning: Volume.Provisioning = .thin
+    ) async throws -> VolumeID {
         let state = try await manager.state()
         let pool = try #require(state.domain(named: "pd1").flatMap { state.pool(named: "hdd", in: $0.id) })
         let reply = try await manager.submit(
-            .createVolume(pool: pool.id, name: name, sizeUnits: units, provisioning: .thin, createdAt: 0))
+            .createVolume(pool: pool.id, name: name, sizeUnits: units, provisioning: provisioning, createdAt: 0))
         guard case .createdVolume(let id) = reply else { throw ManagerError(.malformed, "unexpected \(reply)") }
         return id
     }
@@ -324,6 +326,10 @@ actor StoreCluster {
     }
 
     func run(_ tool: String, _ arguments: String...) async -> (status: Int32, output: String) {
+        await run(tool, arguments)
+    }
+
+    func run(_ tool: String, _ arguments: [String]) async -> (status: Int32, output: String) {
         await withCheckedContinuation { continuation in
             startThread(name: "tool") { continuation.resume(returning: runTool(tool, arguments)) }
         }
@@ -382,6 +388,28 @@ actor StoreCluster {
                 "read -P 4 0 64M", "-c", "read -P 0 64M 32M", uri)
             let isWell = served.status == 0 && !served.output.contains("failed") && !served.output.contains("No space")
             #expect(isWell, "\(served.output)")
+        }
+    }
+
+    /// A thin volume fills what is not promised, and the thick one finds its room afterwards.
+    @Test func aThickVolumeHasRoomForAllOfIt() async throws {
+        try await withCluster(servers: 2) { cluster in
+            await cluster.startClient("c1")
+            let thick = try await cluster.map(try await cluster.makeVolume("thick", units: 128, .thick), to: "c1")
+            let thin = try await cluster.map(try await cluster.makeVolume("thin", units: 320), to: "c1")
+            let filled = await run("qemu-io", "-f", "raw", "-c", "write -P 1 0 96M", "-c", "write -P 2 96M 64M", thin)
+            #expect(filled.output.contains("No space left on device"), "\(filled.output)")
+            let written = await run(
+                "qemu-io", "-f", "raw", "-c", "write -P 3 0 128M", "-c", "read -P 3 0 128M", thick)
+            #expect(written.status == 0 && !written.output.contains("failed"), "\(written.output)")
+            let kept = await run("qemu-io", "-f", "raw", "-c", "read -P 1 0 96M", thin)
+            #expect(kept.status == 0 && !kept.output.contains("failed"), "\(kept.output)")
+            let manager = cluster.manager
+            #expect(
+                await cluster.until {
+                    let state = try? await manager.state()
+                    return state?.thickUnits.values.allSatisfy { $0 == 128 } == true
+                })
         }
     }
 
