@@ -70,6 +70,45 @@ import Testing
         #expect(device.read(unit, .wholeUnit) == [BlockRange(start: 3, count: 1)])
     }
 
+    /// What a read has found does not become data by a crash, whether the unit was being written then or is so now.
+    @Test(arguments: [true, false]) func whatWasFoundDamagedStaysSo(isSettledBefore: Bool) throws {
+        var device = try MemoryDevice()
+        _ = device.write(unit, block, byte: 7)
+        if isSettledBefore { cool(&device) }
+        try spoil(&device, block: 4)
+        let damaged = BlockRange(start: 4, count: 1)
+        #expect(device.read(unit, .wholeUnit) == [damaged])
+        _ = device.write(unit, BlockRange(start: 9, count: 1), byte: 8)
+        for _ in 0..<2 {
+            try device.reopen()
+            #expect(device.store.isHot(unit))
+            #expect(device.read(unit, .wholeUnit) == [damaged])
+        }
+        _ = device.write(unit, damaged, byte: 9)
+        #expect(device.read(unit, .wholeUnit).isEmpty)
+        try device.reopen()
+        #expect(device.read(unit, .wholeUnit).isEmpty, "it is what was written last")
+    }
+
+    /// A write comes between the writing of the unit's checksums and the record that would call it settled.
+    @Test func damageOfAUnitThatWasToSettleStays() throws {
+        var device = try MemoryDevice()
+        _ = device.write(unit, block, byte: 7)
+        try spoil(&device, block: 4)
+        let damaged = BlockRange(start: 4, count: 1)
+        #expect(device.read(unit, .wholeUnit) == [damaged])
+        // The first look finds that it was touched.
+        var requests: UnitStore.Requests = []
+        for _ in 0..<2 { device.store.cool(underPressure: false, &requests) { _ in 1 } }
+        #expect(!requests.isEmpty)
+        _ = device.write(unit, BlockRange(start: 9, count: 1), byte: 8)
+        device.carryOut(requests)
+        #expect(device.store.isHot(unit))
+        try device.reopen()
+        #expect(device.store.isHot(unit))
+        #expect(device.read(unit, .wholeUnit) == [damaged])
+    }
+
     /// The first layout of the area did not say what is lost.
     @Test func olderChecksumAreasAreRead() throws {
         var device = try MemoryDevice()

@@ -50,6 +50,8 @@ struct UnitChecksums: Equatable, Sendable {
     private(set) var suspected = BlockMap()
     /// One for each block once any is known.
     private var values: [UInt32] = []
+    /// What those damaged blocks read as that were found to be so by reading.
+    private var readings: [UInt16: UInt32] = [:]
 
     /// The blocks hold what has these checksums; `isDamaged`: they are to be found damaged whenever they are read, since what
     /// they hold is known not to be what was once written.
@@ -62,12 +64,19 @@ struct UnitChecksums: Equatable, Sendable {
         _ = known.insert(range)
         _ = suspected.remove(range)
         _ = isDamaged ? damaged.insert(range) : damaged.remove(range)
+        forgetReadings(range)
     }
 
     mutating func forget(_ range: BlockRange) {
         _ = known.remove(range)
         _ = damaged.remove(range)
         _ = suspected.remove(range)
+        forgetReadings(range)
+    }
+
+    private mutating func forgetReadings(_ range: BlockRange) {
+        if readings.isEmpty { return }
+        for block in range.start..<range.end { readings[block] = nil }
     }
 
     /// Compares what was read with what is known, and takes what is not known for right. Blocks outside `map` hold no data.
@@ -86,6 +95,7 @@ struct UnitChecksums: Equatable, Sendable {
             } else if values[Int(block.start)] != seen[Int(index)] {
                 _ = completion.damaged.insert(block)
                 _ = damaged.insert(block)
+                readings[block.start] = seen[Int(index)]
             }
         }
     }
@@ -105,14 +115,18 @@ struct UnitChecksums: Equatable, Sendable {
     /// Bytes between two of them in a 4 KiB block.
     static let stride = 1360
 
-    /// Sealed with the slot and the unit's generation, so that none is taken for another's.
-    func encode(slot: UInt32, generation: UInt64, into writer: inout ByteWriter) {
+    /// Sealed with the slot and the unit's generation, so that none is taken for another's. Of a unit that is not settled what
+    /// counts is by what damaged blocks are known again.
+    func encode(slot: UInt32, generation: UInt64, isSettled: Bool, into writer: inout ByteWriter) {
         let start = writer.bytes.count
         writer.put(slot)
         writer.put(UInt32(1))
         writer.put(generation)
         writer.bytes.append(contentsOf: known.encoded)
-        for block in 0..<Int(Geometry.blocksPerUnit) { writer.put(values.isEmpty ? 0 : values[block]) }
+        for block in 0..<UInt16(Geometry.blocksPerUnit) {
+            let reading = isSettled || readings.isEmpty ? nil : readings[block]
+            writer.put(values.isEmpty ? 0 : reading.map { ~$0 } ?? values[Int(block)])
+        }
         writer.bytes.append(contentsOf: damaged.union(suspected).encoded)
         writer.put(CRC32C.checksum(Array(writer.bytes[start...])))
     }

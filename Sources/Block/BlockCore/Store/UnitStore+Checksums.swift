@@ -3,6 +3,8 @@
 /// Invariants:
 /// - A block that is read as data and has a known checksum matches it, or is reported as damaged.
 /// - A write of bytes that are known to be wrong is done when it is stable that they are: a crash does not make data of them.
+/// - What a read finds damaged in a hot unit, or is damaged in one that becomes hot, is stored as such soon: until then a crash
+///   makes data of it.
 /// - Before a record calls a unit cold, the checksums of all its blocks that are known are stable in their area. Those of
 ///   hot units are only in memory: after a crash they are unknown, since what was under way may have arrived or not.
 extension UnitStore {
@@ -45,8 +47,16 @@ extension UnitStore {
         let before = damage(of: read.slot)
         slots[Int(read.slot)]?.checksums.check(read.range, seen, map: map, &completion)
         if !completion.damaged.isEmpty { completion.damagedUnit = slot.key }
-        damagedBlocks += damage(of: read.slot) - before
-        damageFound += UInt64(damage(of: read.slot) - before)
+        let found = damage(of: read.slot) - before
+        damagedBlocks += found
+        damageFound += UInt64(found)
+        if found > 0 { noteUnsettledDamage(read.slot) }
+    }
+
+    /// The area is to say what is damaged in a unit that is not settled, as the crash of a server leaves nothing else of it.
+    mutating func noteUnsettledDamage(_ slot: UInt32) {
+        guard keepsChecksums, let known = slots[Int(slot)], known.intent != .cold, damage(of: slot) > 0 else { return }
+        unsettledDamage.insert(slot)
     }
 
     /// The blocks hold no data any more, or nobody knows which.
@@ -91,12 +101,13 @@ extension UnitStore {
         writeChecksums(of: units.map(\.slot), &requests)
     }
 
-    /// Has it stored that what was written is damaged; the batch under way comes first.
+    /// Has it stored that what was written, or found, is damaged; the batch under way comes first.
     mutating func markDamage(_ requests: inout Requests) {
-        guard !damages.isEmpty, seals.step == .idle, stopReason == nil else { return }
+        guard !damages.isEmpty || !unsettledDamage.isEmpty, seals.step == .idle, stopReason == nil else { return }
         seals.operations = damages.map(\.operation)
-        let slots = Set(damages.map(\.slot)).sorted()
+        let slots = unsettledDamage.union(damages.map(\.slot)).sorted()
         damages = []
+        unsettledDamage = []
         writeChecksums(of: slots, &requests)
     }
 
@@ -120,7 +131,9 @@ extension UnitStore {
             let gap = place * UnitChecksums.stride - writer.bytes.count
             writer.bytes.append(contentsOf: repeatElement(0, count: gap))
             guard let known = slots[neighbour] ?? retired[UInt32(neighbour)] else { continue }
-            known.checksums.encode(slot: UInt32(neighbour), generation: known.generation, into: &writer)
+            known.checksums.encode(
+                slot: UInt32(neighbour), generation: known.generation,
+                isSettled: known.intent == .cold || known.isSealing, into: &writer)
         }
         writer.bytes.append(contentsOf: repeatElement(0, count: 4096 - writer.bytes.count))
         return writer.bytes

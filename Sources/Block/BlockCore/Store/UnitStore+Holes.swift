@@ -28,6 +28,7 @@ extension UnitStore {
             slots[Int(slot)]?.intent = .marking
             slots[Int(slot)]?.combEpoch = max(known.combEpoch, combEpoch)
             hot.insert(slot)
+            noteUnsettledDamage(slot)
         }
         change(slot)
         mustRecord = true

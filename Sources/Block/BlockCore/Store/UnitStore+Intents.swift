@@ -81,6 +81,7 @@ extension UnitStore {
         slots[number]?.writers += 1
         slots[number]?.isTouched = true
         slots[number]?.isSealing = false
+        if slot.isSealing { noteUnsettledDamage(write.slot) }
         switch slot.intent {
         case .fresh, .hot:
             if !search.hasUnrecorded(write) || !isRecordedBeforeOverwritten {
@@ -99,6 +100,7 @@ extension UnitStore {
             mustRecord = true
         case .marking: break
         }
+        if slot.intent == .cold { noteUnsettledDamage(write.slot) }
         if isRecordedFirst { held.append(write) } else { perform(write, &requests) }
         commit(&requests)
         return isRecordedFirst ? .held : .started

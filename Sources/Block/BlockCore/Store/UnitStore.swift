@@ -119,6 +119,8 @@ public struct UnitStore: Sendable {
     var seals = Seals()
     /// Writes of damaged bytes, done but for the word that they are.
     var damages: [(slot: UInt32, operation: UInt64)] = []
+    /// Slots of units that are not settled, with damage that the area does not tell of yet.
+    var unsettledDamage: Set<UInt32> = []
     /// Units whose release is not stable yet: after a crash they are there, with their checksums.
     var retired: [UInt32: Slot] = [:]
     /// Blocks that are known to be damaged now, and all that were found to be since the device was opened.
@@ -279,7 +281,10 @@ public struct UnitStore: Sendable {
     ) -> [Completion] {
         guard let kind = pending.removeValue(forKey: id.rawValue) else { return [] }
         if kind.isChange { writing -= 1 }
-        if let completion = finishRead(kind, outcome) { return [completion] }
+        if let completion = finishRead(kind, outcome) {
+            markDamage(&requests)
+            return [completion]
+        }
         if case .failed(let reason) = outcome { return stop(reason, failing: [kind]) }
         var completions: [Completion] = []
         switch kind {
