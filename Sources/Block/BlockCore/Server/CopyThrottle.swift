@@ -37,16 +37,23 @@ struct CopyThrottle {
         case .limitNumOfConcurrentIos: return isBelowCount
         case .favorAppIos: return isBelowCount && now + CopyThrottle.advance >= work.paidAt
         case .dynamicBwThrottling:
-            let quiet = Duration.milliseconds(Int64(policy.quietPeriodMilliseconds))
-            guard let busyAt = work.busyAt, now - busyAt < quiet + CopyThrottle.window else { return true }
+            guard isHeldBack(work, policy, now) else { return true }
             return isBelowCount && now + CopyThrottle.advance >= work.paidAt
         }
+    }
+
+    /// Whether applications are, or were lately, so busy that `dynamicBwThrottling` limits copies.
+    private func isHeldBack(_ work: Work, _ policy: IoPriorityPolicy, _ now: Instant) -> Bool {
+        guard let busyAt = work.busyAt else { return false }
+        return now - busyAt < .milliseconds(Int64(policy.quietPeriodMilliseconds)) + CopyThrottle.window
     }
 
     mutating func started(_ kind: CopyKind, _ policy: IoPriorityPolicy, bytes: UInt64, _ now: Instant) {
         self[kind].active += 1
         switch policy.kind {
         case .unlimited, .limitNumOfConcurrentIos: break
+        // What was copied without a limit is not owed when there is one again.
+        case .dynamicBwThrottling where !isHeldBack(self[kind], policy, now): self[kind].paidAt = now
         case .favorAppIos, .dynamicBwThrottling:
             let rate = UInt64(max(1, policy.kibibytesPerSecondPerDevice)) * 1024
             self[kind].paidAt =
