@@ -70,6 +70,33 @@ import Testing
         #expect(write(&bench, ServerBench.volume, unit: 2) == .noSpace)
     }
 
+    /// What is written to a snapshot takes room like everybody's, and leaves the volume its own.
+    @Test func aSnapshotsWritesTakeNothingOfThePromise() throws {
+        var (bench, update) = try bench()
+        var tree = VolumeTree(of: TreeID(rawValue: Self.thick.rawValue), pool: ServerBench.pool)
+        var snapshot = update.volumes[1]
+        snapshot.id = VolumeID(rawValue: 0x21)
+        snapshot.isThick = false
+        snapshot.head = tree.grow(from: 0)
+        update.revision += 1
+        update.volumes[1].head = tree.grow(from: 0)
+        update.volumes.append(snapshot)
+        update.trees = [tree]
+        bench.feed(.manager(.update(update)))
+        for unit in 0..<3 as Range<UInt32> { #expect(write(&bench, snapshot.id, unit: unit) == .ok) }
+        #expect(write(&bench, snapshot.id, unit: 3) == .noSpace)
+        #expect(bench.core.stores[0].thickUnits == 0 && bench.core.stores[0].promisedUnits == 5)
+        for unit in 0..<5 as Range<UInt32> { #expect(write(&bench, Self.thick, unit: unit) == .ok) }
+        #expect(bench.core.stores[0].thickUnits == 5)
+        // The snapshot goes: nothing of it was counted.
+        update.revision += 1
+        update.volumes.removeLast()
+        _ = tree.prune(keeping: [update.volumes[1].head])
+        update.trees = [tree]
+        bench.feed(.manager(.update(update)))
+        #expect(bench.core.stores[0].thickUnits == 5)
+    }
+
     @Test func thePromiseFollowsTheVolume() throws {
         var (bench, update) = try bench()
         #expect(write(&bench, Self.thick, unit: 4) == .ok)

@@ -69,7 +69,12 @@ struct ClusterMap: Sendable {
             sharedVolumes.remove(volume)
         }
         apply(trees: update, &changes)
-        let hasOtherNodes = changes.trees.contains { id in thickTrees[id].map { $0.nodes != nodes(of: id) } ?? false }
+        let hasOtherNodes = changes.trees.contains { tree in
+            guard let known = thickTrees[tree], let volume = volumes[VolumeID(rawValue: tree.rawValue)] else {
+                return false
+            }
+            return known.nodes != chain(of: volume)
+        }
         if changes.isThickDifferent || hasOtherNodes {
             changes.isThickDifferent = true
             recountThick()
@@ -82,7 +87,7 @@ struct ClusterMap: Sendable {
         thickUnits = [:]
         for volume in volumes.values where volume.isThick {
             guard let combs = pools[volume.pool]?.combs.count else { continue }
-            thickTrees[volume.tree] = UnitStore.ThickTree(sizeUnits: volume.sizeUnits, nodes: nodes(of: volume.tree))
+            thickTrees[volume.tree] = UnitStore.ThickTree(sizeUnits: volume.sizeUnits, nodes: chain(of: volume))
             let units = Geometry.unitsByComb(of: volume.tree, count: volume.sizeUnits, combCount: UInt32(combs))
             thickUnits[volume.pool] = zip(thickUnits[volume.pool] ?? Array(repeating: 0, count: combs), units).map(+)
         }
@@ -138,6 +143,11 @@ struct ClusterMap: Sendable {
     /// What shows through to a unit where it holds nothing, nearest first.
     func ancestors(of unit: UnitKey) -> [UInt32] {
         trees.isEmpty ? [] : trees[unit.tree]?.ancestors(of: unit.node) ?? []
+    }
+
+    /// The nodes in which a volume's data is: its head first.
+    private func chain(of volume: VolumeRecord) -> [UInt32] {
+        [volume.head] + (trees[volume.tree]?.ancestors(of: volume.head) ?? [])
     }
 
     /// The unit that a volume's writes at `index` go to, and the comb that it is in.

@@ -3,9 +3,10 @@
 /// A thick volume has room for one unit at each of its indexes, wherever the comb of that index is. What its snapshots keep
 /// besides is not promised, as they are thin.
 extension UnitStore {
-    /// The part of a tree that is a thick volume.
+    /// A thick volume in its tree.
     struct ThickTree: Equatable, Sendable {
         var sizeUnits: UInt32
+        /// The volume's head and what shows through to it: what others of the tree write is their own.
         var nodes: [UInt32]
         /// Indexes at which something is bound on this device.
         fileprivate(set) var held: UInt32 = 0
@@ -15,7 +16,9 @@ extension UnitStore {
             self.nodes = nodes
         }
 
-        /// Whether `other` differs by new nodes at most, of which nothing can be bound yet.
+        fileprivate func covers(_ key: UnitKey) -> Bool { key.index < sizeUnits && nodes.contains(key.node) }
+
+        /// Whether `other` differs by a new head at most, of which nothing can be bound yet.
         fileprivate func growsInto(_ other: ThickTree) -> Bool {
             sizeUnits == other.sizeUnits && nodes.allSatisfy { other.nodes.contains($0) }
         }
@@ -38,9 +41,7 @@ extension UnitStore {
     /// What a write to the unit has to leave free for thick volumes: nothing if it takes what was promised to its own.
     func promised(besides key: UnitKey) -> UInt64 {
         guard !promises.trees.isEmpty else { return 0 }
-        if let tree = promises.trees[key.tree], key.index < tree.sizeUnits, !holds(tree, key.tree, key.index) {
-            return 0
-        }
+        if let tree = promises.trees[key.tree], tree.covers(key), !holds(tree, key.tree, key.index) { return 0 }
         return promisedUnits
     }
 
@@ -50,20 +51,26 @@ extension UnitStore {
     mutating func promise(_ trees: [TreeID: ThickTree]?, placed: UInt64) {
         promises.placed = placed
         guard let trees else { return }
-        for (id, known) in promises.trees where trees[id].map({ !known.growsInto($0) }) ?? true {
-            promises.held -= UInt64(known.held)
-            promises.trees[id] = nil
-        }
+        var fresh: [TreeID: Set<UInt32>] = [:]
         for (id, tree) in trees {
-            if promises.trees[id] != nil {
+            if promises.trees[id]?.growsInto(tree) == true {
                 promises.trees[id]?.nodes = tree.nodes
-                continue
+            } else {
+                promises.trees[id] = tree
+                fresh[id] = []
             }
-            var counted = tree
-            counted.held = UInt32((0..<tree.sizeUnits).count { holds(tree, id, $0) })
-            promises.trees[id] = counted
-            promises.held += UInt64(counted.held)
         }
+        for id in promises.trees.keys where trees[id] == nil { promises.trees[id] = nil }
+        if !fresh.isEmpty { countHeld(&fresh) }
+        promises.held = promises.trees.values.reduce(0) { $0 + UInt64($1.held) }
+    }
+
+    /// Goes through all that is bound: thick volumes may be much larger than that.
+    private mutating func countHeld(_ fresh: inout [TreeID: Set<UInt32>]) {
+        for key in bySlotKey.keys where fresh[key.tree] != nil && promises.trees[key.tree]?.covers(key) == true {
+            fresh[key.tree]?.insert(key.index)
+        }
+        for (id, indexes) in fresh { promises.trees[id]?.held = UInt32(indexes.count) }
     }
 
     private func holds(_ tree: ThickTree, _ id: TreeID, _ index: UInt32) -> Bool {
@@ -72,8 +79,8 @@ extension UnitStore {
 
     /// To be called before a unit is bound, and after one was unbound.
     mutating func countPromised(_ key: UnitKey, isBound: Bool) {
-        guard !promises.trees.isEmpty, let tree = promises.trees[key.tree], key.index < tree.sizeUnits,
-            tree.nodes.contains(key.node), !holds(tree, key.tree, key.index)
+        guard !promises.trees.isEmpty, let tree = promises.trees[key.tree], tree.covers(key),
+            !holds(tree, key.tree, key.index)
         else { return }
         promises.trees[key.tree]?.held = isBound ? tree.held + 1 : tree.held - 1
         promises.held = isBound ? promises.held + 1 : promises.held - 1
