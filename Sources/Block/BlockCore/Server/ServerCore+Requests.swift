@@ -99,7 +99,11 @@ extension ServerCore {
         case (.map, .client): (kind, status) = (.clientMap, range == .wholeUnit ? nil : .invalid)
         case (.replicate, .server), (.copy, .server): (kind, status) = (.replicaWrite, hasBytes ? nil : .invalid)
         case (.replicateZeroes, .server): (kind, status) = (.replicaZeroes, nil)
-        case (.dropUnit, .server), (.dropMerged, .server): (kind, status) = (.replicaDrop, nil)
+        // What is forgotten is whole units: under less than its lock a write could still be under way there.
+        case (.dropUnit, .server): (kind, status) = (.replicaDrop, range == .wholeUnit ? nil : .invalid)
+        case (.dropMerged, .server):
+            let isOther = header.attachEpoch != UInt64(header.node)
+            (kind, status) = (.replicaDrop, range == .wholeUnit && isOther ? nil : .invalid)
         case (.fetch, .server): (kind, status) = (.replicaRead, nil)
         case (.verify, .server): (kind, status) = (.replicaRead, range == .wholeUnit ? nil : .invalid)
         default: (kind, status) = (.clientRead, .invalid)
