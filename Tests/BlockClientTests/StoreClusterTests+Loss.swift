@@ -4,8 +4,8 @@ import Glibc
 import Testing
 
 extension StoreClusterTests {
-    /// The only good copy of a volume is on a disk that is lost. What the other server still has is older: nobody gets it before an
-    /// operator says so, the volume tells until he has dealt with it, and an empty disk gets its copy again.
+    /// The only good copy of a volume is on a disk that is lost. What the other server still has is older: nobody gets it
+    /// before an operator says so, the volume tells until he has dealt with it, and an empty disk gets its copy again.
     @Test func anOlderCopyIsServedOnlyByAnOperatorsDecision() async throws {
         try await withCluster(servers: 2) { cluster in
             await cluster.startClient("c1")

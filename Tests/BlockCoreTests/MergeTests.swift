@@ -29,10 +29,10 @@ import Testing
     }
 
     /// Blocks 0 of the first node, blocks 0 and 1 of its child: what the child lacks moves, on both copies, before anything goes.
-    private func bench(rules: ProtocolRules = .all) throws -> ServerBench {
+    private func bench(rules: ProtocolRules = .all, checksum: UInt32 = 5) throws -> ServerBench {
         var bench = try ServerBench(secondary: false) { $0.rules = rules }
         bench.ask(.write, length: 8192)
-        bench.answerDisk(checksum: 5)
+        bench.answerDisk(checksum: checksum)
         var update = ServerBench.map(secondary: false)
         var tree = VolumeTree(of: TreeID(rawValue: ServerBench.volume.rawValue), pool: ServerBench.pool)
         update.volumes[0].head = tree.grow(from: 0)
@@ -93,6 +93,80 @@ import Testing
         bench.now = bench.now + .seconds(2)
         bench.feed(.tick)
         #expect(bench.told.contains(.nodeEmpty(tree, node: 0, revision: 4)))
+    }
+
+    /// The same server as the second copy's, with a connection of the first one's.
+    private func becomeSecondary(_ bench: inout ServerBench, checksum: UInt32 = 5) throws -> LinkID {
+        var update = ServerBench.map(secondary: true)
+        var tree = VolumeTree(of: tree, pool: ServerBench.pool)
+        update.volumes[0].head = tree.grow(from: 0)
+        update.trees = [tree]
+        update.revision = 50
+        let own = update.pools[0].entries[0].comb.primary
+        let other = try #require(update.pools[0].entries[0].comb.secondary)
+        update.pools[0].entries[0].comb = Comb(epoch: 9, primary: other, state: .normal(secondary: own), revision: 50)
+        bench.feed(.manager(.update(update)))
+        // The merge that has begun is given up when its read has ended.
+        bench.answerDisk(checksum: checksum)
+        #expect(bench.core.isIdle)
+        let link = LinkID(rawValue: 40)
+        var hello = DataHeader(opcode: .hello)
+        hello.volume = ServerBench.other.rawValue
+        hello.offset = PeerKind.server.rawValue
+        hello.session = 1
+        bench.feed(.request(link, hello, nil))
+        return link
+    }
+
+    private func request(_ opcode: Opcode, node: UInt32) -> DataHeader {
+        var header = DataHeader(opcode: opcode)
+        header.request = 1
+        header.session = 1
+        header.volume = tree.rawValue
+        header.node = node
+        header.combEpoch = 9
+        header.length = Geometry.unitBytes
+        return header
+    }
+
+    /// What was merged may have come to the primary alone: a secondary that is asked for it has it in the old unit still.
+    @Test func whatIsNotMergedHereYetIsFetchedFromTheOldUnit() throws {
+        var bench = try bench()
+        let link = try becomeSecondary(&bench)
+        var fetch = request(.fetch, node: 1)
+        (fetch.offset, fetch.length) = (4096, 4096)
+        bench.feed(.request(link, fetch, nil))
+        #expect(bench.disk.last?.request.isRead == true)
+        bench.answerDisk(checksum: 5)
+        let answer = try #require(bench.sent.last { $0.link == link }?.header)
+        #expect(answer.status == .ok && answer.flags.contains(.payload) && !answer.flags.contains(.zeros))
+    }
+
+    /// Zeros that hide nothing are forgotten without being merged first; other data is not.
+    @Test(arguments: [true, false]) func zerosThatHideNothingAreForgotten(isZeros: Bool) throws {
+        let checksum = isZeros ? BlockChecksums.ofZeros : 5
+        var bench = try bench(checksum: checksum)
+        let link = try becomeSecondary(&bench, checksum: checksum)
+        var drop = request(.dropMerged, node: 0)
+        drop.attachEpoch = 1
+        bench.feed(.request(link, drop, nil))
+        bench.answerDisk(checksum: 5)
+        #expect(bench.sent.last { $0.link == link }?.header.status == (isZeros ? .ok : .invalid))
+        #expect(bench.core.stores[0].usedUnits == (isZeros ? 1 : 2))
+    }
+
+    /// The first copy may have no such unit, and asks for nothing.
+    @Test(arguments: [true, false]) func aSecondCopyForgetsAUnitOfZerosByItself(isZeros: Bool) throws {
+        let checksum = isZeros ? BlockChecksums.ofZeros : 5
+        var bench = try bench(checksum: checksum)
+        _ = try becomeSecondary(&bench, checksum: checksum)
+        for _ in 0..<2 {
+            bench.now = bench.now + .seconds(2)
+            bench.feed(.tick)
+            bench.answerDisk(checksum: 5)
+        }
+        #expect(bench.core.stores[0].usedUnits == (isZeros ? 1 : 2))
+        #expect(bench.told.contains(.nodeEmpty(tree, node: 0, revision: 50)) == isZeros)
     }
 
     /// It keeps its unit, and gets everything once more.

@@ -269,6 +269,52 @@ struct ServerBench {
         #expect(bench.told.contains(.rebuildDone(key, epoch: 3, target: target)))
     }
 
+    /// One bad place of the only copy: what can be read gets its second copy, and the rest is known to be lost there.
+    @Test func whatCannotBeReadDoesNotKeepTheRestFromItsSecondCopy() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.ask(.write, length: 4 * 4096)
+        bench.answerDisk()
+        let target = CopyPlace(sds: ServerBench.other, device: DeviceID(rawValue: 6))
+        var update = later(ServerBench.map(secondary: false))
+        update.pools[0].entries[0].comb.state = .rebuilding(target: target)
+        let link = LinkID(rawValue: 9)
+        bench.feed(.manager(.update(update)))
+        bench.feed(.peerConnected(PeerChannel(ServerBench.other, .copying), link))
+        var answered = bench.sent.count - 1
+        var copied: [(blocks: Range<UInt32>, isDamaged: Bool)] = []
+        let second =
+            try #require(bench.core.stores[0].location(of: UnitKey(volume: ServerBench.volume, index: 0))) + 4096
+        var isUnderWay = true
+        while isUnderWay {
+            isUnderWay = answered < bench.sent.count || !bench.disk.isEmpty
+            while answered < bench.sent.count {
+                let (to, header) = bench.sent[answered]
+                answered += 1
+                guard to == link else { continue }
+                if header.opcode == .copy {
+                    let first = header.offset / 4096
+                    copied.append((first..<first + header.length / 4096, header.flags.contains(.damaged)))
+                }
+                bench.feed(.answer(link, header.reply(.ok), []))
+            }
+            while let (id, request) = bench.disk.first {
+                bench.disk.removeFirst()
+                if case .read(let at, let length, _) = request, at..<at + UInt64(length) ~= second {
+                    bench.feed(.disk(ServerBench.device, id, .failed(reason: "EIO")))
+                } else {
+                    bench.feed(
+                        .disk(ServerBench.device, id, request.isRead ? .read(PayloadID(rawValue: 77)) : .done))
+                }
+            }
+        }
+        #expect(copied.map(\.blocks) == [0..<1, 1..<2, 2..<4])
+        #expect(copied.map(\.isDamaged) == [false, true, false])
+        #expect(bench.core.stores[0].stopReason == nil)
+        let key = CombKey(pool: ServerBench.pool, index: 0)
+        #expect(bench.told.contains(.rebuildDone(key, epoch: 2, target: target)))
+        #expect(!bench.told.contains { if case .rebuildFailed = $0 { true } else { false } })
+    }
+
     // MARK: Space
 
     /// The secondary has no room for a new unit: the write is undone here, refused, and the secondary stays.

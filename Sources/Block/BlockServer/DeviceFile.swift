@@ -22,7 +22,6 @@ final class DeviceFile: Sendable {
     /// Bytes.
     let size: UInt64
     let descriptor: Int32
-    private let isRegularFile: Bool
     private let stopped = Mutex<BlockIOError?>(nil)
 
     /// Opens `path` for exclusive use. When it does not exist and `sizeWhenAbsent` is given, a sparse file of that size
@@ -46,7 +45,7 @@ final class DeviceFile: Sendable {
         }
         var status = stat()
         guard fstat(descriptor, &status) == 0 else { throw .system(errno, "stat \(path)") }
-        isRegularFile = status.st_mode & 0o170000 == 0o100000
+        let isRegularFile = status.st_mode & 0o170000 == 0o100000
         var bytes = UInt64(max(0, status.st_size))
         if !isRegularFile && cbio_block_device_size(descriptor, &bytes) != 0 {
             close(descriptor)
@@ -121,10 +120,8 @@ final class DeviceFile: Sendable {
     }
 
     private func punch(at offset: UInt64, length: UInt64) -> BlockIOError? {
-        if isRegularFile {
-            if cbio_punch(descriptor, Int64(offset), Int64(length)) == 0 { return nil }
-            guard errno == EOPNOTSUPP else { return stop(errno, "punch at \(offset) in") }
-        }
+        if cbio_punch(descriptor, Int64(offset), Int64(length)) == 0 { return nil }
+        guard errno == EOPNOTSUPP else { return stop(errno, "punch at \(offset) in") }
         return writeZeros(at: offset, length: Int(length))
     }
 }

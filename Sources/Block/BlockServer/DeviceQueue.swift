@@ -32,6 +32,8 @@ final class DeviceQueue: DiskRingOwner, @unchecked Sendable {
     /// For what the ring does not do, or all but flushes.
     private let workers: WorkerPool
     private let flusher: WorkerPool?
+    /// Where nothing can be punched, zeros are written: nobody's reads and writes wait behind that.
+    private let puncher: WorkerPool
     private var waitingFlushes: [UInt64] = []
     private var runningFlushes: [UInt64] = []
     /// What the threads have done and the reactor has not heard of.
@@ -44,11 +46,13 @@ final class DeviceQueue: DiskRingOwner, @unchecked Sendable {
         ring = reactor.diskRing
         workers = WorkerPool(name: "sds-disk", threads: ring == nil ? 3 : 1)
         flusher = ring == nil ? WorkerPool(name: "sds-flush", threads: 1) : nil
+        puncher = WorkerPool(name: "sds-punch", threads: 1)
     }
 
     /// Ends the threads after the operations under way.
     func stop() {
         workers.stop()
+        puncher.stop()
         flusher?.stop()
     }
 
@@ -59,6 +63,7 @@ final class DeviceQueue: DiskRingOwner, @unchecked Sendable {
             if runningFlushes.isEmpty { flush() }
             return
         }
+        if case .punch = operation { return submit(operation, tag: tag, to: puncher) }
         guard let ring, file.failure == nil else { return submit(operation, tag: tag, to: workers) }
         switch operation {
         case .write(let offset, let buffer, let range):

@@ -250,6 +250,11 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
         asked.buffer = buffer
         asked.holes = holes
         let tag = diskWork.insert(asked)
+        // Nothing is to be read; but nothing ends before this returns either.
+        if parts.isEmpty {
+            reactor.after(.zero) { [weak self] in self?.ended(tag, nil) }
+            return
+        }
         gathers[tag] = (parts.count, nil)
         for part in parts {
             queue.submit(.read(at: part.at, buffer, Int(part.into.lowerBound)..<Int(part.into.upperBound)), tag: tag)

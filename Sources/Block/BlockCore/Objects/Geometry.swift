@@ -52,6 +52,10 @@ public struct BlockRange: Hashable, Sendable, CustomStringConvertible {
     }
 
     public var end: UInt16 { start + count }
+    /// Of two blocks or more.
+    var halves: [BlockRange] {
+        [BlockRange(start: start, count: count / 2), BlockRange(start: start + count / 2, count: count - count / 2)]
+    }
     public var offset: UInt32 { UInt32(start) * Geometry.blockBytes }
     public var length: UInt32 { UInt32(count) * Geometry.blockBytes }
 

@@ -5,7 +5,8 @@ import Base
 /// after, since a block is dropped only where the child has it.
 ///
 /// Invariants:
-/// - Whoever forgets a unit of the node has all of its blocks in the child's unit, on stable media.
+/// - Whoever forgets a unit of the node has all of its blocks in the child's unit, on stable media, but for zeros that hide
+///   nothing.
 /// - The secondary forgets first; what it lacks is sent again.
 extension ServerCore {
     struct Merging {
@@ -44,16 +45,35 @@ extension ServerCore {
         let merges = map.merges
         var present: Set<TreeID> = []
         for index in stores.indices {
-            for unit in stores[index].units(where: { merges[$0.tree]?.node == $0.node }) {
-                present.insert(unit.tree)
-                merging.backlog.append(unit)
-            }
+            let units = stores[index].units { merges[$0.tree]?.node == $0.node }
+            present.formUnion(units.map(\.tree))
+            merging.backlog += units
+            forgetBlanks(units.filter { isBlankSecond($0, index) }, index, &actions)
         }
         guard isManagerConnected else { return }
         for tree in merges.keys.sorted() where !present.contains(tree) {
             guard let merge = merges[tree] else { continue }
             actions.append(.sendManager(.nodeEmpty(tree, node: merge.node, revision: map.revision)))
         }
+    }
+
+    /// Whether the unit is the second copy's, nothing is under way there, and all that it has is zeros that hide nothing. The
+    /// first copy may have no such unit, and then nobody else would have it forgotten.
+    private func isBlankSecond(_ unit: UnitKey, _ index: Int) -> Bool {
+        guard let comb = map.combKey(of: unit).flatMap({ map.comb($0) }), case .normal(let secondary) = comb.state,
+            secondary == CopyPlace(sds: sds, device: stores[index].device), queues[unit.family] == nil
+        else { return false }
+        let blanks = stores[index].blanks(of: unit, over: map.ancestors(of: unit))
+        return stores[index].map(of: unit).subtracting(blanks).isEmpty
+    }
+
+    private mutating func forgetBlanks(_ units: [UnitKey], _ index: Int, _ actions: inout [ServerAction]) {
+        if units.isEmpty { return }
+        let id = nextOperation
+        nextOperation += 1
+        var requests: UnitStore.Requests = []
+        if stores[index].drop(id, units, &requests) == .started { drops[id] = Drop() }
+        issue(requests, index, &actions)
     }
 
     private mutating func startMerges(_ now: Instant, _ actions: inout [ServerAction]) {
@@ -123,7 +143,7 @@ extension ServerCore {
             guard started == .started else { return remove(id, now, &actions) }
             counters[operation.store].add(.rebalanceRead, bytes: run.length)
             operations[id]?.isLocalPending = true
-        case .zeros, .drop: preconditionFailure("merges move data alone")
+        case .unreadable, .zeros, .drop: preconditionFailure("merges move data that was read")
         case nil:
             merging.repeated.remove(operation.unit.family)
             let merge = NodeMerge(node: merged(operation).node, into: operation.unit.node)
@@ -171,7 +191,7 @@ extension ServerCore {
         switch step {
         case .data(let run, _): (range, isDamaged) = (run, false)
         case .damaged(let run, _): (range, isDamaged) = (run, rules.contains(.damageStaysDamage))
-        case .zeros, .drop: preconditionFailure("merges move data alone")
+        case .unreadable, .zeros, .drop: preconditionFailure("merges move data that was read")
         }
         if stores[operation.store].lacksIntent(operation.unit) {
             cool(operation.store, underPressure: true, &actions)
@@ -212,7 +232,8 @@ extension ServerCore {
         for slot in Forwards.slots { forward(id, slot, now, &actions) }
     }
 
-    /// Whether the other unit has every block of the one that is to be forgotten, here.
+    /// Whether the other unit has every block of the one that is to be forgotten, here. Zeros that hide nothing may be on one
+    /// copy alone: it stored them over a node that the other had forgotten.
     func isMerged(_ operation: Operation) -> Bool {
         if !rules.contains(.onlyMergedIsDropped) { return true }
         let isHere = operation.kind == .mergeDrop
@@ -222,7 +243,8 @@ extension ServerCore {
         let gone = isHere ? merged(operation) : operation.unit
         let kept = UnitKey(tree: gone.tree, node: into, index: gone.index)
         let store = stores[operation.store]
-        return store.map(of: gone).subtracting(store.map(of: kept)).isEmpty
+        let missing = store.map(of: gone).subtracting(store.map(of: kept))
+        return missing.isEmpty || missing.subtracting(store.blanks(of: gone, over: map.ancestors(of: gone))).isEmpty
     }
 
     /// The secondary has forgotten the unit.

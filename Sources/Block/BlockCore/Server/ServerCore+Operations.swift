@@ -66,12 +66,16 @@ extension ServerCore {
         case data(BlockRange, node: UInt32)
         /// Data that is not what was written, and must not pass for it.
         case damaged(BlockRange, node: UInt32)
+        /// Data that cannot be read: something else, which must not pass for it either, takes its place.
+        case unreadable(BlockRange, node: UInt32)
         case zeros(BlockRange, node: UInt32)
         case drop(node: UInt32)
 
         var node: UInt32 {
             switch self {
-            case .data(_, let node), .damaged(_, let node), .zeros(_, let node), .drop(let node): node
+            case .data(_, let node), .damaged(_, let node), .unreadable(_, let node), .zeros(_, let node),
+                .drop(let node):
+                node
             }
         }
 
@@ -79,6 +83,17 @@ extension ServerCore {
         static func parts(of run: BlockRange, node: UInt32, damaged: BlockMap) -> [CopyStep] {
             damaged.holes(in: run).map { .data($0, node: node) }
                 + damaged.runs(in: run).map { .damaged($0, node: node) }
+        }
+
+        /// What to try instead of this, which the device could not read: less at once, down to single blocks.
+        var afterFailedRead: [CopyStep] {
+            switch self {
+            case .data(let run, let node):
+                run.count == 1 ? [.unreadable(run, node: node)] : run.halves.map { .data($0, node: node) }
+            case .damaged(let run, let node):
+                run.count == 1 ? [.unreadable(run, node: node)] : run.halves.map { .damaged($0, node: node) }
+            case .unreadable, .zeros, .drop: []
+            }
         }
     }
 
@@ -255,6 +270,10 @@ extension ServerCore {
         switch operation.kind {
         case .clientRead:
             started = stores[store].read(id, operation.unit, over: below, operation.range, &requests)
+        case .replicaRead where operation.header.opcode == .fetch:
+            // What is being merged into the unit may have come to the primary alone.
+            let merging = map.merges[operation.unit.tree].flatMap { $0.into == operation.unit.node ? [$0.node] : nil }
+            started = stores[store].read(id, operation.unit, over: merging ?? [], operation.range, &requests)
         case .replicaRead:
             let extent = operation.header.opcode == .verify ? stores[store].map(of: operation.unit).extent : nil
             started = stores[store].read(id, operation.unit, extent ?? operation.range, &requests)

@@ -152,6 +152,12 @@ extension ServerCore {
                     operation.copyKind == .rebalance ? .rebalanceRead : .rebuildRead, bytes: run.length)
             case .held, .nothingThere, .noSpace, .busy, .stopped: abort(operation.comb, now, &actions)
             }
+        case .unreadable(let run, _):
+            var requests: UnitStore.Requests = []
+            let started = stores[operation.store].readNothing(id, run, &requests)
+            issue(requests, operation.store, &actions)
+            guard started == .started else { return abort(operation.comb, now, &actions) }
+            operations[id]?.isLocalPending = true
         case .zeros, .drop: sendStep(id, now, &actions)
         case nil:
             remove(id, now, &actions)
@@ -163,7 +169,7 @@ extension ServerCore {
         _ id: UInt64, _ completion: UnitStore.Completion, _ now: Instant, _ actions: inout [ServerAction]
     ) {
         guard let operation = operations[id] else { return }
-        guard case .read(let payload, _) = completion.outcome else { return abort(operation.comb, now, &actions) }
+        guard case .read(let payload, _) = completion.outcome else { return copyNotRead(id, now, &actions) }
         if case .data(let run, let node) = operation.steps.first, !completion.damaged.isEmpty {
             actions.append(.release(payload))
             let unit = UnitKey(tree: operation.unit.tree, node: node, index: operation.unit.index)
@@ -174,6 +180,28 @@ extension ServerCore {
         }
         operations[id]?.payload = payload
         sendStep(id, now, &actions)
+    }
+
+    /// One bad place of a disk must not keep all else from its second copy. Another copy in sync mends it first; where there
+    /// is none, what can be read goes on, and the rest as lost.
+    private mutating func copyNotRead(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
+        guard let operation = operations[id], let step = operation.steps.first,
+            stores[operation.store].stopReason == nil
+        else {
+            if let key = operations[id]?.comb { abort(key, now, &actions) }
+            return
+        }
+        let unit = UnitKey(tree: operation.unit.tree, node: step.node, index: operation.unit.index)
+        if map.comb(operation.comb)?.secondary != nil, !operation.examined.contains(unit) {
+            return awaitExamination(of: unit, id, now, &actions)
+        }
+        let parts = step.afterFailedRead
+        guard !parts.isEmpty else { return abort(operation.comb, now, &actions) }
+        if case .unreadable(let run, _) = parts[0] {
+            actions.append(.notice(.damaged(stores[operation.store].device, unit, BlockMap(run))))
+        }
+        operations[id]?.steps.replaceSubrange(0..<1, with: parts)
+        copyStep(id, now, &actions)
     }
 
     private mutating func sendStep(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {

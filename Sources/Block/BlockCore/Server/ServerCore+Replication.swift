@@ -205,10 +205,10 @@ extension ServerCore {
             header.attachEpoch = UInt64(operation.unit.node)
         case .copyUnit, .mergeUnit:
             switch operation.steps.first {
-            case .data(let run, let node), .damaged(let run, let node):
+            case .data(let run, let node), .damaged(let run, let node), .unreadable(let run, let node):
                 header.opcode = .copy
                 header.flags = .payload
-                if operation.steps.first == .damaged(run, node: node), rules.contains(.damageStaysDamage) {
+                if operation.steps.first != .data(run, node: node), rules.contains(.damageStaysDamage) {
                     header.flags.insert(.damaged)
                 }
                 header.node = node

@@ -54,6 +54,18 @@ extension UnitStore {
         }
     }
 
+    /// Blocks of the unit that are known to be zeros and hide nothing: without them the same is read.
+    func blanks(of key: UnitKey, over below: [UInt32]) -> BlockMap {
+        guard let slot = bySlotKey[key].flatMap({ slots[Int($0)] }) else { return BlockMap() }
+        var blanks = slot.map.intersection(slot.checksums.known).subtracting(slot.checksums.damaged)
+        for block in 0..<UInt16(Geometry.blocksPerUnit) where blanks[block] {
+            if slot.checksums.value(block) != BlockChecksums.ofZeros {
+                _ = blanks.remove(BlockRange(start: block, count: 1))
+            }
+        }
+        return below.reduce(blanks) { $0.subtracting(map(of: UnitKey(tree: key.tree, node: $1, index: key.index))) }
+    }
+
     /// Makes the range read as zeros. Where an ancestor has data the zeros are stored as data: without them it would show.
     mutating func writeZeroes(
         _ operation: UInt64, _ key: UnitKey, over below: [UInt32], _ range: BlockRange, combEpoch: UInt64,

@@ -54,7 +54,7 @@ public struct UnitStore: Sendable {
         /// The log or the table is being written; a flush follows.
         case metadata
         case flush
-        case punch([UInt32])
+        case punch(Range<UInt32>)
         case label(copiesLeft: Int)
         /// Checksums of units that become cold.
         case seal
@@ -112,6 +112,9 @@ public struct UnitStore: Sendable {
     var marked: [UInt32] = []
     var released: [UInt32] = []
     var releasing: [UInt32] = []
+    /// To be zeroed, the next ones last; and how many slots are being zeroed.
+    var unclean: [Range<UInt32>] = []
+    var punching = 0
     /// Zeroed, waiting for a flush before they are free.
     var zeroed: [UInt32] = []
     var freeing: [UInt32] = []
@@ -138,6 +141,10 @@ public struct UnitStore: Sendable {
     let isHoleRecordedFirst: Bool
     let isVerifying: Bool
     let isSealedFirst: Bool
+
+    /// Slots that are zeroed by one request, four of which may be under way: a slow disk may write them in well under the
+    /// time that it has for a request.
+    static let punchMax = 32
 
     public enum Start: Equatable, Sendable {
         case started
@@ -175,7 +182,7 @@ public struct UnitStore: Sendable {
     public func location(of key: UnitKey) -> UInt64? { bySlotKey[key].map { layout.offset(ofSlot: $0) } }
     /// Every slot is exactly one of bound, free, or on its way from bound to free; nil if so.
     public func accountingError() -> String? {
-        var seen = bySlotKey.values.sorted() + free + released + releasing + zeroed + freeing
+        var seen = bySlotKey.values.sorted() + free + released + releasing + zeroed + freeing + unclean.joined()
         for id in pending.keys.sorted() { if case .punch(let run) = pending[id] { seen += run } }
         return seen.sorted() == Array(0..<label.capacityUnits)
             ? nil : "device \(device): \(seen.count) of \(label.capacityUnits) units accounted for"
@@ -251,6 +258,14 @@ public struct UnitStore: Sendable {
         return .started
     }
 
+    /// A buffer of zeros, as a read of nothing.
+    mutating func readNothing(_ operation: UInt64, _ range: BlockRange, _ requests: inout Requests) -> Start {
+        if stopReason != nil { return .stopped }
+        let id = issue(.gather(operation: operation, []))
+        requests.append((id, .gather([], length: range.length, holes: [0..<range.length])))
+        return .started
+    }
+
     /// Forgets units: they read as zeros from now on. Done when that is stable.
     public mutating func drop(_ operation: UInt64, _ keys: [UnitKey], _ requests: inout Requests) -> Start {
         if stopReason != nil { return .stopped }
@@ -299,7 +314,10 @@ public struct UnitStore: Sendable {
             step = .flushing
             requests.append((issue(.flush), .flush))
         case .flush: endCommit(&completions, &requests)
-        case .punch(let cleaned): zeroed += cleaned
+        case .punch(let cleaned):
+            zeroed += cleaned
+            punching -= cleaned.count
+            punchNext(&requests)
         case .seal: sealWritten()
         case .label(let copiesLeft):
             if copiesLeft > 0 {
@@ -438,17 +456,26 @@ public struct UnitStore: Sendable {
         logUsed = 0
     }
 
-    /// Zeroes slots, neighbours together.
+    /// Zeroes slots, neighbours together, a few runs at a time: a disk may have to write all of it.
     mutating func punch(_ dirty: [UInt32], _ requests: inout Requests) {
         let ordered = dirty.sorted()
-        var first = 0
-        while first < ordered.count {
-            var last = first
-            while last + 1 < ordered.count, ordered[last + 1] == ordered[last] + 1, last - first < 1023 { last += 1 }
-            let run = Array(ordered[first...last])
+        var runs: [Range<UInt32>] = []
+        for slot in ordered {
+            if let last = runs.last, last.upperBound == slot, last.count < UnitStore.punchMax {
+                runs[runs.count - 1] = last.lowerBound..<slot + 1
+            } else {
+                runs.append(slot..<slot + 1)
+            }
+        }
+        unclean += runs.reversed()
+        punchNext(&requests)
+    }
+
+    private mutating func punchNext(_ requests: inout Requests) {
+        while punching < 4 * UnitStore.punchMax, let run = unclean.popLast() {
+            punching += run.count
             let length = UInt32(run.count) * Geometry.unitBytes
-            requests.append((issue(.punch(run)), .punch(at: layout.offset(ofSlot: run[0]), length: length)))
-            first = last + 1
+            requests.append((issue(.punch(run)), .punch(at: layout.offset(ofSlot: run.lowerBound), length: length)))
         }
     }
 
