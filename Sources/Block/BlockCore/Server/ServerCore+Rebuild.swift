@@ -286,7 +286,7 @@ extension ServerCore {
             readyTargets[key] = comb.epoch
             return answer(.ok)
         }
-        let units = stores[store].units { map.combKey(of: $0) == key }
+        let units = units(of: key, in: store)
         let id = nextOperation
         nextOperation += 1
         let drop = Drop(answer: (key, comb.epoch, link, header))

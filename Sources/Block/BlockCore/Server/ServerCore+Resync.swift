@@ -94,7 +94,7 @@ extension ServerCore {
         guard let rebuild = rebuilds[key], let primary = map.comb(key)?.primary,
             let store = storeIndex(primary.device)
         else { return }
-        let own = stores[store].units { map.combKey(of: $0) == key }
+        let own = units(of: key, in: store)
         var lacking = Set(own.map(\.family))
         let families = lacking.count
         if let since = rebuild.since {
@@ -135,7 +135,7 @@ extension ServerCore {
             actions.append(.send(link, header.reply(.staleComb), nil))
             return
         }
-        let units = stores[store].units { map.combKey(of: $0) == key }
+        let units = units(of: key, in: store)
         let first = Int(min(header.attachEpoch, UInt64(units.count)))
         let page = units[first..<min(first + UnitList.entriesMax, units.count)].map {
             UnitList.Entry(unit: $0, isHot: stores[store].isHot($0))
@@ -145,6 +145,12 @@ extension ServerCore {
         answer.flags.insert(.payload)
         answer.length = UInt32(bytes.count)
         actions.append(.sendBytes(link, answer, bytes))
+    }
+
+    /// What the device has of a comb, in order.
+    func units(of key: CombKey, in store: Int) -> [UnitKey] {
+        guard let combCount = map.pools[key.pool]?.combs.count else { return [] }
+        return stores[store].units(inComb: key.index, of: UInt32(combCount)) { map.combKey(of: $0) == key }
     }
 
     /// This server's copy, if it is one that a primary may ask for a list of: a target that keeps its units, or the second copy.

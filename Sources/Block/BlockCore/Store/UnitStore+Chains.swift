@@ -33,7 +33,7 @@ extension UnitStore {
         }
         let holes = missing.runs(in: range).map(inBuffer)
         let reads = sources.compactMap { unit, blocks in
-            bySlotKey[unit].map {
+            bound[unit].map {
                 Read(
                     operation: operation, slot: $0, generation: slots[Int($0)]?.generation ?? 0, range: range,
                     blocks: blocks)
@@ -56,7 +56,7 @@ extension UnitStore {
 
     /// Blocks of the unit that are known to be zeros and hide nothing: without them the same is read.
     func blanks(of key: UnitKey, over below: [UInt32]) -> BlockMap {
-        guard let slot = bySlotKey[key].flatMap({ slots[Int($0)] }) else { return BlockMap() }
+        guard let slot = bound[key].flatMap({ slots[Int($0)] }) else { return BlockMap() }
         var blanks = slot.map.intersection(slot.checksums.known).subtracting(slot.checksums.damaged)
         for block in 0..<UInt16(Geometry.blocksPerUnit) where blanks[block] {
             if slot.checksums.value(block) != BlockChecksums.ofZeros {

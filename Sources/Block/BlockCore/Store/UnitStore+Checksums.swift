@@ -76,7 +76,7 @@ extension UnitStore {
 
     /// Whether damage of the block would be noticed.
     public func knowsChecksum(of key: UnitKey, block: UInt16) -> Bool {
-        bySlotKey[key].flatMap { slots[Int($0)]?.checksums.known[block] } ?? false
+        bound[key].flatMap { slots[Int($0)]?.checksums.known[block] } ?? false
     }
 
     /// Where the blocks of settled units lie whose checksums are known, and what these are. Damage of any of them is

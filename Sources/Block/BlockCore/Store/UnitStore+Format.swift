@@ -44,14 +44,14 @@ extension UnitStore {
             throw DeviceError(code: .corrupt, message: "the unit table that the log continues is corrupt")
         }
         for (number, slot) in store.slots.bound {
-            store.bySlotKey[slot.key] = number
+            store.bound[slot.key] = number
             if slot.intent != .cold { store.hot.insert(number) }
             store.generation = max(store.generation, slot.generation)
         }
         let isSearching = rules.contains(.unrecordedIsFound)
         let holes = rules.contains(.zerosBeforeHoles) ? store.holes(isSearching: isSearching) : []
         if isSearching { store.searchUnits(dataOfUnit) }
-        if store.keepsChecksums { store.unreadableSeals = store.bySlotKey.count - store.hot.count }
+        if store.keepsChecksums { store.unreadableSeals = store.bound.count - store.hot.count }
         store.label.mountCounter += 1
         let table = (offset: store.nextTableOffset, bytes: store.encodeTable())
         store.beginNextTable()

@@ -18,7 +18,7 @@ extension UnitStore {
     ) -> Start {
         guard isHoleRecordedFirst else { return writeZeroes(operation, key, range, combEpoch: combEpoch, &requests) }
         if stopReason != nil { return .stopped }
-        guard let slot = bySlotKey[key] else { return .nothingThere }
+        guard let slot = bound[key] else { return .nothingThere }
         if giveBack(slot, key, without: range, operation, &requests) { return .started }
         guard empty(slot, range), let known = slots[Int(slot)] else { return .nothingThere }
         search.forget(slot, range)

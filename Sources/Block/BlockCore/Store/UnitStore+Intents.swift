@@ -56,12 +56,12 @@ extension UnitStore {
     /// Whether the unit may differ from a copy that left in sync at comb epoch `epoch`: it was written later, or was being
     /// written. With `countingIntents` false only the first.
     func isDirty(_ key: UnitKey, since epoch: UInt64, countingIntents: Bool = true) -> Bool {
-        guard let slot = bySlotKey[key].flatMap({ slots[Int($0)] }) else { return false }
+        guard let slot = bound[key].flatMap({ slots[Int($0)] }) else { return false }
         return slot.combEpoch > epoch || (countingIntents && slot.intent != .cold)
     }
 
     func isHot(_ key: UnitKey) -> Bool {
-        bySlotKey[key].flatMap { slots[Int($0)] }.map { $0.intent != .cold } ?? false
+        bound[key].flatMap { slots[Int($0)] }.map { $0.intent != .cold } ?? false
     }
 
     /// Whether a write to the unit would need one more hot unit than there should be: others should become cold first.

@@ -67,14 +67,14 @@ extension UnitStore {
 
     /// Goes through all that is bound: thick volumes may be much larger than that.
     private mutating func countHeld(_ fresh: inout [TreeID: Set<UInt32>]) {
-        for key in bySlotKey.keys where fresh[key.tree] != nil && promises.trees[key.tree]?.covers(key) == true {
+        for key in bound.keys where fresh[key.tree] != nil && promises.trees[key.tree]?.covers(key) == true {
             fresh[key.tree]?.insert(key.index)
         }
         for (id, indexes) in fresh { promises.trees[id]?.held = UInt32(indexes.count) }
     }
 
     private func holds(_ tree: ThickTree, _ id: TreeID, _ index: UInt32) -> Bool {
-        tree.nodes.contains { bySlotKey[UnitKey(tree: id, node: $0, index: index)] != nil }
+        tree.nodes.contains { bound[UnitKey(tree: id, node: $0, index: index)] != nil }
     }
 
     /// To be called before a unit is bound, and after one was unbound.

@@ -72,7 +72,7 @@ public struct UnitStore: Sendable {
     public internal(set) var label: DeviceLabel
     let layout: DeviceLayout
     var slots: SlotPages
-    var bySlotKey: [UnitKey: UInt32] = [:]
+    var bound = UnitIndex()
     /// Clean slots, last freed first.
     var free: [UInt32] = []
     var generation: UInt64 = 0
@@ -171,24 +171,28 @@ public struct UnitStore: Sendable {
     public typealias Requests = [(id: DiskOperationID, request: DiskRequest)]
 
     public var device: DeviceID { label.device }
-    public var usedUnits: UInt32 { UInt32(bySlotKey.count) }
+    public var usedUnits: UInt32 { UInt32(bound.count) }
 
     /// Whether one more unit would leave `spare` units free. Slots that are being zeroed count as free.
     public func hasRoom(leaving spare: UInt32) -> Bool { UInt64(usedUnits) + UInt64(spare) < label.capacityUnits }
 
     /// Every unit for which `isWanted` says so, in order.
-    public func units(where isWanted: (UnitKey) -> Bool) -> [UnitKey] { bySlotKey.keys.filter(isWanted).sorted() }
+    public func units(where isWanted: (UnitKey) -> Bool) -> [UnitKey] { bound.keys.filter(isWanted).sorted() }
+    /// The same of those only whose family would be in comb `comb` of `combCount` (a power of two).
+    func units(inComb comb: UInt32, of combCount: UInt32, where isWanted: (UnitKey) -> Bool) -> [UnitKey] {
+        bound.candidates(comb: comb, combCount: combCount).filter(isWanted).sorted()
+    }
     /// Where the unit lies on the device, in bytes; nil if nothing was ever written to it.
-    public func location(of key: UnitKey) -> UInt64? { bySlotKey[key].map { layout.offset(ofSlot: $0) } }
+    public func location(of key: UnitKey) -> UInt64? { bound[key].map { layout.offset(ofSlot: $0) } }
     /// Every slot is exactly one of bound, free, or on its way from bound to free; nil if so.
     public func accountingError() -> String? {
-        var seen = bySlotKey.values.sorted() + free + released + releasing + zeroed + freeing + unclean.joined()
+        var seen = bound.slots.sorted() + free + released + releasing + zeroed + freeing + unclean.joined()
         for id in pending.keys.sorted() { if case .punch(let run) = pending[id] { seen += run } }
         return seen.sorted() == Array(0..<label.capacityUnits)
             ? nil : "device \(device): \(seen.count) of \(label.capacityUnits) units accounted for"
     }
     public func map(of key: UnitKey) -> BlockMap {
-        bySlotKey[key].flatMap { slots[Int($0)]?.map } ?? BlockMap()
+        bound[key].flatMap { slots[Int($0)]?.map } ?? BlockMap()
     }
 
     // MARK: Operations
@@ -215,7 +219,7 @@ public struct UnitStore: Sendable {
         _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, combEpoch: UInt64, _ requests: inout Requests
     ) -> Start {
         if stopReason != nil { return .stopped }
-        guard let slot = bySlotKey[key] else { return .nothingThere }
+        guard let slot = bound[key] else { return .nothingThere }
         if giveBack(slot, key, without: range, operation, &requests) { return .started }
         guard slots[Int(slot)]?.map.runs(in: range).isEmpty == false else { return .nothingThere }
         if leavesOldBytesInHoles {
@@ -244,7 +248,7 @@ public struct UnitStore: Sendable {
         _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, _ requests: inout Requests
     ) -> Start {
         if stopReason != nil { return .stopped }
-        guard let slot = bySlotKey[key], let known = slots[Int(slot)], !known.map.runs(in: range).isEmpty else {
+        guard let slot = bound[key], let known = slots[Int(slot)], !known.map.runs(in: range).isEmpty else {
             return .nothingThere
         }
         let map = known.map
@@ -271,7 +275,7 @@ public struct UnitStore: Sendable {
         if stopReason != nil { return .stopped }
         var dropped: Set<UInt32> = []
         for key in keys {
-            guard let slot = bySlotKey[key] else { continue }
+            guard let slot = bound[key] else { continue }
             forget(slot, key)
             dropped.insert(slot)
         }
@@ -512,19 +516,19 @@ public struct UnitStore: Sendable {
     }
 
     mutating func bind(_ key: UnitKey, _ combEpoch: UInt64) -> UInt32? {
-        if let slot = bySlotKey[key] { return slot }
+        if let slot = bound[key] { return slot }
         guard let slot = free.popLast() else { return nil }
         generation += 1
         countPromised(key, isBound: true)
         slots[Int(slot)] = Slot(key: key, generation: generation, combEpoch: combEpoch, intent: .fresh)
         hot.insert(slot)
-        bySlotKey[key] = slot
+        bound[key] = slot
         return slot
     }
 
     /// The unit's slot is on its way to being free.
     private mutating func forget(_ slot: UInt32, _ key: UnitKey) {
-        bySlotKey[key] = nil
+        bound[key] = nil
         countPromised(key, isBound: false)
         if keepsChecksums { retired[slot] = slots[Int(slot)] }
         endSearch(slot)
