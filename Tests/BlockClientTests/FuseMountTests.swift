@@ -1,8 +1,9 @@
 import Base
-import BlockClient
 import BlockIO
 import Glibc
 import Testing
+
+@testable import BlockClient
 
 @Suite(.serialized) struct FuseMountTests {
     final class Setup: @unchecked Sendable {
@@ -26,6 +27,21 @@ import Testing
                 return mount != nil
             }
             #expect(made == true)
+        }
+
+        /// As when a process dies and another takes over: nothing is said to the kernel in between.
+        func succeed(with record: FuseRecord) {
+            let succeeded = reactor.sync { [self] in
+                guard let old = mount else { return false }
+                let descriptor = dup(old.descriptor)
+                old.close()
+                mount = try? FuseMount(
+                    descriptor: descriptor, directory: old.directory, takenOver: true, on: reactor,
+                    logger: quietLogger())
+                mount?.expect(record)
+                return mount != nil
+            }
+            #expect(succeeded == true)
         }
 
         func finish() {
@@ -90,5 +106,63 @@ import Testing
         #expect(pwrite(file, buffer.base, 4096, 0) == -1 && errno == EIO)
         #expect(pread(file, buffer.base, 4096, 0) == -1 && errno == EIO)
         #expect(access(setup.file, F_OK) != 0)
+    }
+
+    /// Whether the predecessor told its successor where it had come to, or was of a release that did not.
+    @Test(arguments: [true, false])
+    func aFileThatIsStillOpenNeverBecomesALaterOne(toldNumber: Bool) throws {
+        let setup = try Setup()
+        defer { setup.finish() }
+        let (withdrawn, later) = (MemoryDevice(size: 1 << 20), MemoryDevice(size: 1 << 20))
+        _ = setup.reactor.sync { setup.mount?.add("withdrawn", device: withdrawn) }
+        let file = open(setup.directory.path + "/mnt/withdrawn", O_RDWR | 0o40000 | O_CLOEXEC)
+        try #require(file >= 0)
+        defer { close(file) }
+        let buffer = IOBuffer(zeros: 4096)
+        memset(buffer.base, 7, 4096)
+        #expect(pwrite(file, buffer.base, 4096, 0) == 4096)
+        let record = setup.reactor.sync { () -> FuseRecord? in
+            setup.mount?.remove("withdrawn")
+            return setup.mount?.record
+        }
+        var left = try #require(record ?? nil)
+        #expect(left.files.map(\.name) == ["vol"])
+        if !toldNumber { left.nextNode = 0 }
+        setup.succeed(with: left)
+        _ = setup.reactor.sync {
+            setup.mount?.add("vol", device: setup.device)
+            setup.mount?.add("later", device: later)
+        }
+        let other = open(setup.directory.path + "/mnt/later", O_RDWR | 0o40000 | O_CLOEXEC)
+        try #require(other >= 0)
+        defer { close(other) }
+        #expect(pwrite(file, buffer.base, 4096, 0) == -1 && errno == EIO)
+        #expect(setup.reactor.sync { later.isZero(from: 0, to: 4096) } == true)
+        #expect(pwrite(other, buffer.base, 4096, 0) == 4096)
+        #expect(setup.reactor.sync { later.isZero(from: 0, to: 4096) } == false)
+    }
+
+    @Test func generationsTellFilesApart() {
+        let node: UInt64 = 1 << 40
+        #expect(FuseMount.generation(of: node, "a.1") != FuseMount.generation(of: node, "a.2"))
+        #expect(FuseMount.generation(of: node, "a.1") == FuseMount.generation(of: node, "a.1"))
+        // What a release said that knew no generations.
+        #expect(FuseMount.generation(of: 2, "a.1") == 1)
+    }
+
+    /// Numbers of releases that counted from 2 stay what they were.
+    @Test func aNewNodeIsAboveAllThatEverWere() throws {
+        let setup = try Setup()
+        defer { setup.finish() }
+        let told: UInt64 = 1 << 62
+        let numbers = setup.reactor.sync { () -> [UInt64] in
+            let first = setup.mount?.record.files.first?.node ?? 0
+            setup.mount?.expect(FuseRecord(files: [FuseRecord.File(node: 9, name: "old")], nextNode: told))
+            setup.mount?.add("old", device: setup.device)
+            setup.mount?.add("new", device: setup.device)
+            return [first] + (setup.mount?.record.files.filter { $0.name != "vol" }.map(\.node) ?? [])
+        }
+        #expect(numbers?.first.map { $0 > 1 << 32 } == true)
+        #expect(numbers?.dropFirst() == [9, told])
     }
 }

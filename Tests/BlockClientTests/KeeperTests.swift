@@ -21,10 +21,11 @@ import Testing
         if let device { keeper.hold(device) }
         device = nil
         // The keeper takes messages in order: the answer to this one comes after it has the device.
-        keeper.keep(backing.raw, files: [(node: 2, name: "v.1")])
+        let record = FuseRecord(files: [FuseRecord.File(node: 2, name: "v.1")], nextNode: 7)
+        keeper.keep(backing.raw, record)
         let (successor, left) = try FuseKeeper.open(directory.path + "/keeper.sock", logger: Logger(label: "test"))
         defer { successor.stop() }
-        #expect(left?.files.map(\.name) == ["v.1"])
+        #expect(left?.record == record)
         if let left { close(left.descriptor) }
         #expect(LoopDevice.find(backing: file) == [number])
         successor.hold(try LoopDevice.open(number))
@@ -32,5 +33,15 @@ import Testing
         successor.release(number)
         for _ in 0..<500 where !LoopDevice.find(backing: file).isEmpty { try await Task.sleep(for: .milliseconds(20)) }
         #expect(LoopDevice.find(backing: file).isEmpty)
+    }
+
+    /// Releases that told no number are followed, and those that know none read the files.
+    @Test func aRecordIsReadWithAndWithoutItsNumber() {
+        let files = [FuseRecord.File(node: 2, name: "a.1"), FuseRecord.File(node: 5_000_000_000, name: "b.9")]
+        let record = FuseRecord(files: files, nextNode: 5_000_000_001)
+        #expect(record.text == "next 5000000001\n2 a.1\n5000000000 b.9\n")
+        #expect(FuseRecord(parsing: record.text) == record)
+        #expect(FuseRecord(parsing: "2 a.1\n5000000000 b.9\n") == FuseRecord(files: files, nextNode: 0))
+        #expect(FuseRecord(parsing: "2\nx y\n18446744073709551615 c\n") == FuseRecord(files: [], nextNode: 0))
     }
 }

@@ -11,7 +11,7 @@ final class FuseHost: DeviceHost {
     private let keeper: FuseKeeper
     private let descriptor: Int32
     /// What a predecessor showed to the kernel; nil when the mount is new.
-    private let inherited: [(node: UInt64, name: String)]?
+    private let inherited: FuseRecord?
     private var mount: FuseMount?
     private var reactor: Reactor?
     private var attachments: [String: LoopAttachment] = [:]
@@ -26,7 +26,7 @@ final class FuseHost: DeviceHost {
         self.logger = logger
         let (keeper, inheritance) = try FuseKeeper.open(workDirectory + "/keeper.sock", logger: logger)
         self.keeper = keeper
-        inherited = inheritance?.files
+        inherited = inheritance?.record
         if let inheritance {
             descriptor = inheritance.descriptor
         } else {
@@ -37,7 +37,7 @@ final class FuseHost: DeviceHost {
     func start(on reactor: Reactor) throws(BlockIOError) {
         let mount = try FuseMount(
             descriptor: descriptor, directory: mountPoint, takenOver: inherited != nil, on: reactor, logger: logger)
-        for (node, name) in inherited ?? [] { mount.expect(name, node: node) }
+        if let inherited { mount.expect(inherited) }
         self.mount = mount
         self.reactor = reactor
         keeper.watch(on: reactor)
@@ -55,7 +55,7 @@ final class FuseHost: DeviceHost {
     }
 
     private func tellKeeper() {
-        if let mount { keeper.keep(mount.descriptor, files: mount.files) }
+        if let mount { keeper.keep(mount.descriptor, mount.record) }
     }
 
     func attach(_ device: any BlockDeviceBackend, as name: String, link: DeviceLink) -> any VolumeAttachment {

@@ -32,10 +32,10 @@ final class FuseKeeper: ReadyHandler, @unchecked Sendable {
 
     deinit { if connection >= 0 { close(connection) } }
 
-    /// What a predecessor left: its descriptor and its list of files.
+    /// What a predecessor left.
     struct Inheritance {
         var descriptor: Int32
-        var files: [(node: UInt64, name: String)]
+        var record: FuseRecord
     }
 
     /// Finds the keeper of a predecessor or starts one. Blocks for at most some seconds.
@@ -66,19 +66,14 @@ final class FuseKeeper: ReadyHandler, @unchecked Sendable {
         for extra in descriptors.dropFirst().prefix(max(0, Int(count) - 1)) { close(extra) }
         guard length >= 1, count >= 1, let descriptor = descriptors.first else { return nil }
         message.count = length
-        let text = String(decoding: message.bytes.dropFirst(), as: UTF8.self)
-        let files = text.split(separator: "\n").compactMap { line -> (node: UInt64, name: String)? in
-            let words = line.split(separator: " ")
-            guard words.count == 2, let node = UInt64(words[0]) else { return nil }
-            return (node, String(words[1]))
-        }
-        return Inheritance(descriptor: descriptor, files: files)
+        let record = FuseRecord(parsing: String(decoding: message.bytes.dropFirst(), as: UTF8.self))
+        return Inheritance(descriptor: descriptor, record: record)
     }
 
     /// Tells the keeper what to keep. On the reactor's thread.
-    func keep(_ descriptor: Int32, files: [(node: UInt64, name: String)]) {
+    func keep(_ descriptor: Int32, _ record: FuseRecord) {
         guard connection >= 0 else { return }
-        let message = Array(("P" + files.map { "\($0.node) \($0.name)\n" }.joined()).utf8)
+        let message = Array(("P" + record.text).utf8)
         var kept = descriptor
         let sent = cbio_send_descriptors(connection, &kept, 1, message, message.count)
         if sent < 0 { logger.error("the keeper was not told", metadata: ["errno": "\(errno)"]) }

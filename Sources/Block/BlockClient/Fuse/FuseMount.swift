@@ -15,6 +15,8 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
     static let transferMax = 1 << 20
     private static let rootNode: UInt64 = UInt64(FUSE_ROOT_ID)
     private static let headerLength = MemoryLayout<fuse_in_header>.size
+    /// Nodes below were given by releases whose files were all of generation 1.
+    private static let oldNodes: UInt64 = 1 << 32
 
     private final class Node {
         let id: UInt64
@@ -38,7 +40,9 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
     private let logger: Logger
     private var nodes: [UInt64: Node] = [:]
     private var nodeByName: [String: UInt64] = [:]
-    private var nextNode: UInt64 = 2
+    /// Begins where no mount that the kernel may still know had come to: above what releases that counted from 2 gave, and by
+    /// a clock that outruns any count of files. A node that was given twice would be the file of the one that has it open.
+    private var nextNode = FuseMount.oldNodes + Reactor.now.nanoseconds
     private var input: IOBuffer
     /// What the devices have under way: the header, and the bytes of a write.
     private var requests = SlotTable<(header: fuse_in_header, written: UInt32)>()
@@ -81,16 +85,27 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
     /// Detaches the mount without waiting for its users. Not for the reactor's thread.
     public static func detach(_ directory: String) { _ = umount2(directory, Int32(MNT_DETACH)) }
 
-    /// The files shown now, for a successor: what `expect` wants.
-    public var files: [(node: UInt64, name: String)] {
-        nodeByName.map { (node: $0.value, name: $0.key) }.sorted { $0.node < $1.node }
+    /// For a successor: what `expect` wants.
+    public var record: FuseRecord {
+        let files = nodeByName.map { FuseRecord.File(node: $0.value, name: $0.key) }
+        return FuseRecord(files: files.sorted { $0.node < $1.node }, nextNode: nextNode)
     }
 
-    /// After a take-over: the kernel knows this file. Requests for it wait for `add` or `forgetExpected`.
-    public func expect(_ name: String, node id: UInt64) {
-        nextNode = max(nextNode, id + 1)
-        nodes[id] = Node(id: id, name: name, device: nil)
-        nodeByName[name] = id
+    /// After a take-over: the kernel knows these files. Requests for them wait for `add` or `forgetExpected`.
+    public func expect(_ record: FuseRecord) {
+        nextNode = max(nextNode, record.nextNode)
+        for file in record.files {
+            nextNode = max(nextNode, file.node + 1)
+            nodes[file.node] = Node(id: file.node, name: file.name, device: nil)
+            nodeByName[file.name] = file.node
+        }
+    }
+
+    /// Tells files apart whose nodes are the same, by names, which never come again: the kernel then fails the older one.
+    /// It compares 32 bits, and what a predecessor said of a file must be said again.
+    static func generation(of node: UInt64, _ name: String) -> UInt64 {
+        if node < oldNodes { return 1 }
+        return UInt64(Array(name.utf8).withUnsafeBytes { crc32c($0) })
     }
 
     /// Shows `device` as file `name`, under the number by which the kernel may know it already.
@@ -269,7 +284,7 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
         else { return fail(header, ENOENT) }
         var out = fuse_entry_out()
         out.nodeid = id
-        out.generation = 1
+        out.generation = FuseMount.generation(of: id, nameArgument)
         out.attr = attributes
         answer(header, out)
     }
