@@ -165,4 +165,29 @@ import Testing
         #expect(numbers?.first.map { $0 > 1 << 32 } == true)
         #expect(numbers?.dropFirst() == [9, told])
     }
+
+    @Test(.enabled(if: geteuid() == 0)) func onlyItsOwnerOpensAFile() throws {
+        let setup = try Setup()
+        defer { setup.finish() }
+        #expect(chmod(setup.directory.path, 0o755) == 0)
+        let stranger = ["--reuid=65534", "--regid=65534", "--clear-groups"]
+        #expect(runTool("setpriv", stranger + ["stat", setup.directory.path]).status == 0)
+        for words in [["of=/dev/null", "if=\(setup.file)"], ["if=/dev/zero", "of=\(setup.file)", "conv=notrunc"]] {
+            let copy = ["dd", "bs=4096", "count=1"] + words
+            let denied = runTool("setpriv", stranger + copy)
+            #expect(denied.status != 0 && denied.output.contains("Permission denied"), "\(denied.output)")
+            #expect(runTool("setpriv", ["--reuid=0"] + copy).status == 0)
+        }
+    }
+
+    @Test func aDirectoryThatIsMadeIsItsOwnersOnly() throws {
+        let directory = TemporaryDirectory()
+        let path = directory.path + "/run/work"
+        makeDirectories(path, mode: 0o700)
+        #expect(runTool("stat", ["-c", "%a", directory.path + "/run", path]).output == "755\n700\n")
+        // One that is there is an operator's.
+        #expect(chmod(path, 0o750) == 0)
+        makeDirectories(path, mode: 0o700)
+        #expect(runTool("stat", ["-c", "%a", path]).output == "750\n")
+    }
 }

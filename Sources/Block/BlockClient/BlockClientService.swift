@@ -117,7 +117,8 @@ private final class RunningClient: Sendable {
     private static func host(
         _ configuration: BlockClientService.Configuration, on reactor: Reactor, logger: Logger
     ) throws(BlockIOError) -> any DeviceHost {
-        makeDirectories(configuration.workDirectory)
+        // Whoever reaches the mount or the keeper in it has the volumes.
+        makeDirectories(configuration.workDirectory, mode: 0o700)
         let record = DriverRecord(workDirectory: configuration.workDirectory)
         let choice = try DriverChoice(wanted: configuration.deviceDriver, predecessor: record.driver, .host)
         var metadata: Logger.Metadata = ["device.driver": "\(choice.chosen.driver.rawValue)"]

@@ -57,7 +57,7 @@ final class FrontEnds: ClientVolumes, @unchecked Sendable {
             "\(configuration.deviceDirectory)/emc-vol-\(system)-\(volume)", queue: links, logger: logger)
         var entry = Shown(device: device, link: link)
         if configuration.frontEnds.contains(.nbd) {
-            makeDirectories(configuration.nbdDirectory)
+            makeDirectories(configuration.nbdDirectory, mode: 0o700)
             let path = "\(configuration.nbdDirectory)/\(volume).sock"
             do throws(BlockIOError) {
                 entry.nbd = try NBDServer(

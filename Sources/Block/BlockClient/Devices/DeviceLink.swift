@@ -66,12 +66,13 @@ final class DeviceLink: Sendable {
     }
 }
 
-/// Makes `path` and what is missing above it; errors show when it is used.
-func makeDirectories(_ path: String) {
+/// Makes `path`, with access as `mode` says, and what is missing above it; errors show when it is used. A directory that is there
+/// keeps its mode.
+func makeDirectories(_ path: String, mode: mode_t = 0o755) {
     var position = path.startIndex
     while let slash = path[position...].dropFirst().firstIndex(of: "/") {
         mkdir(String(path[..<slash]), 0o755)
         position = slash
     }
-    if !path.isEmpty { mkdir(path, 0o755) }
+    if !path.isEmpty { mkdir(path, mode) }
 }

@@ -72,7 +72,9 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
         guard mkdir(directory, 0o700) == 0 || errno == EEXIST else { throw .system(errno, "make \(directory)") }
         let descriptor = cbio_open("/dev/fuse", O_RDWR | O_NONBLOCK, 0)
         guard descriptor >= 0 else { throw .system(errno, "open /dev/fuse") }
-        let options = "fd=\(descriptor),rootmode=40000,user_id=0,group_id=0,allow_other,max_read=\(transferMax)"
+        // Whoever else may come this far, the kernel goes by the modes and owners that the files have.
+        let access = "user_id=0,group_id=0,allow_other,default_permissions"
+        let options = "fd=\(descriptor),rootmode=40000,\(access),max_read=\(transferMax)"
         let flags = UInt(MS_NOSUID) | UInt(MS_NODEV) | UInt(MS_NOEXEC)
         guard mount("holdfast", directory, "fuse.holdfast", flags, options) == 0 else {
             let number = errno
