@@ -1,3 +1,4 @@
+import Base
 import BlockCore
 import BlockIO
 import BlockManager
@@ -88,5 +89,28 @@ import Testing
             let error = await #expect(throws: BlockIOError.self) { try await service.run() }
             #expect(error?.message.hasPrefix("this host has no driver \(driver.rawValue): ") == true, "\(error as Any)")
         }
+    }
+
+    @Test(.enabled(if: DeviceDriverTests.has(.fuse), "there is no FUSE here, or no loop device"))
+    func twoClientsDoNotShareAWorkDirectory() async throws {
+        let directory = TemporaryDirectory()
+        var configuration = try configuration(directory)
+        configuration.deviceDriver = .fuse
+        let first = configuration
+        let service = Task { try await BlockClientService(first, logger: quietLogger()).run() }
+        let deadline = Reactor.now + .seconds(30)
+        while access(directory.path + "/keeper.sock", F_OK) != 0 && Reactor.now < deadline {
+            try await Task.sleep(for: .milliseconds(10))
+        }
+        configuration.predecessorPatience = .milliseconds(100)
+        let second = BlockClientService(configuration, logger: quietLogger())
+        let error = await #expect(throws: BlockIOError.self) { try await second.run() }
+        #expect(error?.message.hasPrefix("another client works in \(directory.path)") == true, "\(error as Any)")
+        #expect(runTool("mountpoint", [directory.path + "/fuse"]).status == 0)
+        // One that ends is waited for.
+        service.cancel()
+        _ = await service.result
+        let lock = try DirectoryLock(directory.path, patience: .seconds(10))
+        withExtendedLifetime(lock) {}
     }
 }

@@ -1,3 +1,4 @@
+import BlockIO
 import Glibc
 import LinuxOS
 import Logging
@@ -43,5 +44,22 @@ import Testing
         #expect(FuseRecord(parsing: record.text) == record)
         #expect(FuseRecord(parsing: "2 a.1\n5000000000 b.9\n") == FuseRecord(files: files, nextNode: 0))
         #expect(FuseRecord(parsing: "2\nx y\n18446744073709551615 c\n") == FuseRecord(files: [], nextNode: 0))
+    }
+
+    /// The keeper is forked from the process that holds the lock, and lives on when that dies.
+    @Test func aKeeperDoesNotHoldTheLockOfItsDirectory() throws {
+        let directory = TemporaryDirectory()
+        let lock = try DirectoryLock(directory.path, patience: .zero)
+        #expect(throws: BlockIOError.self) { _ = try DirectoryLock(directory.path, patience: .milliseconds(50)) }
+        let (keeper, _) = try FuseKeeper.open(directory.path + "/keeper.sock", logger: Logger(label: "test"))
+        defer { keeper.stop() }
+        // It takes messages when it has let go of what it inherited.
+        keeper.keep(0, FuseRecord(files: [], nextNode: 0))
+        let (successor, left) = try FuseKeeper.open(directory.path + "/keeper.sock", logger: Logger(label: "test"))
+        defer { successor.stop() }
+        if let left { close(left.descriptor) }
+        #expect(left != nil)
+        lock.release()
+        #expect(throws: Never.self) { _ = try DirectoryLock(directory.path, patience: .zero) }
     }
 }

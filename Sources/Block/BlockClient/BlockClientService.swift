@@ -35,6 +35,8 @@ public final class BlockClientService: Service {
         public var nbdDirectory = "/run/holdfast/nbd"
         /// Holds what the device driver needs, such as the FUSE mount point.
         public var workDirectory = "/run/holdfast/sdc"
+        /// How long a client waits for its work directory while another, which may be about to end, works in it.
+        public var predecessorPatience = Duration.seconds(10)
         /// How long an I/O is held while it cannot be served.
         public var holdTime = Duration.seconds(60)
         /// Keep all memory resident: a client that must page in to write back dirty pages can lock up the host.
@@ -89,6 +91,8 @@ private final class RunningClient: Sendable {
     private let frontEnds: FrontEnds
     // SAFETY: blocks in `init` and in `awaitDetached`, which is for other threads; otherwise used on the reactor's.
     private nonisolated(unsafe) let host: (any DeviceHost)?
+    /// Of the work directory, while there is a host.
+    private let lock: DirectoryLock?
     // SAFETY: set in `start`, used and dropped in `stop`, both on the reactor's thread.
     private nonisolated(unsafe) var control: ControlSocket?
 
@@ -98,6 +102,7 @@ private final class RunningClient: Sendable {
         self.logger = logger
         let managers = try SocketAddress.resolveAny(configuration.managers, logger: logger)
         reactor = try Reactor(name: "sdc")
+        lock = configuration.frontEnds.contains(.device) ? try RunningClient.lock(configuration) : nil
         host =
             configuration.frontEnds.contains(.device)
             ? try RunningClient.host(configuration, on: reactor, logger: logger) : nil
@@ -113,12 +118,16 @@ private final class RunningClient: Sendable {
         reactor.start()
     }
 
-    /// Chooses a driver and finds what a predecessor did with it.
+    private static func lock(_ configuration: BlockClientService.Configuration) throws(BlockIOError) -> DirectoryLock {
+        // Whoever reaches the mount or the keeper in it has the volumes.
+        makeDirectories(configuration.workDirectory, mode: 0o700)
+        return try DirectoryLock(configuration.workDirectory, patience: configuration.predecessorPatience)
+    }
+
+    /// Chooses a driver and finds what a predecessor did with it. The work directory is locked.
     private static func host(
         _ configuration: BlockClientService.Configuration, on reactor: Reactor, logger: Logger
     ) throws(BlockIOError) -> any DeviceHost {
-        // Whoever reaches the mount or the keeper in it has the volumes.
-        makeDirectories(configuration.workDirectory, mode: 0o700)
         let record = DriverRecord(workDirectory: configuration.workDirectory)
         let choice = try DriverChoice(wanted: configuration.deviceDriver, predecessor: record.driver, .host)
         var metadata: Logger.Metadata = ["device.driver": "\(choice.chosen.driver.rawValue)"]
@@ -193,7 +202,10 @@ private final class RunningClient: Sendable {
         }
         host?.awaitDetached()
         if host != nil { DriverRecord(workDirectory: configuration.workDirectory).remove() }
-        reactor.perform { [self] in host?.close() }
+        reactor.perform { [self] in
+            host?.close()
+            lock?.release()
+        }
         reactor.stop()
     }
 }
