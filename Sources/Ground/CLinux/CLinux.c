@@ -159,6 +159,13 @@ int clinux_loop_attach(int backing_fd, const char *backing_path, uint32_t block_
 
 int clinux_loop_detach(int device_fd) { return ioctl(device_fd, LOOP_CLR_FD, 0) < 0 ? -errno : 0; }
 
+int clinux_loop_backing_inode(int device_fd, uint64_t *inode) {
+    struct loop_info64 info;
+    if (ioctl(device_fd, LOOP_GET_STATUS64, &info) < 0) return -errno;
+    *inode = info.lo_inode;
+    return 0;
+}
+
 int clinux_loop_resize(int device_fd) { return ioctl(device_fd, LOOP_SET_CAPACITY, 0) < 0 ? -errno : 0; }
 
 int64_t clinux_size(int fd) {

@@ -61,6 +61,13 @@ public final class LoopDevice: Sendable {
 
     public var size: Int64 { clinux_size(descriptor.raw) }
 
+    /// The inode number of the backing file, which others at the same path do not have; nil when nothing is attached.
+    /// Blocks.
+    public var backingInode: UInt64? {
+        var inode: UInt64 = 0
+        return clinux_loop_backing_inode(descriptor.raw, &inode) == 0 ? inode : nil
+    }
+
     /// All attached devices, by number.
     public static func attached() -> [(number: Int32, status: Status)] {
         let numbers = directoryEntries("/sys/block").compactMap { name in

@@ -60,7 +60,7 @@ final class FuseHost: DeviceHost {
 
     func attach(_ device: any BlockDeviceBackend, as name: String, link: DeviceLink) -> any VolumeAttachment {
         guard let mount else { preconditionFailure("a volume before the start") }
-        mount.add(name, device: device)
+        let known = mount.add(name, device: device)
         tellKeeper()
         let attachment = LoopAttachment(
             file: "\(mountPoint)/\(name)", link: link, isReadOnly: device.isReadOnly, blockSize: device.blockSize,
@@ -73,7 +73,7 @@ final class FuseHost: DeviceHost {
             attached: { [keeper, reactor] device in reactor?.perform { keeper.hold(device) } },
             detached: { [keeper, reactor] number in reactor?.perform { keeper.release(number) } })
         attachments[name] = attachment
-        attachment.attach(lookingForExisting: inherited != nil)
+        attachment.attach(existingOver: known)
         return attachment
     }
 
@@ -83,9 +83,11 @@ final class FuseHost: DeviceHost {
         mount.forgetExpected()
         tellKeeper()
         if gone.isEmpty { return }
-        // A predecessor's devices of volumes that are no longer mapped.
-        worker.submit { [keeper, mountPoint, logger] in
-            for number in gone.flatMap({ LoopDevice.find(backing: "\(mountPoint)/\($0)") }) {
+        // A predecessor's devices of volumes that are no longer mapped: found now, before one that is mapped after all gets a
+        // new device over the same path.
+        let numbers = gone.flatMap { LoopDevice.find(backing: "\(mountPoint)/\($0)") }
+        worker.submit { [keeper, logger] in
+            for number in numbers {
                 do throws(LinuxError) {
                     try LoopDevice.open(number).detach()
                 } catch {

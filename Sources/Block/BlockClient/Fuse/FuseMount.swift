@@ -111,15 +111,19 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
     }
 
     /// Shows `device` as file `name`, under the number by which the kernel may know it already.
-    public func add(_ name: String, device: any BlockDeviceBackend) {
+    /// - Returns: that number (the inode's) if the file was expected; nil when it is a new one.
+    @discardableResult
+    public func add(_ name: String, device: any BlockDeviceBackend) -> UInt64? {
         if let id = nodeByName[name], let node = nodes[id], node.isExpected {
             node.device = device
-            return settle(node)
+            settle(node)
+            return id
         }
         let id = nextNode
         nextNode += 1
         nodes[id] = Node(id: id, name: name, device: device)
         nodeByName[name] = id
+        return nil
     }
 
     /// Files that a predecessor showed and that are not there yet.

@@ -42,14 +42,13 @@ final class LoopAttachment: VolumeAttachment, Sendable {
     /// The loop device, once it is there.
     var device: LoopDevice? { loop.withLock { $0 } }
 
-    /// - Parameter lookingForExisting: a predecessor may have left a loop device over the same file; use that.
-    func attach(lookingForExisting: Bool) {
+    /// - Parameter inode: of a file that a predecessor showed: it may have left a loop device over it; use that.
+    func attach(existingOver inode: UInt64?) {
         worker.submit { [self] in
             do {
-                let existing = lookingForExisting ? LoopDevice.find(backing: file).first : nil
                 let device =
-                    if let existing {
-                        try LoopDevice.open(existing)
+                    if let inode, let existing = deviceLeft(over: inode) {
+                        existing
                     } else {
                         try LoopDevice.attach(file, blockSize: UInt32(blockSize), readOnly: isReadOnly)
                     }
@@ -61,6 +60,14 @@ final class LoopAttachment: VolumeAttachment, Sendable {
                     "volume cannot be attached", metadata: ["error": "\(error)", "device.link": "\(link.path)"])
             }
         }
+    }
+
+    /// Others over files of the same path have failed for good.
+    private func deviceLeft(over inode: UInt64) -> LoopDevice? {
+        for number in LoopDevice.find(backing: file) {
+            if let device = try? LoopDevice.open(number), device.backingInode == inode { return device }
+        }
+        return nil
     }
 
     func refreshSize() {

@@ -35,6 +35,8 @@ int clinux_wait_pidfd(int pidfd, int *code);
 // direct I/O on the backing file. Answers the device's number; *device_fd holds it open until closed by the caller.
 int clinux_loop_attach(int backing_fd, const char *backing_path, uint32_t block_size, int read_only, int *device_fd);
 int clinux_loop_detach(int device_fd);
+// The number of the backing file's inode, whatever its path leads to now.
+int clinux_loop_backing_inode(int device_fd, uint64_t *inode);
 // Re-reads the size of the backing file.
 int clinux_loop_resize(int device_fd);
 
