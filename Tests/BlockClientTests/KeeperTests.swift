@@ -62,4 +62,37 @@ import Testing
         lock.release()
         #expect(throws: Never.self) { _ = try DirectoryLock(directory.path, patience: .zero) }
     }
+
+    /// As when a client dies before it has told its keeper of the mount.
+    @Test func aKeeperWithNothingToGiveEndsBeforeTheNextBegins() async throws {
+        let directory = TemporaryDirectory()
+        let path = directory.path + "/keeper.sock"
+        let file = directory.path + "/backing"
+        let backing = try Descriptor.open(file, O_RDWR | O_CREAT)
+        #expect(ftruncate(backing.raw, 1 << 20) == 0)
+        let (predecessor, _) = try FuseKeeper.open(path, logger: Logger(label: "test"))
+        var device: LoopDevice? = try LoopDevice.attach(file)
+        if let device { predecessor.hold(device) }
+        device = nil
+        let (keeper, left) = try FuseKeeper.open(path, logger: Logger(label: "test"))
+        defer { keeper.stop() }
+        #expect(left == nil)
+        // The device goes with the first keeper.
+        for _ in 0..<500 where !LoopDevice.find(backing: file).isEmpty { try await Task.sleep(for: .milliseconds(20)) }
+        #expect(LoopDevice.find(backing: file).isEmpty)
+        predecessor.stop()
+    }
+
+    @Test func aKeeperThatEndsLeavesTheSocketOfAnother() throws {
+        let directory = TemporaryDirectory()
+        let path = directory.path + "/keeper.sock"
+        let (abandoned, _) = try FuseKeeper.open(path, logger: Logger(label: "test"))
+        let connection = try FuseKeeper.start(path)
+        abandoned.end()
+        #expect(access(path, F_OK) == 0)
+        close(connection)
+        let (keeper, _) = try FuseKeeper.open(path, logger: Logger(label: "test"))
+        keeper.end()
+        #expect(access(path, F_OK) != 0)
+    }
 }

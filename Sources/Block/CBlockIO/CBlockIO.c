@@ -93,7 +93,13 @@ static int keeper_hold(uint32_t number, int descriptor) {
     return 1;
 }
 
-static void keep(int listener, const char *path, int orphan_seconds) {
+// Another keeper may have its socket at the path by now. The inode of this one's is not used again while it listens.
+static void keeper_unlink(const char *path, const struct stat *bound) {
+    struct stat present;
+    if (lstat(path, &present) == 0 && present.st_dev == bound->st_dev && present.st_ino == bound->st_ino) unlink(path);
+}
+
+static void keep(int listener, const char *path, const struct stat *bound, int orphan_seconds) {
     int client = -1, kept_count = 0;
     size_t state_length = 0;
     for (;;) {
@@ -142,14 +148,15 @@ static void keep(int listener, const char *path, int orphan_seconds) {
             }
         }
     }
-    unlink(path);
+    keeper_unlink(path, bound);
 }
 
 int cbio_start_keeper(const char *path, int orphan_seconds) {
     int listener = keeper_socket();
     if (listener < 0) return -1;
     unlink(path);
-    if (cbio_bind_unix(listener, path) < 0 || listen(listener, 4) < 0) {
+    struct stat bound;
+    if (cbio_bind_unix(listener, path) < 0 || lstat(path, &bound) < 0 || listen(listener, 4) < 0) {
         int error = errno;
         close(listener);
         errno = error;
@@ -173,7 +180,7 @@ int cbio_start_keeper(const char *path, int orphan_seconds) {
         dup2(listener, 3);
         close_range(4, ~0u, 0);
         if (chdir("/") < 0) _exit(1);
-        keep(3, path, orphan_seconds);
+        keep(3, path, &bound, orphan_seconds);
         _exit(0);
     }
     close(listener);

@@ -38,26 +38,42 @@ final class FuseKeeper: ReadyHandler, @unchecked Sendable {
         var record: FuseRecord
     }
 
-    /// Finds the keeper of a predecessor or starts one. Blocks for at most some seconds.
+    /// Finds the keeper of a predecessor or starts one, after the end of one that has nothing to give. Blocks for at most some
+    /// seconds.
     static func open(_ path: String, logger: Logger) throws(BlockIOError) -> (FuseKeeper, Inheritance?) {
         let existing = cbio_connect_keeper(path)
         if existing >= 0 {
             let keeper = FuseKeeper(path: path, connection: existing, logger: logger)
             if let inheritance = keeper.takeOver() { return (keeper, inheritance) }
+            keeper.end()
         }
         return (FuseKeeper(path: path, connection: try start(path), logger: logger), nil)
     }
 
-    private static func start(_ path: String) throws(BlockIOError) -> Int32 {
+    /// A connection to a new keeper, whose socket takes the place of any other.
+    static func start(_ path: String) throws(BlockIOError) -> Int32 {
         guard cbio_start_keeper(path, orphanSeconds) == 0 else { throw .system(errno, "start the keeper") }
         let connection = cbio_connect_keeper(path)
         guard connection >= 0 else { throw .system(errno, "connect to the keeper") }
         return connection
     }
 
-    private func takeOver() -> Inheritance? {
+    /// Ends the keeper and waits, for at most some seconds, until it is gone. Before `watch`.
+    func end() {
+        setPatience()
+        guard send(connection, "Q", 1, Int32(MSG_NOSIGNAL)) == 1 else { return }
+        // Late answers come first.
+        var byte: UInt8 = 0
+        while recv(connection, &byte, 1, 0) > 0 {}
+    }
+
+    private func setPatience() {
         var patience = timeval(tv_sec: 5, tv_usec: 0)
         setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, socklen_t(MemoryLayout<timeval>.size))
+    }
+
+    private func takeOver() -> Inheritance? {
+        setPatience()
         guard send(connection, "G", 1, Int32(MSG_NOSIGNAL)) == 1 else { return nil }
         let message = IOBuffer(count: FuseKeeper.messageMax)
         var descriptors = [Int32](repeating: -1, count: 16)
