@@ -35,8 +35,7 @@ public final class VolatileDisk: BlockDeviceBackend {
         let reactor = try Reactor(name: "lab-disk")
         let disk = try VolatileDisk(path, size: size)
         let descriptor = try await offPool { try FuseMount.open(on: directory) }
-        let mount = try FuseMount(
-            descriptor: descriptor, directory: directory, takenOver: false, on: reactor, logger: logger)
+        let mount = try FuseMount(descriptor: descriptor, directory: directory, on: reactor, logger: logger)
         mount.add("device", device: disk)
         reactor.start()
         while !Task.isCancelled { try await Task.sleep(for: .seconds(3600)) }

@@ -1,7 +1,6 @@
 import Base
 import BlockIO
 import Glibc
-import Synchronization
 import Testing
 
 @testable import BlockClient
@@ -20,10 +19,15 @@ struct FuseHostTests {
         private var attachments: [String: any VolumeAttachment] = [:]
         private let links = WorkerPool(name: "links", threads: 1)
 
-        init(in directory: TemporaryDirectory) throws {
+        init(
+            in directory: TemporaryDirectory,
+            handOutAgain: (Int32) throws(BlockIOError) -> Void = FuseMount.handOutAgain
+        ) throws {
             self.directory = directory.path
             reactor = try Reactor(name: "fuse-host-test")
-            host = try FuseHost(workDirectory: directory.path, holdTime: .seconds(60), logger: quietLogger())
+            host = try FuseHost(
+                workDirectory: directory.path, holdTime: .seconds(60), logger: quietLogger(),
+                handOutAgain: handOutAgain)
             reactor.start()
             let isStarted = reactor.sync { [self] in host.map { (try? $0.start(on: reactor)) != nil } }
             #expect(isStarted == true)
@@ -107,6 +111,55 @@ struct FuseHostTests {
         defer { third.finish() }
         #expect(try third.attach(MemoryDevice(size: 1 << 20)) == late)
         #expect(reads(late))
+    }
+
+    /// A read that the first client has taken and never answers. What became of it: the bytes read, or a negative errno.
+    private func lostRead(_ path: String, _ device: MemoryDevice, of client: Client) -> ResultBox<Int> {
+        let outcome = ResultBox<Int>()
+        _ = client.reactor.sync { device.isSilent = true }
+        startThread(name: "lost-read") {
+            let file = open(path, O_RDONLY | 0o40000 | O_CLOEXEC)
+            outcome.set(read(file))
+            close(file)
+        }
+        let isTaken = until { client.reactor.sync { !device.unanswered.isEmpty } == true }
+        #expect(isTaken)
+        return outcome
+    }
+
+    @Test(.enabled(if: FuseHostTests.handsOutAgain, "kernels hand FUSE requests out again from Linux 6.9 on"))
+    func aSuccessorAnswersWhatItsPredecessorHadTaken() throws {
+        let directory = TemporaryDirectory()
+        let first = try Client(in: directory)
+        let device = MemoryDevice(size: 1 << 20)
+        let path = try first.attach(device)
+        let outcome = lostRead(path, device, of: first)
+        first.die()
+        let second = try Client(in: directory)
+        defer { second.finish() }
+        #expect(try second.attach(MemoryDevice(size: 1 << 20)) == path)
+        #expect(outcome.wait(seconds: 20) == 4096)
+    }
+
+    @Test func whereTheKernelDoesNotHandOutAgainNobodyWaitsForEver() throws {
+        let directory = TemporaryDirectory()
+        let first = try Client(in: directory)
+        let device = MemoryDevice(size: 1 << 20)
+        let outcome = lostRead(try first.attach(device), device, of: first)
+        first.die()
+        let second = try Client(in: directory) { _ throws(BlockIOError) in throw .system(EINVAL, "write") }
+        defer { second.finish() }
+        #expect(outcome.wait(seconds: 20) == Int(-EIO))
+        let path = try second.attach(MemoryDevice(size: 1 << 20))
+        #expect(reads(path))
+    }
+
+    private static var handsOutAgain: Bool {
+        var name = utsname()
+        uname(&name)
+        let release = withUnsafeBytes(of: name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+        let numbers = release.split { !$0.isNumber }.prefix(2).compactMap { Int($0) }
+        return numbers.count == 2 && (numbers[0], numbers[1]) >= (6, 9)
     }
 }
 

@@ -22,7 +22,7 @@ import Testing
             let descriptor = try FuseMount.open(on: path)
             let made = reactor.sync { [self] in
                 mount = try? FuseMount(
-                    descriptor: descriptor, directory: path, takenOver: false, on: reactor, logger: quietLogger())
+                    descriptor: descriptor, directory: path, on: reactor, logger: quietLogger())
                 mount?.add("vol", device: device)
                 return mount != nil
             }
@@ -35,9 +35,9 @@ import Testing
                 guard let old = mount else { return false }
                 let descriptor = dup(old.descriptor)
                 old.close()
+                guard (try? FuseMount.handOutAgain(descriptor)) != nil else { return false }
                 mount = try? FuseMount(
-                    descriptor: descriptor, directory: old.directory, takenOver: true, on: reactor,
-                    logger: quietLogger())
+                    descriptor: descriptor, directory: old.directory, on: reactor, logger: quietLogger())
                 mount?.expect(record)
                 return mount != nil
             }

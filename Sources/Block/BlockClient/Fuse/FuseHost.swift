@@ -19,12 +19,28 @@ final class FuseHost: DeviceHost {
 
     /// Mounts on a directory in `workDirectory`, or takes the mount of a predecessor over. Blocks.
     ///
-    /// - Parameter holdTime: how long requests for what the predecessor showed wait until it is attached again.
-    init(workDirectory: String, holdTime: Duration, logger: Logger) throws(BlockIOError) {
+    /// - Parameters:
+    ///   - holdTime: how long requests for what the predecessor showed wait until it is attached again.
+    ///   - handOutAgain: asks the kernel for what the predecessor had not answered. Replaced in tests.
+    init(
+        workDirectory: String, holdTime: Duration, logger: Logger,
+        handOutAgain: (Int32) throws(BlockIOError) -> Void = FuseMount.handOutAgain
+    ) throws(BlockIOError) {
         mountPoint = workDirectory + "/fuse"
         self.holdTime = holdTime
         self.logger = logger
-        let (keeper, inheritance) = try FuseKeeper.open(workDirectory + "/keeper.sock", logger: logger)
+        var (keeper, inheritance) = try FuseKeeper.open(workDirectory + "/keeper.sock", logger: logger)
+        if let left = inheritance {
+            do throws(BlockIOError) {
+                try handOutAgain(left.descriptor)
+            } catch {
+                // Whoever waits for a lost answer would wait for ever: end the connection, and all of it fails at once.
+                logger.error("devices of a predecessor are given up", metadata: ["error": "\(error)"])
+                keeper.end()
+                Glibc.close(left.descriptor)
+                (keeper, inheritance) = try FuseKeeper.open(workDirectory + "/keeper.sock", logger: logger)
+            }
+        }
         self.keeper = keeper
         inherited = inheritance?.record
         if let inheritance {
@@ -36,7 +52,7 @@ final class FuseHost: DeviceHost {
 
     func start(on reactor: Reactor) throws(BlockIOError) {
         let mount = try FuseMount(
-            descriptor: descriptor, directory: mountPoint, takenOver: inherited != nil, on: reactor, logger: logger)
+            descriptor: descriptor, directory: mountPoint, on: reactor, logger: logger)
         if let inherited { mount.expect(inherited) }
         self.mount = mount
         self.reactor = reactor

@@ -51,10 +51,8 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
     public var ended: (() -> Void)?
 
     /// Serves the connection behind `descriptor`: one that `FuseMount.open` made, or one taken over from a predecessor,
-    /// whose unanswered requests the kernel is then asked to hand out again.
-    public init(
-        descriptor: Int32, directory: String, takenOver: Bool, on reactor: Reactor, logger: Logger
-    ) throws(BlockIOError) {
+    /// after `handOutAgain`.
+    public init(descriptor: Int32, directory: String, on reactor: Reactor, logger: Logger) throws(BlockIOError) {
         self.descriptor = descriptor
         self.directory = directory
         self.reactor = reactor
@@ -62,13 +60,23 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
         input = IOBuffer(count: FuseMount.transferMax + 4096)
         guard cbio_set_nonblocking(descriptor) == 0 else { throw .system(errno, "fcntl /dev/fuse") }
         try reactor.watch(descriptor, EPOLLIN.rawValue, self)
-        if takenOver { notifyResend() }
     }
 
-    /// Opens /dev/fuse and mounts it on `directory` (made when absent; a dead mount left there is detached first).
-    /// Blocks shortly; not for the reactor's thread.
+    /// Asks the kernel to hand out again what a predecessor had taken from a connection and not answered.
+    /// - Throws: when it does not (Linux before 6.9, or the connection has ended): nobody could ever answer that.
+    static func handOutAgain(_ descriptor: Int32) throws(BlockIOError) {
+        var out = fuse_out_header()
+        out.len = UInt32(MemoryLayout<fuse_out_header>.size)
+        out.error = Int32(CBIO_FUSE_NOTIFY_RESEND)
+        guard write(descriptor, &out, MemoryLayout<fuse_out_header>.size) == Int(out.len) else {
+            throw .system(errno, "have FUSE requests handed out again")
+        }
+    }
+
+    /// Opens /dev/fuse and mounts it on `directory` (made when absent; a mount left there is ended first, and with it what
+    /// waits for its answers). Blocks shortly; not for the reactor's thread.
     public static func open(on directory: String) throws(BlockIOError) -> Int32 {
-        while umount2(directory, Int32(MNT_DETACH)) == 0 {}
+        while umount2(directory, Int32(MNT_FORCE) | Int32(MNT_DETACH)) == 0 {}
         guard mkdir(directory, 0o700) == 0 || errno == EEXIST else { throw .system(errno, "make \(directory)") }
         let descriptor = cbio_open("/dev/fuse", O_RDWR | O_NONBLOCK, 0)
         guard descriptor >= 0 else { throw .system(errno, "open /dev/fuse") }
@@ -428,16 +436,5 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
 
     private func fail(_ header: fuse_in_header, _ error: Int32) {
         answer(header, body: UnsafeRawBufferPointer(start: nil, count: 0), error: error)
-    }
-
-    /// Asks the kernel to hand out again what a predecessor had taken and not answered.
-    private func notifyResend() {
-        var out = fuse_out_header()
-        out.len = UInt32(MemoryLayout<fuse_out_header>.size)
-        out.error = Int32(CBIO_FUSE_NOTIFY_RESEND)
-        let written = write(descriptor, &out, MemoryLayout<fuse_out_header>.size)
-        if written < 0 {
-            logger.error("FUSE requests cannot be taken up again", metadata: ["errno": "\(errno)"])
-        }
     }
 }

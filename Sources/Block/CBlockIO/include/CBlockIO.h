@@ -26,10 +26,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-// fuse.h of Debian 12 is 7.38; these came later (7.40).
+// fuse.h of Debian 12 is 7.38; this came later (7.40).
 #define CBIO_FUSE_NOTIFY_RESEND 7
-#define CBIO_FUSE_UNIQUE_RESEND (1ull << 63)
-#define CBIO_FUSE_HAS_RESEND_FLAGS2 (1u << 7)
 
 static inline int cbio_open(const char *path, int flags, int mode) { return open(path, flags | O_CLOEXEC, mode); }
 static inline int cbio_open_direct(const char *path, int flags, int mode) {
