@@ -91,6 +91,18 @@ struct FuseHostTests {
         #expect(reads(path))
     }
 
+    @Test func aVolumeThatGrewMeanwhileHasItsSize() throws {
+        let directory = TemporaryDirectory()
+        let first = try Client(in: directory)
+        let path = try first.attach(MemoryDevice(size: 1 << 20))
+        #expect(runTool("blockdev", ["--getsize64", path]).output == "1048576\n")
+        first.die()
+        let second = try Client(in: directory)
+        defer { second.finish() }
+        #expect(try second.attach(MemoryDevice(size: 3 << 20)) == path)
+        #expect(runTool("blockdev", ["--getsize64", path]).output == "3145728\n")
+    }
+
     /// Its device has failed for good, and stays for as long as somebody has it open.
     @Test func aVolumeThatIsBackTooLateHasAnotherDevice() throws {
         let directory = TemporaryDirectory()

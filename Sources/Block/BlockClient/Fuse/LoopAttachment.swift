@@ -52,6 +52,8 @@ final class LoopAttachment: VolumeAttachment, Sendable {
                     } else {
                         try LoopDevice.attach(file, blockSize: UInt32(blockSize), readOnly: isReadOnly)
                     }
+                // The volume may have grown while nobody was there to tell.
+                if inode != nil { takeOverSize(device) }
                 loop.withLock { $0 = device }
                 attached(device)
                 link.lead(to: device.path)
@@ -72,15 +74,17 @@ final class LoopAttachment: VolumeAttachment, Sendable {
 
     func refreshSize() {
         worker.submit { [self] in
-            guard let device = loop.withLock({ $0 }) else { return }
-            do {
-                // Some kernels know a file's size only from the last look at it.
-                _ = try sizeOfFile(file)
-                try device.resize()
-            } catch {
-                logger.error(
-                    "volume not resized", metadata: ["error": "\(error)", "device.path": "\(device.path)"])
-            }
+            if let device = loop.withLock({ $0 }) { takeOverSize(device) }
+        }
+    }
+
+    private func takeOverSize(_ device: LoopDevice) {
+        do {
+            // Some kernels know a file's size only from the last look at it.
+            _ = try sizeOfFile(file)
+            try device.resize()
+        } catch {
+            logger.error("volume not resized", metadata: ["error": "\(error)", "device.path": "\(device.path)"])
         }
     }
 
