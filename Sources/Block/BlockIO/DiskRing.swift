@@ -32,12 +32,17 @@ public final class DiskRing: ReadyHandler {
     }
 
     private static let entries: UInt32 = 256
+    /// Transfers and flushes that the kernel has at a time: for no more has it room to tell their ends. Of what ends beyond that
+    /// it keeps a list, for which it may lack memory. Commands are not counted, or devices that keep many would stop the others.
+    private static let begunMax = Int(entries) * Int(CURING_COMPLETIONS)
 
     private let queue: OpaquePointer
     private let buffers: BufferPool
     private var operations = SlotTable<Operation>()
     /// Names of operations that wait for room in the queue.
     private var backlog: [UInt64] = []
+    /// Operations but commands that the queue or the kernel has.
+    private(set) var begun = 0
     /// Of the operations; they may stay for as long as a device lives, and the kernel writes to no memory of ours for them.
     private var commands = 0
     private var completions = [curing_completion](repeating: curing_completion(), count: 64)
@@ -107,6 +112,14 @@ public final class DiskRing: ReadyHandler {
     }
 
     private func prepare(_ name: UInt64, _ operation: Operation) -> Bool {
+        if operation.kind == .command { return fill(name, operation) }
+        guard begun < DiskRing.begunMax, fill(name, operation) else { return false }
+        begun += 1
+        return true
+    }
+
+    /// Puts it into the queue, if that has room.
+    private func fill(_ name: UInt64, _ operation: Operation) -> Bool {
         switch operation.kind {
         case .flush: return curing_fdatasync(queue, operation.descriptor, name)
         case .command:
@@ -139,6 +152,8 @@ public final class DiskRing: ReadyHandler {
                 guard prepare(backlog[taken], operation) else { break }
                 taken += 1
             }
+            // The rest has to wait until others end.
+            if taken == 0 { return begun >= DiskRing.begunMax }
             backlog.removeFirst(taken)
         }
     }
@@ -163,6 +178,7 @@ public final class DiskRing: ReadyHandler {
             commands -= 1
             return operation.owner.ended(.command, operation.tag, error: max(0, -result))
         }
+        begun -= 1
         if result == -EINTR || result == -EAGAIN { return enqueue(name, operation) }
         // A short transfer goes on where it ended; direct I/O ends early only before something that the rest will tell.
         var error = max(0, -result)

@@ -17,7 +17,7 @@ struct curing {
 };
 
 static int open_ring(struct io_uring *ring, unsigned entries, unsigned flags) {
-    struct io_uring_params parameters = {.flags = flags | IORING_SETUP_CQSIZE, .cq_entries = entries * 4};
+    struct io_uring_params parameters = {.flags = flags | IORING_SETUP_CQSIZE, .cq_entries = entries * CURING_COMPLETIONS};
     return io_uring_queue_init_params(entries, ring, &parameters);
 }
 
@@ -129,14 +129,24 @@ int curing_submit(curing *queue) {
     return io_uring_sq_ready(&queue->ring) == 0 ? 0 : io_uring_submit(&queue->ring);
 }
 
-unsigned curing_reap(curing *queue, struct curing_completion *completions, unsigned capacity) {
+static unsigned take(struct io_uring *ring, struct curing_completion *completions, unsigned capacity) {
     unsigned head, count = 0;
     struct io_uring_cqe *entry;
-    io_uring_for_each_cqe(&queue->ring, head, entry) {
+    io_uring_for_each_cqe(ring, head, entry) {
         if (count == capacity) break;
         completions[count++] = (struct curing_completion){.tag = io_uring_cqe_get_data64(entry), .result = entry->res};
     }
-    io_uring_cq_advance(&queue->ring, count);
+    io_uring_cq_advance(ring, count);
+    return count;
+}
+
+unsigned curing_reap(curing *queue, struct curing_completion *completions, unsigned capacity) {
+    unsigned count = take(&queue->ring, completions, capacity);
+    // What the queue had no room for the kernel keeps until it is asked.
+    if (count < capacity && io_uring_cq_has_overflow(&queue->ring)) {
+        (void)syscall(__NR_io_uring_enter, queue->ring.ring_fd, 0, 0, IORING_ENTER_GETEVENTS, NULL, 0);
+        count += take(&queue->ring, completions + count, capacity - count);
+    }
     return count;
 }
 

@@ -14,6 +14,8 @@ struct curing_completion {
     int32_t result;
 };
 
+// Room for so many completions for each request that may be prepared at a time.
+#define CURING_COMPLETIONS 4
 // A disabled queue for about `entries` requests prepared at a time, or NULL with errno when the kernel has none (or forbids it),
 // or lacks one of the requests below.
 curing *curing_open(unsigned entries);
@@ -37,7 +39,7 @@ int curing_control(int descriptor, uint32_t operation, const void *payload, unsi
 
 // Begins what was prepared. The number of requests, or a negative errno.
 int curing_submit(curing *queue);
-// Takes up to `capacity` completions without waiting.
+// Takes up to `capacity` completions without waiting, those that found no room in the queue too. Fewer: there are no more.
 unsigned curing_reap(curing *queue, struct curing_completion *completions, unsigned capacity);
 // Waits up to `milliseconds` for a completion. 0, or a negative errno (-ETIME: there was none).
 int curing_wait(curing *queue, unsigned milliseconds);
