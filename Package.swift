@@ -221,7 +221,7 @@ let testing: [Target] = [
             "ScaleIODriver", "VolumeDriver", "Base", "HTTPKit", "TestKit", logging, hummingbird, httpTypes, nio,
             nioPosix,
         ]),
-    tests("BlockIOTests", ["BlockIO", "Base", "CURing", "LinuxOS", "TestKit"]),
+    tests("BlockIOTests", ["BlockIO", "CBlockIO", "Base", "CURing", "LinuxOS", "TestKit"]),
     tests("BlockCoreTests", ["BlockCore", "Base"]),
     tests("BlockSimulationTests", ["SimKit", "BlockCore", "Base", "Linearizability"]),
     tests(
