@@ -38,4 +38,27 @@ struct ThreadTests {
         let size = try #require(box.wait())
         #expect(size > 0 && size <= threadStackBytes)
     }
+
+    private final class Witness: Sendable {
+        let box: Box
+        init(_ box: Box) { self.box = box }
+        deinit { box.value.withLock { $0 = 1 } }
+    }
+
+    /// Others wait behind it, as they do under load.
+    @Test func aJobThatIsDoneLetsGoOfWhatItUsed() {
+        let pool = WorkerPool(name: "pool-test", threads: 1)
+        defer { pool.stop() }
+        let (gone, goOn) = (Box(), Box())
+        submitWitness(to: pool, gone)
+        pool.submit { _ = goOn.wait() }
+        pool.submit {}
+        #expect(gone.wait() == 1)
+        goOn.value.withLock { $0 = 1 }
+    }
+
+    private func submitWitness(to pool: WorkerPool, _ box: Box) {
+        let witness = Witness(box)
+        pool.submit { withExtendedLifetime(witness) {} }
+    }
 }

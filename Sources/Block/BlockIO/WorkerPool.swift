@@ -7,7 +7,8 @@ public final class WorkerPool: @unchecked Sendable {
     // SAFETY: `jobs`, `head` and `isStopped` are touched only with `lock` held.
     private let lock: UnsafeMutablePointer<pthread_mutex_t>
     private let bell: UnsafeMutablePointer<pthread_cond_t>
-    private var jobs: [@Sendable () -> Void] = []
+    /// Nil before `head`: what was begun is its thread's alone, and with it the memory that it works on.
+    private var jobs: [(@Sendable () -> Void)?] = []
     private var head = 0
     private var isStopped = false
 
@@ -53,7 +54,7 @@ public final class WorkerPool: @unchecked Sendable {
             if isStopped { return nil }
             pthread_cond_wait(bell, lock)
         }
-        let job = jobs[head]
+        guard let job = jobs[head].take() else { preconditionFailure("a job was begun twice") }
         head += 1
         if head == jobs.count {
             jobs.removeAll(keepingCapacity: true)
