@@ -1,3 +1,4 @@
+import Base
 import BlockIO
 import CBlockIO
 import Glibc
@@ -24,8 +25,11 @@ final class DeviceFile: Sendable {
     let descriptor: Int32
     private let stopped = Mutex<BlockIOError?>(nil)
 
-    /// Opens `path` for exclusive use. When it does not exist and `sizeWhenAbsent` is given, a sparse file of that size
-    /// is made.
+    /// A server that has just ended holds its device until its last I/O is over.
+    private static let predecessorPatience = Duration.seconds(5)
+
+    /// Opens `path` for exclusive use. Blocks, while another server has it, for some seconds. When it does not exist and
+    /// `sizeWhenAbsent` is given, a sparse file of that size is made.
     init(path: String, sizeWhenAbsent: UInt64?) throws(BlockIOError) {
         self.path = path
         var descriptor = cbio_open_direct(path, O_RDWR, 0)
@@ -39,9 +43,13 @@ final class DeviceFile: Sendable {
             }
         }
         guard descriptor >= 0 else { throw .system(errno, "open device \(path)") }
-        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-            close(descriptor)
-            throw BlockIOError(.invalid, "device \(path) is in use by another process")
+        let deadline = Reactor.now + DeviceFile.predecessorPatience
+        while flock(descriptor, LOCK_EX | LOCK_NB) != 0 {
+            guard Reactor.now < deadline else {
+                close(descriptor)
+                throw BlockIOError(.invalid, "device \(path) is in use by another server")
+            }
+            usleep(10_000)
         }
         var status = stat()
         guard fstat(descriptor, &status) == 0 else { throw .system(errno, "stat \(path)") }
