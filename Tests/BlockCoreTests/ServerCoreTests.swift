@@ -269,6 +269,30 @@ struct ServerBench {
         #expect(bench.told.contains(.rebuildDone(key, epoch: 3, target: target)))
     }
 
+    /// An error that does not last loses nothing.
+    @Test func whatCanBeReadAgainIsCopied() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.ask(.write)
+        bench.answerDisk()
+        let target = CopyPlace(sds: ServerBench.other, device: DeviceID(rawValue: 6))
+        var update = later(ServerBench.map(secondary: false))
+        update.pools[0].entries[0].comb.state = .rebuilding(target: target)
+        let link = LinkID(rawValue: 9)
+        bench.feed(.manager(.update(update)))
+        bench.feed(.peerConnected(PeerChannel(ServerBench.other, .copying), link))
+        for _ in 0..<2 {
+            let asked = try #require(bench.sent.last)
+            bench.feed(.answer(link, asked.header.reply(.ok), []))
+        }
+        for _ in 0..<2 {
+            #expect(bench.disk.count == 1)
+            bench.feed(.disk(ServerBench.device, bench.disk.removeFirst().id, .failed(reason: "EIO")))
+        }
+        bench.answerDisk()
+        let copy = try #require(bench.sent.last?.header)
+        #expect(copy.opcode == .copy && copy.length == 4096 && !copy.flags.contains(.damaged))
+    }
+
     /// One bad place of the only copy: what can be read gets its second copy, and the rest is known to be lost there.
     @Test func whatCannotBeReadDoesNotKeepTheRestFromItsSecondCopy() throws {
         var bench = try ServerBench(secondary: false)

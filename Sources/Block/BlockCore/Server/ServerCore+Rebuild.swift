@@ -182,6 +182,8 @@ extension ServerCore {
         sendStep(id, now, &actions)
     }
 
+    private static let readAttempts = 3
+
     /// One bad place of a disk must not keep all else from its second copy. Another copy in sync mends it first; where there
     /// is none, what can be read goes on, and the rest as lost.
     private mutating func copyNotRead(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
@@ -194,6 +196,11 @@ extension ServerCore {
         let unit = UnitKey(tree: operation.unit.tree, node: step.node, index: operation.unit.index)
         if map.comb(operation.comb)?.secondary != nil, !operation.examined.contains(unit) {
             return awaitExamination(of: unit, id, now, &actions)
+        }
+        // An error that does not last is no loss.
+        if step.isSmallest, operation.failedReads + 1 < ServerCore.readAttempts {
+            operations[id]?.failedReads += 1
+            return copyStep(id, now, &actions)
         }
         let parts = step.afterFailedRead
         guard !parts.isEmpty else { return abort(operation.comb, now, &actions) }
@@ -215,6 +222,7 @@ extension ServerCore {
         if let payload = operation.payload { actions.append(.release(payload)) }
         operations[id]?.payload = nil
         operations[id]?.examined = []
+        operations[id]?.failedReads = 0
         operations[id]?.steps.removeFirst()
         rebuilds[operation.comb]?.progressAt = now
         copyStep(id, now, &actions)
