@@ -92,18 +92,19 @@ private struct Shelf {
 
     /// Whether the server is the one that the manager admitted and has nothing to do for the unit.
     func isQuiet(_ unit: UnitKey, _ state: SystemState) -> Bool {
-        node.core?.configuration.incarnation == state.servers[node.sds]?.incarnation
-            && node.core?.hasWork(on: unit.family) == false && node.core?.stores[index].stopReason == nil
+        guard let core = node.core else { return false }
+        return core.configuration.incarnation == state.servers[node.sds]?.incarnation
+            && !core.hasWork(on: unit.family) && core.stores[index].stopReason == nil
     }
 
     /// What a read of the blocks in view would find in the unit and, from the oldest on, in the nodes that show through.
     func content(of unit: UnitKey, _ nodes: [UInt32]) -> [UInt64] {
         var values = Simulation.blocksInView.map { _ in UInt64(0) }
+        guard let store = node.core?.stores[index] else { return values }
         for number in nodes {
             let unit = UnitKey(tree: unit.tree, node: number, index: unit.index)
-            guard let base = node.core?.stores[index].location(of: unit),
-                let map = node.core?.stores[index].map(of: unit)
-            else { continue }
+            guard let base = store.location(of: unit) else { continue }
+            let map = store.map(of: unit)
             for (index, block) in Simulation.blocksInView.enumerated() where map[block] {
                 values[index] = node.disk.value(base / 4096 + UInt64(block))
             }

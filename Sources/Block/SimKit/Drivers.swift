@@ -7,9 +7,9 @@ extension Simulation {
     func drive(_ id: NodeID, _ event: ServerEvent) {
         var actions: [ServerAction] = []
         let time = clock(of: id)
-        let room = room(of: id)
+        let room = asksForRoom(event) ? room(of: id) : nil
         servers[id]?.core?.apply(event, now: time, into: &actions)
-        watchRoom(id, event, before: room)
+        watchRoom(id, before: room)
         perform(actions, id)
     }
 

@@ -2,43 +2,46 @@ import Base
 
 /// Events in the order of their time; those of the same moment in the order in which they were added.
 struct EventHeap<Event> {
-    private var entries: [(at: UInt64, number: UInt64, event: Event)] = []
+    /// When each of `events` is; apart from them, since comparing must not copy them.
+    private var keys: [(at: UInt64, number: UInt64)] = []
+    private var events: [Event] = []
     private var nextNumber: UInt64 = 0
 
-    var isEmpty: Bool { entries.isEmpty }
+    var isEmpty: Bool { keys.isEmpty }
 
     mutating func add(_ event: Event, at: Instant) {
-        entries.append((at.nanoseconds, nextNumber, event))
+        keys.append((at.nanoseconds, nextNumber))
+        events.append(event)
         nextNumber += 1
-        var child = entries.count - 1
+        var child = keys.count - 1
         while child > 0 {
             let parent = (child - 1) / 2
-            guard precedes(child, parent) else { return }
-            entries.swapAt(child, parent)
+            guard keys[child] < keys[parent] else { return }
+            swap(child, parent)
             child = parent
         }
     }
 
     mutating func next() -> (at: Instant, event: Event)? {
-        guard let first = entries.first else { return nil }
-        let last = entries.removeLast()
-        if !entries.isEmpty {
-            entries[0] = last
-            var parent = 0
-            while true {
-                var least = parent
-                for child in [2 * parent + 1, 2 * parent + 2] where child < entries.count && precedes(child, least) {
-                    least = child
-                }
-                if least == parent { break }
-                entries.swapAt(parent, least)
-                parent = least
+        guard let first = keys.first else { return nil }
+        swap(0, keys.count - 1)
+        keys.removeLast()
+        let event = events.removeLast()
+        var parent = 0
+        while true {
+            var least = parent
+            for child in [2 * parent + 1, 2 * parent + 2] where child < keys.count && keys[child] < keys[least] {
+                least = child
             }
+            if least == parent { break }
+            swap(parent, least)
+            parent = least
         }
-        return (Instant(nanoseconds: first.at), first.event)
+        return (Instant(nanoseconds: first.at), event)
     }
 
-    private func precedes(_ one: Int, _ other: Int) -> Bool {
-        (entries[one].at, entries[one].number) < (entries[other].at, entries[other].number)
+    private mutating func swap(_ one: Int, _ other: Int) {
+        keys.swapAt(one, other)
+        events.swapAt(one, other)
     }
 }

@@ -98,13 +98,18 @@ extension Simulation {
         return Room(used: store?.usedUnits ?? 0, promised: UInt32(clamping: store?.promisedUnits ?? 0))
     }
 
-    /// Looks at a server that has just done something: has it no room for clients, and did a client take what is not its?
-    func watchRoom(_ id: NodeID, _ event: ServerEvent, before: Room) {
+    /// Whether the event may take room for a client.
+    func asksForRoom(_ event: ServerEvent) -> Bool {
+        guard case .request(_, let header, _) = event else { return false }
+        return header.opcode == .write || header.opcode == .replicate
+    }
+
+    /// Looks at a server that has just done something: has it no room for clients, and did a client, for which there was so much
+    /// before, take what is not its?
+    func watchRoom(_ id: NodeID, before: Room?) {
         let room = room(of: id)
         if room.used + room.promised >= unitsForClients { fullAt = now }
-        guard case .request(_, let header, _) = event, room.used > before.used,
-            header.opcode == .write || header.opcode == .replicate
-        else { return }
+        guard let before, room.used > before.used else { return }
         if room.used > unitsForClients { return fail("\(id) gave its spare to a client") }
         if room.promised == before.promised, room.used + room.promised > unitsForClients {
             fail("\(id) gave away what a thick volume was promised")
