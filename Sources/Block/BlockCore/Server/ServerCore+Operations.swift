@@ -39,8 +39,6 @@ extension ServerCore {
         var isUndoing = false
         /// Units that it found damaged, and which have been examined since.
         var examined: [UnitKey] = []
-        /// Of a copy: how often the device could not read the single block that is under way.
-        var failedReads = 0
         /// Of a copy: what it is for.
         var copyKind: CopyKind?
         /// Of a copy: what remains to be done at the target, the first being under way. Of a merge: data alone.
@@ -85,14 +83,6 @@ extension ServerCore {
         static func parts(of run: BlockRange, node: UInt32, damaged: BlockMap) -> [CopyStep] {
             damaged.holes(in: run).map { .data($0, node: node) }
                 + damaged.runs(in: run).map { .damaged($0, node: node) }
-        }
-
-        /// Whether it reads a single block.
-        var isSmallest: Bool {
-            switch self {
-            case .data(let run, _), .damaged(let run, _): run.count == 1
-            case .unreadable, .zeros, .drop: false
-            }
         }
 
         /// What to try instead of this, which the device could not read: less at once, down to single blocks.

@@ -182,10 +182,9 @@ extension ServerCore {
         sendStep(id, now, &actions)
     }
 
-    private static let readAttempts = 3
-
     /// One bad place of a disk must not keep all else from its second copy. Another copy in sync mends it first; where there
-    /// is none, what can be read goes on, and the rest as lost.
+    /// is none, what can be read goes on, and the rest as lost. What fails may be the disk as a whole, or for a moment: the copy
+    /// is begun again until a block has failed in several attempts, and few blocks are given up so.
     private mutating func copyNotRead(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id], let step = operation.steps.first,
             stores[operation.store].stopReason == nil
@@ -197,14 +196,10 @@ extension ServerCore {
         if map.comb(operation.comb)?.secondary != nil, !operation.examined.contains(unit) {
             return awaitExamination(of: unit, id, now, &actions)
         }
-        // An error that does not last is no loss.
-        if step.isSmallest, operation.failedReads + 1 < ServerCore.readAttempts {
-            operations[id]?.failedReads += 1
-            return copyStep(id, now, &actions)
-        }
         let parts = step.afterFailedRead
         guard !parts.isEmpty else { return abort(operation.comb, now, &actions) }
         if case .unreadable(let run, _) = parts[0] {
+            guard badBlocks.isLost(unit, run.start, now) else { return abort(operation.comb, now, &actions) }
             actions.append(.notice(.damaged(stores[operation.store].device, unit, BlockMap(run))))
         }
         operations[id]?.steps.replaceSubrange(0..<1, with: parts)
@@ -222,7 +217,6 @@ extension ServerCore {
         if let payload = operation.payload { actions.append(.release(payload)) }
         operations[id]?.payload = nil
         operations[id]?.examined = []
-        operations[id]?.failedReads = 0
         operations[id]?.steps.removeFirst()
         rebuilds[operation.comb]?.progressAt = now
         copyStep(id, now, &actions)

@@ -61,6 +61,7 @@ public struct ServerCore: Sendable {
     /// Snapshots that are being taken.
     var cut: Cut?
     var merging = Merging()
+    var badBlocks = BadBlocks()
     /// Combs that this server is ready to receive, by the epoch for which it forgot its old units.
     var readyTargets: [CombKey: UInt64] = [:]
     /// Drops of stale units that are not stable yet: as a target (to be answered), or in the background.
