@@ -19,6 +19,7 @@ import Testing
         10_004_645,  // a lost block of which one copy was left became data when that copy's server crashed
         30_000_516,  // the scanner made a hole of zeros that hid a merged unit, which one copy still had
         1_795_902_978_276,  // a crash left zeros where a snapshot's ancestor had data: recorded, and not yet stable
+        70_005_411,  // a copy that had returned kept a block that was zeroed after it told what it had
     ]
 
     @Test(arguments: kept) func keptSeed(_ seed: UInt64) {

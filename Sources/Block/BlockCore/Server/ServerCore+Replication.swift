@@ -231,6 +231,10 @@ extension ServerCore {
         if header.flags.contains(.payload), let payload = operation.payload {
             slice = PayloadSlice(payload: payload, offset: 0, length: range.length)
         }
+        // A write that waited for a copy which returns meanwhile comes to it after it has told what it has.
+        if operation.kind.isClientsWrite, rebuilds[operation.comb]?.target == place {
+            rebuilds[operation.comb]?.listed[operation.unit] = true
+        }
         let channel = operation.channel(to: place)
         if let request = ask(channel, .operation(id, slot: slot), header, slice, now, &actions) {
             operations[id]?.forwards[slot]?.state = .sent(request: request, combEpoch: comb.epoch)
