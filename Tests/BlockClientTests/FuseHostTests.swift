@@ -174,12 +174,3 @@ struct FuseHostTests {
         return numbers.count == 2 && (numbers[0], numbers[1]) >= (6, 9)
     }
 }
-
-private func until(_ condition: () -> Bool) -> Bool {
-    let deadline = Reactor.now + .seconds(20)
-    while Reactor.now < deadline {
-        if condition() { return true }
-        usleep(10_000)
-    }
-    return false
-}

@@ -85,15 +85,6 @@ import Testing
         }
     }
 
-    private func until(_ condition: () -> Bool) -> Bool {
-        let deadline = Reactor.now + .seconds(60)
-        while Reactor.now < deadline {
-            if condition() { return true }
-            usleep(20_000)
-        }
-        return false
-    }
-
     private func target(_ server: Server) -> String? {
         let read = runTool("readlink", [server.link])
         return read.status == 0 ? String(read.output.prefix { $0 != "\n" }) : nil
@@ -114,7 +105,7 @@ import Testing
         let directory = TemporaryDirectory()
         let server = try Server(driver, in: directory, device: MemoryDevice(size: 64 << 20))
         defer { server.finish() }
-        try #require(until { target(server) != nil && access(server.link, F_OK) == 0 })
+        try #require(until(seconds: 60) { target(server) != nil && access(server.link, F_OK) == 0 })
         let path = try #require(target(server))
         let facts = runTool("blockdev", ["--getsize64", "--getss", "--getpbsz", "--getro", path])
         #expect(facts.output == "67108864\n4096\n4096\n0\n", "\(facts.output)")
@@ -134,7 +125,9 @@ import Testing
         }
         // ublk learnt that in 6.16.
         let canResize = driver == .nbd || (try? UblkControlDevice().features().contains(.updateSize)) == true
-        if canResize { #expect(until { runTool("blockdev", ["--getsize64", path]).output == "50331648\n" }) }
+        if canResize {
+            #expect(until(seconds: 60) { runTool("blockdev", ["--getsize64", path]).output == "50331648\n" })
+        }
         // An error of the volume is the device's; then the device goes under an open file.
         let file = open(path, O_RDWR | 0o40000 | O_CLOEXEC)
         try #require(file >= 0)
@@ -143,7 +136,7 @@ import Testing
         server.onReactor { _ in server.device.failure = EIO }
         #expect(pwrite(file, buffer.base, 4096, 0) == -1 && errno == EIO)
         server.detach()
-        #expect(until { target(server) == nil })
+        #expect(until(seconds: 60) { target(server) == nil })
         #expect(pwrite(file, buffer.base, 4096, 0) == -1)
         close(file)
     }
@@ -156,7 +149,7 @@ import Testing
         device.isReadOnly = true
         let server = try Server(driver, in: TemporaryDirectory(), device: device)
         defer { server.finish() }
-        try #require(until { target(server) != nil && access(server.link, F_OK) == 0 })
+        try #require(until(seconds: 60) { target(server) != nil && access(server.link, F_OK) == 0 })
         #expect(runTool("blockdev", ["--getro", server.link]).output == "1\n")
         #expect(runTool("dd", ["if=\(server.link)", "of=/dev/null", "bs=1M", "count=4", "iflag=direct"]).status == 0)
         let written = runTool("dd", ["if=/dev/zero", "of=\(server.link)", "bs=4k", "count=1", "oflag=direct"])
@@ -171,7 +164,7 @@ import Testing
         let directory = TemporaryDirectory()
         let device = MemoryDevice(size: 16 << 20)
         let first = try Server(driver, in: directory, device: device)
-        try #require(until { target(first) != nil && access(first.link, F_OK) == 0 })
+        try #require(until(seconds: 60) { target(first) != nil && access(first.link, F_OK) == 0 })
         let path = try #require(target(first))
         let outcome = ResultBox<Int32>()
         startThread(name: "fio") {
@@ -179,9 +172,9 @@ import Testing
             if run.status != 0 { print(run.output) }
             outcome.set(run.status)
         }
-        #expect(until { first.reactor.sync { !device.isZero(from: 0, to: 4 << 20) } == true })
+        #expect(until(seconds: 60) { first.reactor.sync { !device.isZero(from: 0, to: 4 << 20) } == true })
         first.onReactor { _ in device.isSilent = true }
-        #expect(until { first.reactor.sync { !device.unanswered.isEmpty } == true })
+        #expect(until(seconds: 60) { first.reactor.sync { !device.unanswered.isEmpty } == true })
         first.die()
         device.unanswered = []
         device.isSilent = false

@@ -189,15 +189,6 @@ final class FakeNBDKernel: KernelNBDControl {
         }
     }
 
-    private func until(_ condition: () -> Bool) -> Bool {
-        let deadline = Reactor.now + .seconds(20)
-        while Reactor.now < deadline {
-            if condition() { return true }
-            usleep(2000)
-        }
-        return false
-    }
-
     @Test func theKernelReadsWritesAndIsToldWhatTheVolumeCanDo() throws {
         let setup = try Setup()
         setup.attach()

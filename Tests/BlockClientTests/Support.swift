@@ -94,6 +94,16 @@ final class ResultBox<Value: Sendable>: Sendable {
     }
 }
 
+/// Waits on this thread; whether the condition became true in time.
+func until(seconds: Int = 20, _ condition: () -> Bool) -> Bool {
+    let deadline = Reactor.now + .seconds(seconds)
+    while Reactor.now < deadline {
+        if condition() { return true }
+        usleep(2000)
+    }
+    return false
+}
+
 /// A fresh directory under /tmp, removed with its last reference.
 final class TemporaryDirectory: Sendable {
     let path: String

@@ -72,15 +72,6 @@ import Testing
         }
     }
 
-    private func until(_ condition: () -> Bool) -> Bool {
-        let deadline = Reactor.now + .seconds(20)
-        while Reactor.now < deadline {
-            if condition() { return true }
-            usleep(2000)
-        }
-        return false
-    }
-
     private static let coming = ["add", "setParameters 0", "open 0", "start 0"]
 
     @Test func theKernelReadsWritesDiscardsAndFlushes() throws {

@@ -136,7 +136,8 @@ import Testing
             for index in 0..<count {
                 expected[Int(Geometry.comb(of: FamilyKey(tree: tree, index: index), combCount: 8))] += 1
             }
-            #expect(Geometry.unitsByComb(of: tree, count: count, combCount: 8) == expected)
+            let found = (0..<8).map { Geometry.units(of: tree, below: count, inComb: $0, combCount: 8) }
+            #expect(found == expected)
         }
     }
 }

@@ -338,6 +338,9 @@ struct ServerBench {
             }
         }
         #expect(lost == 3 * 64, "from the third attempt on, the first ones only")
+        let later = Instant(nanoseconds: 3_600_000_000_000)
+        let known = blocks.isLost(UnitKey(volume: ServerBench.volume, index: 0), 7, later)
+        #expect(!known, "it begins anew")
     }
 
     // MARK: Space

@@ -15,9 +15,7 @@ public struct DataLoss: Equatable, Sendable {
 extension Volume {
     /// How many of the volume's units lie in a comb of a pool of `combCount` combs.
     func units(inComb comb: UInt32, combCount: UInt32) -> UInt32 {
-        let first = Geometry.comb(of: FamilyKey(tree: tree, index: 0), combCount: combCount)
-        let index = (comb &- first) & (combCount - 1)
-        return index < sizeUnits ? (sizeUnits - index - 1) / combCount + 1 : 0
+        Geometry.units(of: tree, below: sizeUnits, inComb: comb, combCount: combCount)
     }
 }
 

@@ -12,13 +12,11 @@ public enum Geometry {
     /// Combs in one stored record, so that no record nears the limit of a coordination service.
     public static let combsPerChunk: UInt32 = 64
 
-    /// How many of a tree's units below `count` are in each comb of a pool of `combCount` (a power of two) combs.
-    static func unitsByComb(of tree: TreeID, count: UInt32, combCount: UInt32) -> [UInt32] {
-        var units = [UInt32](repeating: count / combCount, count: Int(combCount))
-        for index in 0..<count % combCount {
-            units[Int(comb(of: FamilyKey(tree: tree, index: index), combCount: combCount))] += 1
-        }
-        return units
+    /// How many of a tree's units below `count` are in a comb of a pool of `combCount` (a power of two) combs.
+    static func units(of tree: TreeID, below count: UInt32, inComb comb: UInt32, combCount: UInt32) -> UInt32 {
+        let first = Geometry.comb(of: FamilyKey(tree: tree, index: 0), combCount: combCount)
+        let index = (comb &- first) & (combCount - 1)
+        return index < count ? (count - index - 1) / combCount + 1 : 0
     }
 
     /// The comb that holds the units of a family in a pool of `combCount` (a power of two) combs.

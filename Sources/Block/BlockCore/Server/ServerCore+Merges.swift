@@ -48,7 +48,7 @@ extension ServerCore {
             let units = stores[index].units { merges[$0.tree]?.node == $0.node }
             present.formUnion(units.map(\.tree))
             merging.backlog += units
-            forgetBlanks(units.filter { isBlankSecond($0, index) }, index, &actions)
+            forget(units.filter { isBlankSecond($0, index) }, index, &actions)
         }
         guard isManagerConnected else { return }
         for tree in merges.keys.sorted() where !present.contains(tree) {
@@ -65,15 +65,6 @@ extension ServerCore {
         else { return false }
         let blanks = stores[index].blanks(of: unit, over: map.ancestors(of: unit))
         return stores[index].map(of: unit).subtracting(blanks).isEmpty
-    }
-
-    private mutating func forgetBlanks(_ units: [UnitKey], _ index: Int, _ actions: inout [ServerAction]) {
-        if units.isEmpty { return }
-        let id = nextOperation
-        nextOperation += 1
-        var requests: UnitStore.Requests = []
-        if stores[index].drop(id, units, &requests) == .started { drops[id] = Drop() }
-        issue(requests, index, &actions)
     }
 
     private mutating func startMerges(_ now: Instant, _ actions: inout [ServerAction]) {

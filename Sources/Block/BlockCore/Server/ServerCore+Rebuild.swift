@@ -340,12 +340,17 @@ extension ServerCore {
                 return true
             }
             if isHeldUp { needsSweep = true }
-            if stale.isEmpty { continue }
-            let id = nextOperation
-            nextOperation += 1
-            var requests: UnitStore.Requests = []
-            if stores[index].drop(id, stale, &requests) == .started { drops[id] = Drop() }
-            issue(requests, index, &actions)
+            forget(stale, index, &actions)
         }
+    }
+
+    /// Forgets units in the background: nobody waits for that.
+    mutating func forget(_ units: [UnitKey], _ index: Int, _ actions: inout [ServerAction]) {
+        if units.isEmpty { return }
+        let id = nextOperation
+        nextOperation += 1
+        var requests: UnitStore.Requests = []
+        if stores[index].drop(id, units, &requests) == .started { drops[id] = Drop() }
+        issue(requests, index, &actions)
     }
 }

@@ -232,7 +232,9 @@ extension ServerCore {
             slice = PayloadSlice(payload: payload, offset: 0, length: range.length)
         }
         // A write that waited for a copy which returns meanwhile comes to it after it has told what it has.
-        if operation.kind.isClientsWrite, rebuilds[operation.comb]?.target == place {
+        if operation.kind.isClientsWrite, rebuilds[operation.comb]?.target == place,
+            targetPlace(operation.unit.family, operation.comb) == nil
+        {
             rebuilds[operation.comb]?.listed[operation.unit] = true
         }
         let channel = operation.channel(to: place)

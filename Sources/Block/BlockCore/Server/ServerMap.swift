@@ -88,8 +88,12 @@ struct ClusterMap: Sendable {
         for volume in volumes.values where volume.isThick {
             guard let combs = pools[volume.pool]?.combs.count else { continue }
             thickTrees[volume.tree] = UnitStore.ThickTree(sizeUnits: volume.sizeUnits, nodes: chain(of: volume))
-            let units = Geometry.unitsByComb(of: volume.tree, count: volume.sizeUnits, combCount: UInt32(combs))
-            thickUnits[volume.pool] = zip(thickUnits[volume.pool] ?? Array(repeating: 0, count: combs), units).map(+)
+            var units = thickUnits[volume.pool] ?? Array(repeating: 0, count: combs)
+            for comb in 0..<UInt32(combs) {
+                units[Int(comb)] += Geometry.units(
+                    of: volume.tree, below: volume.sizeUnits, inComb: comb, combCount: UInt32(combs))
+            }
+            thickUnits[volume.pool] = units
         }
     }
 

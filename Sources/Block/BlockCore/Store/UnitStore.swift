@@ -553,8 +553,10 @@ public struct UnitStore: Sendable {
     /// The blocks hold no data any more; whether they did.
     mutating func empty(_ slot: UInt32, _ range: BlockRange) -> Bool {
         guard slots[Int(slot)]?.map.remove(range) == true else { return false }
+        let wasSealing = slots[Int(slot)]?.isSealing == true
         slots[Int(slot)]?.isSealing = false
         forgetChecksums(slot, range)
+        if wasSealing { noteUnsettledDamage(slot) }
         return true
     }
 
