@@ -19,6 +19,7 @@ by itself. `table` prints STORE's results as ratios of RAW's.
 import argparse
 import base64
 import glob
+import glob
 import json
 import mmap
 import os
@@ -252,20 +253,32 @@ class Gateway:
         return time.monotonic()
 
 
-def write_p99(options, seconds):
-    """Starts writing; the result is read with `p99_of`."""
-    return subprocess.Popen(
-        ["fio", "--name=load", "--thread", "--direct=1", "--rw=randwrite", "--bs=4k", "--iodepth=1", f"--size={options.size}",
-         "--time_based", f"--runtime={seconds}", "--norandommap", "--randrepeat=0", "--output-format=json"] + options.fio,
-        stdout=subprocess.PIPE, text=True)
+class Writes:
+    """fio writing 4 KiB one after the other until it is ended, and how long each write took."""
 
+    def __init__(self, options):
+        self.log = options.to + ".writes"
+        self.fio = subprocess.Popen(
+            ["fio", "--name=load", "--thread", "--direct=1", "--rw=randwrite", "--bs=4k", "--iodepth=1", f"--size={options.size}",
+             "--time_based", "--runtime=1000", "--norandommap", "--randrepeat=0", "--log_unix_epoch=1",
+             f"--write_lat_log={self.log}"] + options.fio, stdout=subprocess.DEVNULL)
 
-def p99_of(fio):
-    output, _ = fio.communicate()
-    job = json.loads(output[output.index("{"):])["jobs"][0]
-    if job["error"] != 0:
-        sys.exit(f"fio ended with error {job['error']}")
-    return job["write"]["clat_ns"]["percentile"]["99.000000"] / 1e3
+    def end(self):
+        self.fio.send_signal(signal.SIGINT)
+        self.fio.wait()
+        path = f"{self.log}_clat.1.log"
+        with open(path) as lines:
+            fields = [line.split(",") for line in lines]
+        for log in glob.glob(f"{self.log}_*.log"):
+            os.unlink(log)
+        # Milliseconds since 1970, nanoseconds.
+        self.taken = [(int(moment) / 1e3, int(latency) / 1e3) for moment, latency, *_ in fields]
+
+    def p99_us(self, began, ended):
+        found = sorted(latency for moment, latency in self.taken if began <= moment < ended)
+        if len(found) < 200:
+            sys.exit(f"only {len(found)} writes in {ended - began:.1f} s")
+        return found[len(found) * 99 // 100]
 
 
 def rebuild(options):
@@ -275,14 +288,21 @@ def rebuild(options):
     gateway.call(f"/api/instances/StoragePool::{pool}/action/setRebuildIoPriorityPolicy", {"policy": options.policy})
     server = next(sds["id"] for sds in gateway.call("/api/types/Sds/instances") if sds["name"] == options.sds)
     held = gateway.call(f"/api/instances/Sds::{server}/relationships/Statistics")["capacityInUseInKb"]
-    before = p99_of(write_p99(options, options.seconds)) if options.fio else None
+    writes = Writes(options) if options.fio else None
+    if writes:
+        time.sleep(options.seconds)
+    struck = time.time()
     os.kill(options.kill, signal.SIGKILL)
     began = gateway.wait("the rebuild", lambda copying, _: copying > 0, 120)
-    fio = write_p99(options, options.seconds) if options.fio else None
+    first = time.time()
     ended = gateway.wait("the rebuild's end", lambda _, lacking: lacking == 0, 900)
-    record(options.to, {
-        "name": options.name, "case": options.case, "rebuilt_mb": held * 1024 / 1e6, "rebuild_s": ended - began,
-        "p99_before_us": before, "p99_during_us": p99_of(fio) if fio else None})
+    entry = {"name": options.name, "case": options.case, "rebuilt_mb": held * 1024 / 1e6, "rebuild_s": ended - began}
+    if writes:
+        last = time.time()
+        writes.end()
+        entry["p99_before_us"] = writes.p99_us(struck - options.seconds * 0.9, struck)
+        entry["p99_during_us"] = writes.p99_us(first, last)
+    record(options.to, entry)
 
 
 class Snapshots:
@@ -451,7 +471,7 @@ def table(options):
             if reads and writes:
                 # One disk below all servers gives every byte and takes it.
                 line += f", {speed * (1 / reads + 1 / writes):.2f} of what the raw file could copy"
-            if entry["p99_before_us"]:
+            if "p99_before_us" in entry:
                 line += f"; writes at depth 1 meanwhile: p99 {entry['p99_during_us']:.0f} us, before {entry['p99_before_us']:.0f} us"
             print(line)
 

@@ -13,21 +13,21 @@ import Testing
         settings.rebuildPolicy = policy
         var throttle = CopyThrottle()
         var now = Instant(nanoseconds: 1_000_000_000)
-        var ends: [Instant] = []
+        var turns: [CopyThrottle.Turn] = []
         var (begun, atOnce) = ([Int](repeating: 0, count: seconds), 0)
         for millisecond in 0..<seconds * 1000 {
             now = now + .milliseconds(1)
             if requests > 0, millisecond / 1000 < requestsUntil, millisecond % max(1, 1000 / requests) == 0 {
-                throttle.noteRequest(bytes: 4096)
+                throttle.noteRequest(bytes: 4096, now)
             }
-            for _ in ends.filter({ $0 <= now }) { throttle.ended(.rebuild) }
-            ends.removeAll { $0 <= now }
+            for turn in turns where turn.began + .milliseconds(5) <= now { throttle.ended(turn, policy, now) }
+            turns.removeAll { $0.began + .milliseconds(5) <= now }
             if millisecond % 20 == 0 { throttle.tick(settings, now) }
-            while ends.count < 16, throttle.mayStart(.rebuild, policy, now) {
+            while turns.count < 16, throttle.mayStart(.rebuild, policy, now) {
                 throttle.started(.rebuild, policy, bytes: 1 << 20, now)
-                ends.append(now + .milliseconds(5))
+                turns.append(CopyThrottle.Turn(kind: .rebuild, began: now))
                 begun[millisecond / 1000] += 1
-                atOnce = max(atOnce, ends.count)
+                atOnce = max(atOnce, turns.count)
             }
         }
         return (begun, atOnce)
@@ -44,6 +44,30 @@ import Testing
         let result = run(policy)
         #expect(result.atOnce == Int(count))
         #expect(result.perSecond.allSatisfy { $0 >= 190 * Int(count) })
+    }
+
+    @Test func copiesRestWhileApplicationsAreBusy() {
+        let result = run(IoPriorityPolicy(.limitNumOfConcurrentIos), requests: 100, requestsUntil: 5)
+        #expect(result.perSecond[..<5].allSatisfy { (80...110).contains($0) }, "\(result.perSecond)")
+        #expect(result.perSecond[6...].allSatisfy { $0 >= 190 }, "\(result.perSecond)")
+        let unlimited = run(IoPriorityPolicy(.unlimited), requests: 100)
+        #expect(unlimited.atOnce == 16)
+    }
+
+    @Test func piecesAreSmallWhileApplicationsAreBusy() {
+        let policy = IoPriorityPolicy(.limitNumOfConcurrentIos)
+        var throttle = CopyThrottle()
+        let now = Instant(nanoseconds: 1_000_000_000)
+        #expect(throttle.pieceBlocks(.rebuild, policy, now) == 256)
+        throttle.noteRequest(bytes: 4096, now)
+        #expect(throttle.pieceBlocks(.rebuild, policy, now) == 32)
+        #expect(throttle.pieceBlocks(.rebuild, IoPriorityPolicy(.unlimited), now) == 256)
+        #expect(throttle.pieceBlocks(.rebuild, policy, now + .milliseconds(100)) == 256)
+    }
+
+    @Test func piecesCoverTheirRun() {
+        let pieces = BlockRange(start: 10, count: 70).pieces(of: 32)
+        #expect(pieces == [(10, 32), (42, 32), (74, 6)].map { BlockRange(start: $0.0, count: $0.1) })
     }
 
     @Test func bandwidthIsLimited() {
@@ -72,7 +96,7 @@ import Testing
         throttle.started(.rebalance, policy, bytes: 4096, .zero)
         #expect(throttle.mayStart(.rebuild, policy, .zero))
         #expect(!throttle.mayStart(.rebalance, policy, .zero))
-        throttle.ended(.rebalance)
+        throttle.ended(CopyThrottle.Turn(kind: .rebalance, began: .zero), policy, .zero)
         #expect(throttle.mayStart(.rebalance, policy, .zero))
     }
 }

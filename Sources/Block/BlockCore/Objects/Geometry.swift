@@ -54,6 +54,10 @@ public struct BlockRange: Hashable, Sendable, CustomStringConvertible {
     var halves: [BlockRange] {
         [BlockRange(start: start, count: count / 2), BlockRange(start: start + count / 2, count: count - count / 2)]
     }
+    /// This one, cut after every `count` blocks of it.
+    func pieces(of count: UInt16) -> [BlockRange] {
+        stride(from: start, to: end, by: Int(count)).map { BlockRange(start: $0, count: min(count, end - $0)) }
+    }
     public var offset: UInt32 { UInt32(start) * Geometry.blockBytes }
     public var length: UInt32 { UInt32(count) * Geometry.blockBytes }
 

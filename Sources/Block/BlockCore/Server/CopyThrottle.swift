@@ -9,6 +9,14 @@ struct CopyThrottle {
         var paidAt = Instant.zero
         /// When applications were last seen above the thresholds.
         var busyAt: Instant?
+        /// What was copied last has had its share of the time until then.
+        var restsUntil = Instant.zero
+    }
+
+    /// One copy's turn on a device.
+    struct Turn {
+        var kind: CopyKind
+        var began: Instant
     }
 
     /// A copy may begin so long before its bandwidth is there: it is looked for only at every tick.
@@ -16,12 +24,20 @@ struct CopyThrottle {
     private static let window = Duration.seconds(1)
     /// Units under way even where nothing limits them: each has a buffer.
     private static let activeMax = 16
+    /// After a request of applications a device counts as theirs for so long: copies go in small pieces and rest between units.
+    private static let attention = Duration.milliseconds(100)
+    /// A rest takes as long as what was copied before it, up to a limit.
+    private static let restMax = Duration.seconds(1)
+    /// Blocks of a piece: a request may have to wait for one in the disk's queue.
+    private static let pieceBlocks: UInt16 = 32
 
     private var rebuild = Work()
     private var rebalance = Work()
     private var windowStart = Instant.zero
     private var requests: UInt64 = 0
     private var bytes: UInt64 = 0
+    /// When an application's request came last.
+    private var requestAt: Instant?
 
     private subscript(kind: CopyKind) -> Work {
         get { kind == .rebuild ? rebuild : rebalance }
@@ -31,14 +47,14 @@ struct CopyThrottle {
     func mayStart(_ kind: CopyKind, _ policy: IoPriorityPolicy, _ now: Instant) -> Bool {
         let work = self[kind]
         guard work.active < CopyThrottle.activeMax else { return false }
-        let isBelowCount = work.active < Int(policy.concurrentIosPerDevice)
+        let hasTurn = work.active < Int(policy.concurrentIosPerDevice) && now >= work.restsUntil
         switch policy.kind {
         case .unlimited: return true
-        case .limitNumOfConcurrentIos: return isBelowCount
-        case .favorAppIos: return isBelowCount && now + CopyThrottle.advance >= work.paidAt
+        case .limitNumOfConcurrentIos: return hasTurn
+        case .favorAppIos: return hasTurn && now + CopyThrottle.advance >= work.paidAt
         case .dynamicBwThrottling:
             guard isHeldBack(work, policy, now) else { return true }
-            return isBelowCount && now + CopyThrottle.advance >= work.paidAt
+            return hasTurn && now + CopyThrottle.advance >= work.paidAt
         }
     }
 
@@ -61,12 +77,33 @@ struct CopyThrottle {
         }
     }
 
-    mutating func ended(_ kind: CopyKind) { self[kind].active -= 1 }
+    mutating func ended(_ turn: Turn, _ policy: IoPriorityPolicy, _ now: Instant) {
+        self[turn.kind].active -= 1
+        guard isShared(turn.kind, policy, now) else { return }
+        let rest = min(now - turn.began, CopyThrottle.restMax)
+        self[turn.kind].restsUntil = max(self[turn.kind].restsUntil, now + rest)
+    }
 
-    /// A client's request on the device.
-    mutating func noteRequest(bytes count: UInt32) {
+    /// Whether copies that the policy limits share the device with applications.
+    private func isShared(_ kind: CopyKind, _ policy: IoPriorityPolicy, _ now: Instant) -> Bool {
+        guard let requestAt, now - requestAt < CopyThrottle.attention else { return false }
+        switch policy.kind {
+        case .unlimited: return false
+        case .limitNumOfConcurrentIos, .favorAppIos: return true
+        case .dynamicBwThrottling: return isHeldBack(self[kind], policy, now)
+        }
+    }
+
+    /// Most blocks that are to be copied in one piece.
+    func pieceBlocks(_ kind: CopyKind, _ policy: IoPriorityPolicy, _ now: Instant) -> UInt16 {
+        isShared(kind, policy, now) ? CopyThrottle.pieceBlocks : BlockRange.wholeUnit.count
+    }
+
+    /// An application's request on the device.
+    mutating func noteRequest(bytes count: UInt32, _ now: Instant) {
         requests += 1
         bytes += UInt64(count)
+        requestAt = now
     }
 
     /// Looks once a second how busy applications are.
@@ -97,8 +134,8 @@ extension ServerCore {
         if case .moving = map.comb(key)?.state { .rebalance } else { .rebuild }
     }
 
-    private func policy(_ key: CombKey) -> IoPriorityPolicy {
-        (map.pools[key.pool]?.settings ?? PoolSettings()).policy(copyKind(key))
+    func policy(_ key: CombKey, _ kind: CopyKind) -> IoPriorityPolicy {
+        (map.pools[key.pool]?.settings ?? PoolSettings()).policy(kind)
     }
 
     /// Begins as many copies from a device as the policies allow, the comb with the fewest under way first.
@@ -114,12 +151,12 @@ extension ServerCore {
                 count + stores[store].map(of: UnitKey(tree: family.tree, node: node, index: family.index)).count
             }
             let bytes = UInt64(blocks) * UInt64(Geometry.blockBytes)
-            throttles[store].started(kind, policy(key), bytes: bytes, now)
+            throttles[store].started(kind, policy(key, kind), bytes: bytes, now)
             var operation = Operation(
                 kind: .copyUnit, link: nil, header: DataHeader(opcode: .copy), payload: nil,
                 unit: UnitKey(tree: family.tree, node: 0, index: family.index),
                 range: .wholeUnit, comb: key, store: store)
-            operation.copyKind = kind
+            operation.turn = CopyThrottle.Turn(kind: kind, began: now)
             enqueue(operation, now, &actions)
         }
     }
@@ -130,13 +167,14 @@ extension ServerCore {
             guard let rebuild = rebuilds[key], rebuild.phase == .copying, !rebuild.order.isEmpty,
                 rebuild.copiesActive < ServerCore.copiesPerComb, map.comb(key)?.primary.device == device
             else { return false }
-            return throttles[store].mayStart(copyKind(key), policy(key), now)
+            let kind = copyKind(key)
+            return throttles[store].mayStart(kind, policy(key, kind), now)
         }.min { (rebuilds[$0]?.copiesActive ?? 0, $0) < (rebuilds[$1]?.copiesActive ?? 0, $1) }
     }
 
-    mutating func copyEnded(_ operation: Operation) {
-        guard let kind = operation.copyKind else { return }
-        throttles[operation.store].ended(kind)
+    mutating func copyEnded(_ operation: Operation, _ now: Instant) {
+        guard let turn = operation.turn else { return }
+        throttles[operation.store].ended(turn, policy(operation.comb, turn.kind), now)
         if operation.kind == .copyUnit { rebuilds[operation.comb]?.copiesActive -= 1 }
     }
 

@@ -83,7 +83,7 @@ extension ServerCore {
             let bytes = UInt64(stores[index].map(of: unit).count) * UInt64(Geometry.blockBytes)
             throttles[index].started(.rebalance, policy, bytes: bytes, now)
             var operation = merge.operation(.mergeUnit, on: unit.family, of: key, comb.epoch, index)
-            operation.copyKind = .rebalance
+            operation.turn = CopyThrottle.Turn(kind: .rebalance, began: now)
             enqueue(operation, now, &actions)
         }
     }

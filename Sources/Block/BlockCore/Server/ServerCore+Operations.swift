@@ -39,8 +39,8 @@ extension ServerCore {
         var isUndoing = false
         /// Units that it found damaged, and which have been examined since.
         var examined: [UnitKey] = []
-        /// Of a copy: what it is for.
-        var copyKind: CopyKind?
+        /// Of what copies between devices: its turn on this one.
+        var turn: CopyThrottle.Turn?
         /// Of a copy: what remains to be done at the target, the first being under way. Of a merge: data alone.
         var steps: [CopyStep] = []
         /// Of a merge: the node that goes.
@@ -59,6 +59,8 @@ extension ServerCore {
                 false
             }
         }
+        /// Whether an application waits for it, here or at the other copy.
+        var isApplications: Bool { isClients || header.opcode == .replicate }
     }
 
     /// One thing that makes a target's family equal to the source's.
@@ -106,10 +108,8 @@ extension ServerCore {
         let id = nextOperation
         nextOperation += 1
         operations[id] = operation
-        if operation.isClients {
-            clientOperations += 1
-            throttles[operation.store].noteRequest(bytes: operation.range.length)
-        }
+        if operation.isClients { clientOperations += 1 }
+        if operation.isApplications { throttles[operation.store].noteRequest(bytes: operation.range.length, now) }
         if operation.kind.isMerge { merging.active += 1 }
         count(operation)
         if isFirst {
@@ -167,7 +167,7 @@ extension ServerCore {
         guard let operation = operations.removeValue(forKey: id) else { return }
         if operation.isClients { clientOperations -= 1 }
         if operation.kind.isMerge { merging.active -= 1 }
-        copyEnded(operation)
+        copyEnded(operation, now)
         if let payload = operation.payload { actions.append(.release(payload)) }
         for slot in Forwards.slots { forgetQuestion(operation, slot) }
         for index in barriers.indices { barriers[index].open.remove(id) }

@@ -126,10 +126,12 @@ extension ServerCore {
             if isHere || isListed { present.append((unit, isHere, isListed)) }
         }
         // Where other units show through a block without data, zeros in its place would hide them.
+        let kind = copyKind(operation.comb)
+        let pieceBlocks = throttles[operation.store].pieceBlocks(kind, policy(operation.comb, kind), now)
         let isAlone = present.count == 1 || !rules.contains(.copiedHolesShowAncestors)
         operations[id]?.steps = present.flatMap { unit, isHere, isListed -> [CopyStep] in
             let blocks = store.map(of: unit)
-            let data = blocks.runs().map { CopyStep.data($0, node: unit.node) }
+            let data = blocks.runs().flatMap { $0.pieces(of: pieceBlocks) }.map { CopyStep.data($0, node: unit.node) }
             guard isListed else { return data }
             guard isAlone, isHere else { return [.drop(node: unit.node)] + data }
             return blocks.holes(in: .wholeUnit).map { .zeros($0, node: unit.node) } + data
@@ -149,7 +151,7 @@ extension ServerCore {
             case .started:
                 operations[id]?.isLocalPending = true
                 counters[operation.store].add(
-                    operation.copyKind == .rebalance ? .rebalanceRead : .rebuildRead, bytes: run.length)
+                    operation.turn?.kind == .rebalance ? .rebalanceRead : .rebuildRead, bytes: run.length)
             case .held, .nothingThere, .noSpace, .busy, .stopped: abort(operation.comb, now, &actions)
             }
         case .unreadable(let run, _):

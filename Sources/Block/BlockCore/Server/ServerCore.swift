@@ -44,7 +44,6 @@ public struct ServerCore: Sendable {
     /// copy brings all of them, so volumes of a tree wait for each other where they touch the same blocks.
     var queues = IDTable<FamilyKey, [UInt64]>()
     var rebuilds: [CombKey: Rebuild] = [:]
-    /// Combs whose primary this server is to be no longer.
     /// For each of `stores`.
     var throttles: [CopyThrottle]
     var counters: [IOCounters]
@@ -55,6 +54,7 @@ public struct ServerCore: Sendable {
     var scans: [Scan]
     var integrity: [DeviceIntegrity]
     var examinationsWaiting: [UnitKey] = []
+    /// Combs whose primary this server is to be no longer.
     var handovers: [CombKey: Handover] = [:]
     var lease = Lease()
     var resignations: [CombKey: Resignation] = [:]
