@@ -101,13 +101,14 @@ import Testing
     /// A device of version 1: the label, the table and the log say so, and nothing tells of intents.
     @Test func onADeviceOfVersionOneEveryUnitCountsAsBeingWritten() throws {
         var label = DeviceLabel(
-            sds: SdsID(rawValue: 1), device: MemoryDevice.device, capacityUnits: 4, logBlocks: 3)
+            sds: SdsID(rawValue: 1), device: MemoryDevice.device, capacityUnits: 4, logBlocks: 20)
         label.checksumBlocks = 0
         var device = try MemoryDevice(label: label)
         _ = device.write(unit, block, byte: 7)
         for _ in 0..<2 { cool(&device, epoch: 1) }
         #expect(!device.store.isHot(unit))
         let layout = device.store.label.layout
+        device.moveLogToItsStart()
         for offset in DeviceLabel.copyOffsets { downgrade(&device.bytes, Int(offset), versionAt: 8, to: 1) }
         for offset in layout.tables { downgrade(&device.bytes, Int(offset), versionAt: 4, to: 1) }
         for block in 0..<device.store.logUsed {
@@ -127,12 +128,13 @@ import Testing
 
     /// A device of version 2, which knew no nodes, keeps its data and what it says of writes.
     @Test func aDeviceOfVersionTwoKeepsItsData() throws {
-        var device = try MemoryDevice()
+        var device = try MemoryDevice(logBlocks: 20)
         let other = UnitKey(volume: VolumeID(rawValue: 9), index: 1)
         _ = device.write(unit, block, byte: 7)
         for _ in 0..<2 { cool(&device, epoch: 1) }
         _ = device.write(other, block, byte: 8)
         let layout = device.store.label.layout
+        device.moveLogToItsStart()
         for offset in DeviceLabel.copyOffsets { downgrade(&device.bytes, Int(offset), versionAt: 8, to: 2) }
         for offset in layout.tables { downgrade(&device.bytes, Int(offset), versionAt: 4, to: 2) }
         for block in 0..<device.store.logUsed {

@@ -9,10 +9,13 @@ struct MemoryDevice {
     var completions: [UnitStore.Completion] = []
     var flushes = 0
     let hotUnitsMax: Int
+    /// Whether writes of tables do not end, and those that have not.
+    var holdsTables = false
+    var heldBack: UnitStore.Requests = []
 
     static let device = DeviceID(rawValue: 2)
 
-    init(units: UInt32 = 4, logBlocks: UInt32 = 3, hotUnitsMax: Int = 100) throws {
+    init(units: UInt32 = 4, logBlocks: UInt32 = 20, hotUnitsMax: Int = 100) throws {
         let label = DeviceLabel(
             sds: SdsID(rawValue: 1), device: MemoryDevice.device, capacityUnits: units, logBlocks: logBlocks)
         try self.init(label: label, hotUnitsMax: hotUnitsMax)
@@ -28,7 +31,9 @@ struct MemoryDevice {
         try reopen()
     }
 
+    /// Power cut: what was held back is lost.
     mutating func reopen() throws {
+        heldBack = []
         let label = try DeviceLabel(device: Array(bytes[..<(128 << 10)]))
         let layout = label.layout
         var opened = try UnitStore.open(
@@ -43,6 +48,13 @@ struct MemoryDevice {
         var requests: UnitStore.Requests = []
         store.begin(&requests)
         carryOut(requests)
+    }
+
+    /// As before table version 5, when the log had no halves.
+    mutating func moveLogToItsStart() {
+        let start = Int(store.logOffset(store.logGeneration))
+        let log = Array(bytes[start..<start + Int(store.logUsed) * 4096])
+        bytes.replaceSubrange(Int(store.label.layout.log)..<Int(store.label.layout.log) + log.count, with: log)
     }
 
     private func dataOfUnit(at offset: UInt64) -> BlockMap {
@@ -66,6 +78,9 @@ struct MemoryDevice {
                 fill(at, slice.length, UInt8(truncatingIfNeeded: slice.payload.rawValue))
                 outcome = .written(checksums(at, slice.length))
             case .writeZeros(let at, let length), .punch(let at, let length): fill(at, length, 0)
+            case .writeBytes(let at, _) where holdsTables && at < store.label.layout.log && at >= 128 << 10:
+                heldBack.append((id, request))
+                continue
             case .writeBytes(let at, let content):
                 bytes.replaceSubrange(Int(at)..<Int(at) + content.count, with: content)
             case .gather(let parts, let length, _):

@@ -27,6 +27,7 @@ extension ProtocolRules {
         ("lost-copy-is-filled-anew", .lostCopyIsFilledAnew),
         ("verified-reads", .verifiedReads),
         ("checksums-before-settled", .checksumsBeforeSettled),
+        ("table-before-log-reuse", .tableBeforeLogReuse),
         ("damage-stays-damage", .damageStaysDamage),
         ("zeros-hide-ancestors", .zerosHideAncestors),
         ("copied-holes-show-ancestors", .copiedHolesShowAncestors),

@@ -170,6 +170,8 @@ public struct ProtocolRules: OptionSet, Sendable {
     public static let verifiedReads = ProtocolRules(rawValue: 1 << 18)
     /// A unit counts as settled only when its checksums are stable.
     public static let checksumsBeforeSettled = ProtocolRules(rawValue: 1 << 19)
+    /// A half of a device's log is begun anew only when the table that makes its records superfluous is stable.
+    public static let tableBeforeLogReuse = ProtocolRules(rawValue: 1 << 45)
     /// A copy of what is damaged is damaged as well.
     public static let damageStaysDamage = ProtocolRules(rawValue: 1 << 21)
     /// Zeros are stored where an ancestor has data.
@@ -221,7 +223,7 @@ public struct ProtocolRules: OptionSet, Sendable {
         .intentBeforeWrite, .resyncOfTargetsIntents, .resyncOfSurvivorsIntents, .epochOfSettledUnits,
         .settledOnlyInSync, .survivorsListIsTruth, .zerosBeforeHoles, .stableBeforeMove, .drainBeforeSwap,
         .refusedOnBoth, .spareIsForCopies, .lossIsMarked, .lostCopyIsFilledAnew,
-        .verifiedReads, .checksumsBeforeSettled, .damageStaysDamage,
+        .verifiedReads, .checksumsBeforeSettled, .tableBeforeLogReuse, .damageStaysDamage,
         .zerosHideAncestors, .copiedHolesShowAncestors, .treesOutliveTheirFirstVolume, .sealedCutsNoteWrites,
         .disturbedCutsAreDropped, .stableBeforeShown, .unrecordedIsFound, .recordedBeforeOverwritten,
         .overwrittenIsUnmapped, .nodesGoEmpty, .onlyMergedIsDropped, .remnantsAreAskedFor,

@@ -19,7 +19,7 @@ public struct DeviceError: CodedError {
 
 /// The identity of a device, kept in two copies at its beginning. See docs/formats/device.md.
 public struct DeviceLabel: Equatable, Sendable {
-    public static let formatVersion: UInt32 = 3
+    public static let formatVersion: UInt32 = 4
     static let magic: UInt64 = 0x484F_4C44_4641_5354
     static let copyOffsets: [UInt64] = [0, 64 << 10]
 
@@ -35,14 +35,14 @@ public struct DeviceLabel: Equatable, Sendable {
     /// 4 KiB blocks of the checksum area; 0 on devices formatted before version 3, whose data is not checked.
     public var checksumBlocks: UInt32
 
-    /// Of a new device.
-    public init(sds: SdsID, device: DeviceID, capacityUnits: UInt32, logBlocks: UInt32 = 1024) {
+    /// Of a new device. `logBlocks`: 2 at least, unless stated as many as suit its size.
+    public init(sds: SdsID, device: DeviceID, capacityUnits: UInt32, logBlocks: UInt32? = nil) {
         system = 0
         self.sds = sds
         self.device = device
         mountCounter = 0
         self.capacityUnits = capacityUnits
-        self.logBlocks = logBlocks
+        self.logBlocks = logBlocks ?? DeviceLayout.logBlocks(capacityUnits: capacityUnits)
         checksumBlocks = DeviceLayout.checksumBlocks(capacityUnits: capacityUnits)
     }
 
@@ -134,6 +134,9 @@ public struct DeviceLayout: Equatable, Sendable {
         (capacityUnits + UInt32(UnitChecksums.perBlock) - 1) / UInt32(UnitChecksums.perBlock)
     }
 
+    /// A table is written after half a log: 80 bytes for each unit that is bound, after 16384 commits of a device of 1 TB.
+    static func logBlocks(capacityUnits: UInt32) -> UInt32 { min(max(1024, capacityUnits / 64 * 2), 1 << 16) }
+
     init(capacityUnits: UInt32, logBlocks: UInt32, checksumBlocks: UInt32) {
         let first: UInt64 = 128 << 10
         let records = UInt64(capacityUnits) * UInt64(DeviceLayout.recordBytes)
@@ -148,10 +151,10 @@ public struct DeviceLayout: Equatable, Sendable {
     }
 
     /// The most units that fit on a device of `size` bytes.
-    public static func capacityUnits(ofDeviceBytes size: UInt64, logBlocks: UInt32 = 1024) throws(DeviceError) -> UInt32
-    {
+    public static func capacityUnits(ofDeviceBytes size: UInt64) throws(DeviceError) -> UInt32 {
         func end(_ units: UInt32) -> UInt64 {
             let checksumBlocks = DeviceLayout.checksumBlocks(capacityUnits: units)
+            let logBlocks = DeviceLayout.logBlocks(capacityUnits: units)
             return DeviceLayout(capacityUnits: units, logBlocks: logBlocks, checksumBlocks: checksumBlocks).end
         }
         var units = UInt32(min(size >> 20, 1 << 24))

@@ -32,14 +32,19 @@ struct SlotPages: Sendable {
         }
     }
 
+    var pageCount: Int { pages.count }
+
+    /// Passes the bound slots of a page on, in order of their numbers.
+    func forEach(inPage page: Int, _ body: (UInt32, UnitStore.Slot) -> Void) {
+        for (index, slot) in pages[page].enumerated() {
+            if let slot { body(UInt32(page * SlotPages.pageSize + index), slot) }
+        }
+    }
+
     /// The bound slots, in order of their numbers.
     var bound: [(number: UInt32, slot: UnitStore.Slot)] {
         var bound: [(number: UInt32, slot: UnitStore.Slot)] = []
-        for (page, slots) in pages.enumerated() {
-            for (index, slot) in slots.enumerated() {
-                if let slot { bound.append((UInt32(page * SlotPages.pageSize + index), slot)) }
-            }
-        }
+        for page in pages.indices { forEach(inPage: page) { bound.append(($0, $1)) } }
         return bound
     }
 }

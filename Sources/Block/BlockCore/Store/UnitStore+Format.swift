@@ -1,18 +1,15 @@
 extension UnitStore {
-    private static let tableMagic: UInt32 = 0x4855_5442
-    private static let logMagic: UInt32 = 0x4855_4C47
+    static let tableMagic: UInt32 = 0x4855_5442
+    static let logMagic: UInt32 = 0x4855_4C47
     /// Of table and log. In version 1 a record's checksum was its plain CRC32C, and there were no intents: all of its units
     /// count as being written. Before version 3 there were no nodes: all is node 0. Before version 4 holes never held data.
-    static let formatVersion: UInt16 = 4
-
-    var nextTableOffset: UInt64 { layout.tables[Int((tableGeneration + 1) & 1)] }
+    /// Before version 5 the log had no halves.
+    static let formatVersion: UInt16 = 5
 
     /// What a new device has to contain, as writes in order with a flush after each. All else must read as zeros.
     public static func format(_ label: DeviceLabel) -> [(offset: UInt64, bytes: [UInt8])] {
         var store = UnitStore(empty: label, hotUnitsMax: 0, rules: .all)
-        store.tableGeneration = 0
-        return [(store.nextTableOffset, store.encodeTable())]
-            + DeviceLabel.copyOffsets.map { ($0, label.encoded()) }
+        return [store.nextTable()] + DeviceLabel.copyOffsets.map { ($0, label.encoded()) }
     }
 
     /// Reads a device: `metadata` are its first `label.layout.checksums` bytes; what follows them up to `label.layout.data` goes
@@ -38,11 +35,8 @@ extension UnitStore {
             throw DeviceError(code: .tooSmall, message: "the device is smaller than its label says")
         }
         var store = UnitStore(empty: label, hotUnitsMax: hotUnitsMax, rules: rules)
-        try store.loadTable(metadata)
-        store.replayLog(metadata)
-        guard !store.isOutlived(byLogIn: metadata) else {
-            throw DeviceError(code: .corrupt, message: "the unit table that the log continues is corrupt")
-        }
+        let version = try store.loadTable(metadata)
+        try store.replayLog(metadata, tableVersion: version)
         for (number, slot) in store.slots.bound {
             store.bound[slot.key] = number
             if slot.intent != .cold { store.hot.insert(number) }
@@ -53,8 +47,7 @@ extension UnitStore {
         if isSearching { store.searchUnits(dataOfUnit) }
         if store.keepsChecksums { store.unreadableSeals = store.bound.count - store.hot.count }
         store.label.mountCounter += 1
-        let table = (offset: store.nextTableOffset, bytes: store.encodeTable())
-        store.beginNextTable()
+        let table = store.nextTable()
         return OpenedStore(
             store: store, zeroes: holes,
             writes: [table] + DeviceLabel.copyOffsets.map { ($0, store.label.encoded()) })
@@ -86,6 +79,7 @@ extension UnitStore {
         layout = label.layout
         slots = SlotPages(count: Int(label.capacityUnits))
         tableGeneration = 0
+        logGeneration = 0
         logSequence = 0
         logUsed = 0
         self.hotUnitsMax = hotUnitsMax
@@ -98,32 +92,21 @@ extension UnitStore {
         isHoleRecordedFirst = rules.contains(.holesShowAncestors)
         isVerifying = rules.contains(.verifiedReads)
         isSealedFirst = rules.contains(.checksumsBeforeSettled)
+        isTableStableFirst = rules.contains(.tableBeforeLogReuse)
     }
 
     // MARK: Table
 
-    /// The whole table as its next generation: one header block, then the bound slots' records.
-    func encodeTable() -> [UInt8] {
-        var records = ByteWriter()
-        var count: UInt32 = 0
-        for (number, slot) in slots.bound {
-            records.put(slot, number: number, isBound: true)
-            count += 1
-        }
-        let padding = (4096 - records.bytes.count % 4096) % 4096
-        records.bytes.append(contentsOf: repeatElement(0, count: padding))
-        var header = ByteWriter()
-        header.put(UnitStore.tableMagic)
-        header.put(UnitStore.formatVersion)
-        header.put(UInt16(0))
-        header.put(tableGeneration + 1)
-        header.put(count)
-        header.put(CRC32C.checksum(records.bytes))
-        return header.sealedBlocks(1) + records.bytes
+    private struct Table {
+        var version: UInt16
+        var generation: UInt64
+        var firstSequence: UInt64
+        var slots: [(UInt32, Slot)] = []
     }
 
-    private mutating func loadTable(_ metadata: [UInt8]) throws(DeviceError) {
-        var best: (generation: UInt64, slots: [(UInt32, Slot)])?
+    /// Takes the newest table that is whole; answers its version.
+    private mutating func loadTable(_ metadata: [UInt8]) throws(DeviceError) -> UInt16 {
+        var best: Table?
         for offset in layout.tables {
             let area = Array(metadata[Int(offset)..<Int(offset + layout.tableBytes)])
             guard let table = UnitStore.table(area, capacity: label.capacityUnits) else { continue }
@@ -133,12 +116,12 @@ extension UnitStore {
             throw DeviceError(code: .corrupt, message: "both copies of the unit table are corrupt")
         }
         tableGeneration = best.generation
+        logSequence = best.firstSequence
         for (number, slot) in best.slots { slots[Int(number)] = slot }
+        return best.version
     }
 
-    private static func table(
-        _ area: [UInt8], capacity: UInt32
-    ) -> (generation: UInt64, slots: [(UInt32, Slot)])? {
+    private static func table(_ area: [UInt8], capacity: UInt32) -> Table? {
         let header = Array(area.prefix(4096))
         guard ByteReader.isSealed(header) else { return nil }
         var reader = ByteReader(header)
@@ -146,87 +129,25 @@ extension UnitStore {
             (1...formatVersion).contains(version), (try? reader.number(UInt16.self)) != nil,
             let generation = try? reader.number(UInt64.self),
             let count = try? reader.number(UInt32.self), let checksum = try? reader.number(UInt32.self),
-            count <= capacity
+            count <= capacity, let firstSequence = try? reader.number(UInt64.self)
         else { return nil }
         let size = (Int(count) * DeviceLayout.recordBytes + 4095) / 4096 * 4096
         let records = Array(area[4096..<4096 + size])
         guard CRC32C.checksum(records) == checksum else { return nil }
         var body = ByteReader(records)
-        var slots: [(UInt32, Slot)] = []
+        var table = Table(version: version, generation: generation, firstSequence: version < 5 ? 0 : firstSequence)
         for _ in 0..<count {
             guard let record = body.record(version: version), record.number < capacity, record.isBound else {
                 return nil
             }
-            slots.append((record.number, record.slot))
+            table.slots.append((record.number, record.slot))
         }
-        return (generation, slots)
-    }
-
-    // MARK: Log
-
-    /// The records of everything that changed, as whole log blocks.
-    mutating func encodeLog() -> [UInt8] {
-        var entries: [(UInt32, Slot?)] = released.map { ($0, nil) }
-        for number in changed { if let slot = slots[Int(number)] { entries.append((number, slot)) } }
-        var bytes: [UInt8] = []
-        var next = 0
-        while next < entries.count {
-            let chunk = entries[next..<min(next + DeviceLayout.recordsPerLogBlock, entries.count)]
-            next += chunk.count
-            var block = ByteWriter()
-            block.put(UnitStore.logMagic)
-            block.put(UnitStore.formatVersion)
-            block.put(UInt16(chunk.count))
-            block.put(tableGeneration)
-            block.put(logSequence)
-            logSequence += 1
-            for (number, slot) in chunk {
-                let empty = Slot(
-                    key: UnitKey(tree: TreeID(rawValue: 0), node: 0, index: 0), generation: 0, combEpoch: 0)
-                block.put(slot ?? empty, number: number, isBound: slot != nil)
-            }
-            bytes += block.sealedBlocks(1)
-        }
-        return bytes
-    }
-
-    /// Applies the log up to its first block that is not of this table's generation and in sequence: what follows was
-    /// never acknowledged.
-    private mutating func replayLog(_ metadata: [UInt8]) {
-        while logUsed < label.logBlocks {
-            let offset = Int(layout.log) + Int(logUsed) * 4096
-            let block = Array(metadata[offset..<offset + 4096])
-            var reader = ByteReader(block)
-            guard ByteReader.isSealed(block), (try? reader.number(UInt32.self)) == UnitStore.logMagic,
-                let version = try? reader.number(UInt16.self), (1...UnitStore.formatVersion).contains(version),
-                let count = try? reader.number(UInt16.self), (try? reader.number(UInt64.self)) == tableGeneration,
-                (try? reader.number(UInt64.self)) == logSequence
-            else { return }
-            for _ in 0..<count {
-                guard let record = reader.record(version: version), record.number < label.capacityUnits else { return }
-                slots[Int(record.number)] = record.isBound ? record.slot : nil
-            }
-            logSequence += 1
-            logUsed += 1
-        }
-    }
-
-    /// True when the log belongs to a later table than the one that was found. The log begins anew only after its table
-    /// is stable, so that table was there and is lost; its predecessor lacks what was acknowledged since.
-    private func isOutlived(byLogIn metadata: [UInt8]) -> Bool {
-        (0..<label.logBlocks).contains { number in
-            let offset = Int(layout.log) + Int(number) * 4096
-            var reader = ByteReader(Array(metadata[offset..<offset + 16]))
-            guard (try? reader.number(UInt32.self)) == UnitStore.logMagic, (try? reader.number(UInt32.self)) != nil,
-                let generation = try? reader.number(UInt64.self), generation > tableGeneration
-            else { return false }
-            return ByteReader.isSealed(Array(metadata[offset..<offset + 4096]))
-        }
+        return table
     }
 }
 
 extension ByteWriter {
-    fileprivate mutating func put(_ slot: UnitStore.Slot, number: UInt32, isBound: Bool) {
+    mutating func put(_ slot: UnitStore.Slot, number: UInt32, isBound: Bool) {
         let start = bytes.count
         put(number)
         put(slot.key.index)
@@ -241,22 +162,22 @@ extension ByteWriter {
         put(UInt32(isBound ? 1 : 0) | UInt32(isHot ? 2 : 0) | UInt32(isHot && slot.isSearched ? 4 : 0))
         put(slot.key.node)
         put(UInt32(0))
-        put(UnitStore.recordChecksum(Array(bytes[start...]), version: UnitStore.formatVersion))
+        put(UnitStore.recordChecksum(bytes[start...], version: UnitStore.formatVersion))
     }
 }
 
 extension UnitStore {
     /// The CRC32C of a record, bent. A CRC of something that ends with its own CRC is the same whatever it is: the checksum
     /// of a whole table or log block would not notice records of an older one in the place of its own.
-    static func recordChecksum(_ bytes: [UInt8], version: UInt16) -> UInt32 {
-        let plain = CRC32C.checksum(bytes)
+    static func recordChecksum(_ bytes: ArraySlice<UInt8>, version: UInt16) -> UInt32 {
+        let plain = bytes.withUnsafeBytes { CRC32C.checksum($0) }
         return version < 2 ? plain : (plain ^ plain >> 16) &* 0x9E37_79B1
     }
 }
 
 extension ByteReader {
     /// One 80-byte record, nil if its checksum differs.
-    fileprivate mutating func record(version: UInt16) -> (number: UInt32, slot: UnitStore.Slot, isBound: Bool)? {
+    mutating func record(version: UInt16) -> (number: UInt32, slot: UnitStore.Slot, isBound: Bool)? {
         let start = position
         do throws(WireError) {
             let number = try number(UInt32.self)
@@ -276,7 +197,7 @@ extension ByteReader {
             let node = try self.number(UInt32.self)
             if version > 2 { slot.key.node = node }
             _ = try self.number(UInt32.self)
-            let covered = UnitStore.recordChecksum(Array(bytes[start..<position]), version: version)
+            let covered = UnitStore.recordChecksum(bytes[start..<position], version: version)
             guard try self.number(UInt32.self) == covered else { return nil }
             return (number, slot, flags & 1 == 1)
         } catch {

@@ -51,9 +51,11 @@ public struct UnitStore: Sendable {
         case read(Read)
         /// What several units have of one range.
         case gather(operation: UInt64, [Read])
-        /// The log or the table is being written; a flush follows.
+        /// The log is being written; a flush follows.
         case metadata
         case flush
+        /// A piece of a table, and what makes all of it stable.
+        case table, tableFlush
         case punch(Range<UInt32>)
         case label(copiesLeft: Int)
         /// Checksums of units that become cold.
@@ -62,7 +64,7 @@ public struct UnitStore: Sendable {
         var isChange: Bool {
             switch self {
             case .write: true
-            case .read, .gather, .metadata, .flush, .punch, .label, .seal: false
+            case .read, .gather, .metadata, .flush, .table, .tableFlush, .punch, .label, .seal: false
             }
         }
     }
@@ -77,9 +79,13 @@ public struct UnitStore: Sendable {
     var free: [UInt32] = []
     var generation: UInt64 = 0
 
+    /// The table that counts, and that which the log in use continues: it counts, or is being written.
     var tableGeneration: UInt64
+    var logGeneration: UInt64
+    /// Of the next block, and how many there are in the half of the log that is in use.
     var logSequence: UInt64
     var logUsed: UInt32
+    var checkpoint: Checkpoint?
 
     var pending = IDTable<UInt64, Pending>()
     var nextOperation: UInt64 = 1
@@ -118,7 +124,6 @@ public struct UnitStore: Sendable {
     /// Zeroed, waiting for a flush before they are free.
     var zeroed: [UInt32] = []
     var freeing: [UInt32] = []
-    var isCheckpointing = false
     var seals = Seals()
     /// Writes of damaged bytes, done but for the word that they are.
     var damages: [(slot: UInt32, operation: UInt64)] = []
@@ -141,6 +146,7 @@ public struct UnitStore: Sendable {
     let isHoleRecordedFirst: Bool
     let isVerifying: Bool
     let isSealedFirst: Bool
+    let isTableStableFirst: Bool
 
     /// Slots that are zeroed by one request, four of which may be under way: a slow disk may write them in well under the
     /// time that it has for a request.
@@ -318,6 +324,8 @@ public struct UnitStore: Sendable {
             step = .flushing
             requests.append((issue(.flush), .flush))
         case .flush: endCommit(&completions, &requests)
+        case .table: if writeTable(&requests), endCheckpoint() { endCommit(&completions, &requests) }
+        case .tableFlush: if endCheckpoint() { endCommit(&completions, &requests) }
         case .punch(let cleaned):
             zeroed += cleaned
             punching -= cleaned.count
@@ -344,7 +352,7 @@ public struct UnitStore: Sendable {
             completion = Completion(operation: operation, outcome: outcome)
             guard case .read(_, let seen) = outcome else { return completion }
             for read in reads where completion.damaged.isEmpty { verify(read, seen, &completion) }
-        case .write, .metadata, .flush, .punch, .label, .seal: return nil
+        case .write, .metadata, .flush, .table, .tableFlush, .punch, .label, .seal: return nil
         }
         return completion
     }
@@ -387,7 +395,10 @@ public struct UnitStore: Sendable {
         // A flush costs more than a write: it waits for the writes that are about to end while those are the larger part.
         let isWorthwhile = waiting.count + covering.count >= writing
         if !mustRecord, released.isEmpty, zeroed.isEmpty, !acknowledgesUnflushed, !isWorthwhile { return }
-        let isRecording = mustRecord
+        let isRecording = mustRecord || !changed.isEmpty || !released.isEmpty
+        // Until the table that is being written counts there is no other place.
+        let recordsMost = isRecording ? changed.count + released.count + search.unrecorded.count : 0
+        if checkpoint != nil, !fitsLog(recordsMost) { return }
         mustRecord = false
         if seals.step == .written { seals.step = .flushing }
         swap(&committing, &waiting)
@@ -395,7 +406,7 @@ public struct UnitStore: Sendable {
         freeing = zeroed
         zeroed = []
         releasing = released
-        if isRecording || !changed.isEmpty || !released.isEmpty { recordUnrecorded() }
+        if isRecording { recordUnrecorded() }
         swap(&holes.recording, &holes.unrecorded)
         let records = changed.count + released.count
         if records == 0 {
@@ -405,13 +416,11 @@ public struct UnitStore: Sendable {
         }
         step = .writing
         marked = changed.filter { slots[Int($0)].map { $0.intent != .cold } ?? false }
-        let blocks = UInt32((records + DeviceLayout.recordsPerLogBlock - 1) / DeviceLayout.recordsPerLogBlock)
-        if logUsed + blocks > label.logBlocks {
-            isCheckpointing = true
-            requests.append((issue(.metadata), .writeBytes(at: nextTableOffset, encodeTable())))
-        } else {
+        if !fitsLog(records) { beginCheckpoint(for: records, &requests) }
+        if checkpoint?.carriesCommit != true {
             let bytes = encodeLog()
-            requests.append((issue(.metadata), .writeBytes(at: layout.log + UInt64(logUsed) * 4096, bytes)))
+            let offset = logOffset(logGeneration) + UInt64(logUsed) * 4096
+            requests.append((issue(.metadata), .writeBytes(at: offset, bytes)))
             logUsed += UInt32(bytes.count / 4096)
         }
         for slot in changed { slots[Int(slot)]?.isChanged = false }
@@ -421,10 +430,6 @@ public struct UnitStore: Sendable {
 
     private mutating func endCommit(_ completions: inout [Completion], _ requests: inout Requests) {
         step = .idle
-        if isCheckpointing {
-            isCheckpointing = false
-            beginNextTable()
-        }
         completions.reserveCapacity(committing.count)
         for operation in committing {
             if !zeroing.isEmpty, let zeroed = zeroing.removeValue(forKey: operation) {
@@ -451,13 +456,6 @@ public struct UnitStore: Sendable {
         if !releasing.isEmpty { punch(releasing, &requests) }
         for slot in releasing { retired[slot] = nil }
         releasing = []
-    }
-
-    /// The table that was just written counts; its log is empty.
-    mutating func beginNextTable() {
-        tableGeneration += 1
-        logSequence = 0
-        logUsed = 0
     }
 
     /// Zeroes slots, neighbours together, a few runs at a time: a disk may have to write all of it.
@@ -497,7 +495,7 @@ public struct UnitStore: Sendable {
             case .write(let write): ended.append(write.operation)
             case .read(let read): ended.append(read.operation)
             case .gather(let operation, _): ended.append(operation)
-            case .metadata, .flush, .punch, .label, .seal: break
+            case .metadata, .flush, .table, .tableFlush, .punch, .label, .seal: break
             }
         }
         stopReason = reason
@@ -509,6 +507,7 @@ public struct UnitStore: Sendable {
         holes = Holes()
         damages = []
         seals = Seals()
+        checkpoint = nil
         begun = []
         zeroing = [:]
         pending = IDTable()
