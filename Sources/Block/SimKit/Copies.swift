@@ -47,7 +47,10 @@ extension Simulation {
     private func shelf(at place: CopyPlace) -> Shelf? {
         for id in serverIDs {
             guard let node = servers[id], node.sds == place.sds else { continue }
-            guard let index = node.core?.stores.firstIndex(where: { $0.device == place.device }) else { return nil }
+            // Copying a whole core or store would take longer than what is looked for.
+            guard let stores = node.core?.stores,
+                let index = stores.indices.first(where: { stores[$0].device == place.device })
+            else { return nil }
             return Shelf(node: node, index: index)
         }
         return nil
@@ -92,19 +95,20 @@ private struct Shelf {
 
     /// Whether the server is the one that the manager admitted and has nothing to do for the unit.
     func isQuiet(_ unit: UnitKey, _ state: SystemState) -> Bool {
-        guard let core = node.core else { return false }
-        return core.configuration.incarnation == state.servers[node.sds]?.incarnation
-            && !core.hasWork(on: unit.family) && core.stores[index].stopReason == nil
+        guard let incarnation = node.core?.configuration.incarnation,
+            incarnation == state.servers[node.sds]?.incarnation
+        else { return false }
+        return node.core?.hasWork(on: unit.family) == false && node.core?.stores[index].stopReason == nil
     }
 
     /// What a read of the blocks in view would find in the unit and, from the oldest on, in the nodes that show through.
     func content(of unit: UnitKey, _ nodes: [UInt32]) -> [UInt64] {
         var values = Simulation.blocksInView.map { _ in UInt64(0) }
-        guard let store = node.core?.stores[index] else { return values }
+        guard let stores = node.core?.stores else { return values }
         for number in nodes {
             let unit = UnitKey(tree: unit.tree, node: number, index: unit.index)
-            guard let base = store.location(of: unit) else { continue }
-            let map = store.map(of: unit)
+            guard let base = stores[index].location(of: unit) else { continue }
+            let map = stores[index].map(of: unit)
             for (index, block) in Simulation.blocksInView.enumerated() where map[block] {
                 values[index] = node.disk.value(base / 4096 + UInt64(block))
             }

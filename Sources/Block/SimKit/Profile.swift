@@ -94,8 +94,8 @@ extension Simulation {
     }
 
     func room(of id: NodeID) -> Room {
-        let store = servers[id]?.core?.stores.first
-        return Room(used: store?.usedUnits ?? 0, promised: UInt32(clamping: store?.promisedUnits ?? 0))
+        guard let stores = servers[id]?.core?.stores, !stores.isEmpty else { return Room(used: 0, promised: 0) }
+        return Room(used: stores[0].usedUnits, promised: UInt32(clamping: stores[0].promisedUnits))
     }
 
     /// Whether the event may take room for a client.

@@ -162,7 +162,7 @@ extension ServerCore {
     }
 
     private func nextToCopy(_ store: Int, _ now: Instant) -> CombKey? {
-        let device = stores[store].device
+        let device = devices[store]
         return rebuilds.keys.sorted().filter { key in
             guard let rebuild = rebuilds[key], rebuild.phase == .copying, !rebuild.order.isEmpty,
                 rebuild.copiesActive < ServerCore.copiesPerComb, map.comb(key)?.primary.device == device
@@ -180,7 +180,7 @@ extension ServerCore {
 
     mutating func tickCopies(_ now: Instant, _ actions: inout [ServerAction]) {
         for index in stores.indices {
-            let pool = rebuilds.keys.sorted().first { map.comb($0)?.primary.device == stores[index].device }?.pool
+            let pool = rebuilds.keys.sorted().first { map.comb($0)?.primary.device == devices[index] }?.pool
             guard let pool else { continue }
             throttles[index].tick(map.pools[pool]?.settings ?? PoolSettings(), now)
             startCopies(index, now, &actions)

@@ -61,7 +61,7 @@ extension ServerCore {
     /// first copy may have no such unit, and then nobody else would have it forgotten.
     private func isBlankSecond(_ unit: UnitKey, _ index: Int) -> Bool {
         guard let comb = map.combKey(of: unit).flatMap({ map.comb($0) }), case .normal(let secondary) = comb.state,
-            secondary == CopyPlace(sds: sds, device: stores[index].device), queues[unit.family] == nil
+            secondary == CopyPlace(sds: sds, device: devices[index]), queues[unit.family] == nil
         else { return false }
         let blanks = stores[index].blanks(of: unit, over: map.ancestors(of: unit))
         return stores[index].map(of: unit).subtracting(blanks).isEmpty

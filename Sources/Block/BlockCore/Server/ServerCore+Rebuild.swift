@@ -320,7 +320,7 @@ extension ServerCore {
         guard generation != nil, map.revision > 0 else { return }
         needsSweep = false
         for index in stores.indices {
-            let device = stores[index].device
+            let device = devices[index]
             var isHeldUp = false
             let stale = stores[index].units { unit in
                 if !rules.contains(.treesOutliveTheirFirstVolume),

@@ -7,12 +7,11 @@ extension ServerCore {
     /// devices may use all.
     func spare(for operation: Operation) -> UInt32 {
         guard operation.kind == .clientWrite || operation.header.opcode == .replicate else { return 0 }
-        let store = stores[operation.store]
         var spare: UInt64 = 0
         if rules.contains(.spareIsForCopies) {
-            spare += UInt64(map.pools[operation.comb.pool]?.spare(of: store.label.capacityUnits) ?? 0)
+            spare += UInt64(map.pools[operation.comb.pool]?.spare(of: stores[operation.store].label.capacityUnits) ?? 0)
         }
-        if rules.contains(.promisesAreKept) { spare += store.promised(besides: operation.unit) }
+        if rules.contains(.promisesAreKept) { spare += stores[operation.store].promised(besides: operation.unit) }
         return UInt32(clamping: spare)
     }
 
@@ -27,7 +26,7 @@ extension ServerCore {
         }
         for index in stores.indices {
             stores[index].promise(
-                changes.isThickDifferent ? map.thickTrees : nil, placed: placed[stores[index].device] ?? 0)
+                changes.isThickDifferent ? map.thickTrees : nil, placed: placed[devices[index]] ?? 0)
         }
     }
 

@@ -23,7 +23,7 @@ extension ServerCore {
     }
 
     private mutating func scan(_ index: Int, _ now: Instant, _ actions: inout [ServerAction]) {
-        let place = CopyPlace(sds: sds, device: stores[index].device)
+        let place = CopyPlace(sds: sds, device: devices[index])
         let end = min(scans[index].slot + ServerCore.slotsPerLook, stores[index].label.capacityUnits)
         while scans[index].slot < end {
             let slot = scans[index].slot

@@ -34,6 +34,8 @@ public struct ServerCore: Sendable {
     public internal(set) var system: SystemID?
     var generation: UInt32?
     public internal(set) var stores: [UnitStore]
+    /// Whose `stores` are.
+    let devices: [DeviceID]
     var map = ClusterMap()
     var inbound = IDTable<LinkID, Inbound>()
     var sessions: [PeerKey: UInt64] = [:]
@@ -94,6 +96,7 @@ public struct ServerCore: Sendable {
         self.sds = sds
         self.system = system
         self.stores = stores
+        devices = stores.map(\.device)
         throttles = stores.map { _ in CopyThrottle() }
         counters = stores.map { _ in IOCounters() }
         scans = stores.map { _ in Scan() }
@@ -218,10 +221,10 @@ public struct ServerCore: Sendable {
         return integrity
     }
 
-    func storeIndex(_ device: DeviceID) -> Int? { stores.firstIndex { $0.device == device } }
+    func storeIndex(_ device: DeviceID) -> Int? { devices.firstIndex(of: device) }
 
     func issue(_ requests: UnitStore.Requests, _ index: Int, _ actions: inout [ServerAction]) {
-        for (id, request) in requests { actions.append(.disk(stores[index].device, id, request)) }
+        for (id, request) in requests { actions.append(.disk(devices[index], id, request)) }
     }
 
     private mutating func finish(
@@ -241,7 +244,7 @@ public struct ServerCore: Sendable {
     /// Lets the device call units settled on which nothing is under way.
     mutating func cool(_ index: Int, underPressure: Bool, _ actions: inout [ServerAction]) {
         let (map, queues, rules) = (map, queues, rules)
-        let place = CopyPlace(sds: sds, device: stores[index].device)
+        let place = CopyPlace(sds: sds, device: devices[index])
         var requests: UnitStore.Requests = []
         stores[index].cool(underPressure: underPressure, &requests) { unit in
             guard queues[unit.family] == nil, let key = map.combKey(of: unit), let comb = map.comb(key) else {
@@ -258,7 +261,7 @@ public struct ServerCore: Sendable {
     /// Gives up devices that neither answer nor fail.
     private mutating func tickDevices(_ now: Instant, _ actions: inout [ServerAction]) {
         for index in stores.indices {
-            let device = stores[index].device
+            let device = devices[index]
             guard let oldest = stores[index].oldestRequest else {
                 oldestRequests[device] = nil
                 continue
@@ -281,17 +284,18 @@ public struct ServerCore: Sendable {
     /// Whether so much of the device was damaged that it is not to be used any longer. The only copy of something is better
     /// than none.
     private func isWornOut(_ index: Int) -> Bool {
-        let store = stores[index]
-        guard store.stopReason == nil, store.damageFound >= configuration.damagedBlocksMax else { return false }
+        guard stores[index].stopReason == nil, stores[index].damageFound >= configuration.damagedBlocksMax else {
+            return false
+        }
         return !map.pools.values.contains { pool in
-            pool.combs.contains { $0.isPlaced && $0.primary.device == store.device && $0.secondary == nil }
+            pool.combs.contains { $0.isPlaced && $0.primary.device == devices[index] && $0.secondary == nil }
         }
     }
 
     private mutating func end(
         _ completions: [UnitStore.Completion], of index: Int, _ now: Instant, _ actions: inout [ServerAction]
     ) {
-        let device = stores[index].device
+        let device = devices[index]
         if let reason = stores[index].stopReason, stoppedTold.insert(device).inserted {
             actions.append(.notice(.deviceStopped(device, reason: reason)))
             if isManagerConnected { actions.append(.sendManager(.deviceFailed(device))) }

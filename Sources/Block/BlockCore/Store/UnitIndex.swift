@@ -18,14 +18,20 @@ struct UnitIndex: Sendable {
         }
     }
 
-    /// In no order.
-    var keys: some Sequence<UnitKey> { parts.lazy.flatMap(\.keys) }
-    var slots: some Sequence<UInt32> { parts.lazy.flatMap(\.values) }
+    /// Of all slots, in no order.
+    var slots: [UInt32] { parts.flatMap(\.values) }
 
-    /// Units whose family would be in comb `comb` of `combCount` (a power of two), and maybe others, in no order.
-    func candidates(comb: UInt32, combCount: UInt32) -> some Sequence<UnitKey> {
-        let first = comb & (UnitIndex.partCount - 1)
-        return stride(from: first, to: UnitIndex.partCount, by: Int(min(combCount, UnitIndex.partCount))).lazy
-            .flatMap { parts[Int($0)].keys }
+    /// Every unit for which `isWanted` says so, in no order.
+    func units(where isWanted: (UnitKey) -> Bool) -> [UnitKey] { units(inComb: 0, of: 1, where: isWanted) }
+
+    /// The same of those whose family would be in comb `comb` of `combCount` (a power of two), and maybe others.
+    func units(inComb comb: UInt32, of combCount: UInt32, where isWanted: (UnitKey) -> Bool) -> [UnitKey] {
+        var found: [UnitKey] = []
+        var part = Int(comb & (UnitIndex.partCount - 1))
+        while part < parts.count {
+            for key in parts[part].keys where isWanted(key) { found.append(key) }
+            part += Int(min(combCount, UnitIndex.partCount))
+        }
+        return found
     }
 }

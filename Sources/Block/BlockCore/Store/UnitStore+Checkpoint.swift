@@ -1,7 +1,7 @@
 /// The unit table, written anew from time to time so that what has to be read after it stays short (docs/formats/device.md).
 ///
-/// Table generation g lies in area g mod 2, and what is recorded after it in half g mod 2 of the log. When a half is full, records
-/// go on in the other one under the next generation, and the table of that moment is written beside them, piece by piece.
+/// Table generation g lies in area g mod 2, and what is recorded after it in half g mod 2 of the log. When a half is full,
+/// records go on in the other one under the next generation, and the table of that moment is written beside them, piece by piece.
 ///
 /// Invariants:
 /// - A table counts when all of it is stable. Until then the one before it and both halves of the log say the same.

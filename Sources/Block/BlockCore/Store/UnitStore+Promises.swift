@@ -67,7 +67,7 @@ extension UnitStore {
 
     /// Goes through all that is bound: thick volumes may be much larger than that.
     private mutating func countHeld(_ fresh: inout [TreeID: Set<UInt32>]) {
-        for key in bound.keys where fresh[key.tree] != nil && promises.trees[key.tree]?.covers(key) == true {
+        for key in bound.units(where: { promises.trees[$0.tree]?.covers($0) == true }) {
             fresh[key.tree]?.insert(key.index)
         }
         for (id, indexes) in fresh { promises.trees[id]?.held = UInt32(indexes.count) }

@@ -183,10 +183,10 @@ public struct UnitStore: Sendable {
     public func hasRoom(leaving spare: UInt32) -> Bool { UInt64(usedUnits) + UInt64(spare) < label.capacityUnits }
 
     /// Every unit for which `isWanted` says so, in order.
-    public func units(where isWanted: (UnitKey) -> Bool) -> [UnitKey] { bound.keys.filter(isWanted).sorted() }
+    public func units(where isWanted: (UnitKey) -> Bool) -> [UnitKey] { bound.units(where: isWanted).sorted() }
     /// The same of those only whose family would be in comb `comb` of `combCount` (a power of two).
     func units(inComb comb: UInt32, of combCount: UInt32, where isWanted: (UnitKey) -> Bool) -> [UnitKey] {
-        bound.candidates(comb: comb, combCount: combCount).filter(isWanted).sorted()
+        bound.units(inComb: comb, of: combCount, where: isWanted).sorted()
     }
     /// Where the unit lies on the device, in bytes; nil if nothing was ever written to it.
     public func location(of key: UnitKey) -> UInt64? { bound[key].map { layout.offset(ofSlot: $0) } }
