@@ -22,14 +22,15 @@ extension Simulation {
     /// Two copies of a unit that should be equal and are not, other than in blocks of which one may be spoilt.
     func difference(toleratingDamage isTolerant: Bool) -> String? {
         guard let state = manager.core?.state else { return nil }
+        let shelves = shelves(state)
         for volume in state.volumes.values {
             guard let pool = state.pools[volume.pool] else { continue }
             for index in 0..<volume.sizeUnits {
                 let unit = UnitKey(tree: volume.tree, node: volume.head, index: index)
                 let below = state.trees[volume.tree]?.ancestors(of: volume.head) ?? []
                 let comb = pool.combs[Int(Geometry.comb(of: unit.family, combCount: pool.combCount))]
-                guard let place = comb.secondary, let primary = shelf(at: comb.primary),
-                    let secondary = shelf(at: place), primary.isQuiet(unit, state), secondary.isQuiet(unit, state)
+                guard let place = comb.secondary, let primary = shelves[comb.primary], let secondary = shelves[place],
+                    primary.isQuiet(unit), secondary.isQuiet(unit)
                 else { continue }
                 let nodes = below.reversed() + [unit.node]
                 let copies = (primary.content(of: unit, nodes), secondary.content(of: unit, nodes))
@@ -43,17 +44,21 @@ extension Simulation {
         return nil
     }
 
-    /// Where the place is, if its server runs.
-    private func shelf(at place: CopyPlace) -> Shelf? {
+    /// Where the places are whose servers run and were admitted by the manager as they are.
+    private func shelves(_ state: SystemState) -> [CopyPlace: Shelf] {
+        var shelves: [CopyPlace: Shelf] = [:]
         for id in serverIDs {
-            guard let node = servers[id], node.sds == place.sds else { continue }
-            // Copying a whole core or store would take longer than what is looked for.
-            guard let stores = node.core?.stores,
-                let index = stores.indices.first(where: { stores[$0].device == place.device })
-            else { return nil }
-            return Shelf(node: node, index: index)
+            guard let node = servers[id] else { continue }
+            let places = node.look { core -> [(CopyPlace, Shelf)] in
+                guard core.configuration.incarnation == state.servers[node.sds]?.incarnation else { return [] }
+                return core.stores.indices.map { index in
+                    let place = CopyPlace(sds: node.sds, device: core.stores[index].device)
+                    return (place, Shelf(node: node, index: index))
+                }
+            }
+            for (place, shelf) in places ?? [] { shelves[place] = shelf }
         }
-        return nil
+        return shelves
     }
 
     /// A unit that no volume can see any more, and its device. It goes soon after its volume or node.
@@ -93,22 +98,17 @@ private struct Shelf {
     /// Which of its stores.
     let index: Int
 
-    /// Whether the server is the one that the manager admitted and has nothing to do for the unit.
-    func isQuiet(_ unit: UnitKey, _ state: SystemState) -> Bool {
-        guard let incarnation = node.core?.configuration.incarnation,
-            incarnation == state.servers[node.sds]?.incarnation
-        else { return false }
-        return node.core?.hasWork(on: unit.family) == false && node.core?.stores[index].stopReason == nil
+    /// Whether the server has nothing to do for the unit.
+    func isQuiet(_ unit: UnitKey) -> Bool {
+        node.look { !$0.hasWork(on: unit.family) && $0.stores[index].stopReason == nil } ?? false
     }
 
     /// What a read of the blocks in view would find in the unit and, from the oldest on, in the nodes that show through.
     func content(of unit: UnitKey, _ nodes: [UInt32]) -> [UInt64] {
         var values = Simulation.blocksInView.map { _ in UInt64(0) }
-        guard let stores = node.core?.stores else { return values }
         for number in nodes {
             let unit = UnitKey(tree: unit.tree, node: number, index: unit.index)
-            guard let base = stores[index].location(of: unit) else { continue }
-            let map = stores[index].map(of: unit)
+            guard case let (base, map)?? = node.look({ $0.place(of: unit, in: index) }) else { continue }
             for (index, block) in Simulation.blocksInView.enumerated() where map[block] {
                 values[index] = node.disk.value(base / 4096 + UInt64(block))
             }

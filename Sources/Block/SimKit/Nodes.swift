@@ -38,6 +38,11 @@ final class ServerNode {
         install(id)
     }
 
+    /// Looks at the core where it is: a copy of it would take longer than most looks. Nil while the server does not run.
+    func look<Result>(_ body: (inout ServerCore) -> Result) -> Result? {
+        core == nil ? nil : body(&core!)
+    }
+
     func install(_ id: NodeID) {
         sds = SdsID(rawValue: 0x5D5 << 32 | installations << 16 | UInt64(id.rawValue))
         device = DeviceID(rawValue: 0xDE << 32 | installations << 16 | UInt64(id.rawValue))

@@ -94,8 +94,10 @@ extension Simulation {
     }
 
     func room(of id: NodeID) -> Room {
-        guard let stores = servers[id]?.core?.stores, !stores.isEmpty else { return Room(used: 0, promised: 0) }
-        return Room(used: stores[0].usedUnits, promised: UInt32(clamping: stores[0].promisedUnits))
+        let room = servers[id]?.look { core in
+            Room(used: core.stores[0].usedUnits, promised: UInt32(clamping: core.stores[0].promisedUnits))
+        }
+        return room ?? Room(used: 0, promised: 0)
     }
 
     /// Whether the event may take room for a client.

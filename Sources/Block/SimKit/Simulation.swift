@@ -102,7 +102,7 @@ public final class Simulation {
     var now = Instant(nanoseconds: 1_000_000_000)
     var random: SeededRandom
     var coreRandom: SeededRandom
-    var heap = EventHeap<Event>()
+    var heap = EventHeap()
     var network = FakeNetwork()
     var store = FakeStore()
     var managers: [NodeID: ManagerNode] = [:]

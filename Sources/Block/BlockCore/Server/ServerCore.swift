@@ -89,6 +89,10 @@ public struct ServerCore: Sendable {
     public var isIdle: Bool { operations.isEmpty && drops.isEmpty && examinations.isEmpty }
     /// Whether anything accepted for the family has not ended: without it, and with its comb normal, both copies are equal.
     public func hasWork(on family: FamilyKey) -> Bool { queues[family] != nil }
+    /// Where one of `stores` has the unit, in bytes of its device, and which blocks hold data; nil if it has nothing of it.
+    public func place(of unit: UnitKey, in index: Int) -> (at: UInt64, blocks: BlockMap)? {
+        stores[index].location(of: unit).map { ($0, stores[index].map(of: unit)) }
+    }
 
     /// `stores` are opened devices of this server whose opening writes are stable. `system` is what their labels say.
     public init(configuration: ServerConfiguration, sds: SdsID, system: SystemID?, stores: [UnitStore]) {
