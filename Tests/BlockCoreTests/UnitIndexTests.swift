@@ -18,17 +18,18 @@ import Testing
             truth[key] = slot
         }
         #expect(index.count == truth.count)
-        #expect(index.keys.sorted() == truth.keys.sorted() && index.slots.sorted() == truth.values.sorted())
+        #expect(index.units { _ in true }.sorted() == truth.keys.sorted())
+        #expect(index.slots.sorted() == truth.values.sorted())
         #expect(truth.allSatisfy { index[$0.key] == $0.value })
         #expect(index[UnitKey(tree: TreeID(rawValue: 9), node: 0, index: 0)] == nil)
         for combCount in [1, 8, 1024, 4096] as [UInt32] {
             for comb in stride(from: 0, to: combCount, by: Int(max(1, combCount / 8))) {
                 let belongs = { (key: UnitKey) in Geometry.comb(of: key.family, combCount: combCount) == comb }
                 #expect(
-                    index.candidates(comb: comb, combCount: combCount).filter(belongs).sorted()
+                    index.units(inComb: comb, of: combCount, where: belongs).sorted()
                         == truth.keys.filter(belongs).sorted(), "comb \(comb) of \(combCount)")
             }
         }
-        #expect(index.candidates(comb: 5, combCount: 1024).count { _ in true } < truth.count / 100)
+        #expect(index.units(inComb: 5, of: 1024) { _ in true }.count < truth.count / 100)
     }
 }
