@@ -48,7 +48,7 @@ final class ServerNode {
         device = DeviceID(rawValue: 0xDE << 32 | installations << 16 | UInt64(id.rawValue))
         installations += 1
         disk = FakeDisk()
-        let label = DeviceLabel(sds: sds, device: device, capacityUnits: capacityUnits, logBlocks: 4)
+        let label = DeviceLabel(sds: sds, device: device, capacityUnits: capacityUnits, logBlocks: 12)
         for (offset, bytes) in UnitStore.format(label) { disk.write(FakeDisk.changes(bytes: bytes, at: offset)) }
         disk.flush(disk.flushMark)
     }
