@@ -17,6 +17,7 @@ that, and compares the 99th percentiles. `snapshots` takes some under load, one 
 by itself. `table` prints STORE's results as ratios of RAW's.
 """
 import argparse
+import atexit
 import base64
 import glob
 import glob
@@ -262,8 +263,11 @@ class Writes:
             ["fio", "--name=load", "--thread", "--direct=1", "--rw=randwrite", "--bs=4k", "--iodepth=1", f"--size={options.size}",
              "--time_based", "--runtime=1000", "--norandommap", "--randrepeat=0", "--log_unix_epoch=1",
              f"--write_lat_log={self.log}"] + options.fio, stdout=subprocess.DEVNULL)
+        atexit.register(self.fio.kill)
 
     def end(self):
+        if self.fio.poll() is not None:
+            sys.exit(f"fio ended by itself, with {self.fio.returncode}")
         self.fio.send_signal(signal.SIGINT)
         self.fio.wait()
         path = f"{self.log}_clat.1.log"

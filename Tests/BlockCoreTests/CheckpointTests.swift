@@ -76,6 +76,21 @@ import Testing
         #expect(device.store.usedUnits == 0 && device.store.accountingError() == nil)
     }
 
+    /// A log block whose checksum is right and one of whose records is not ends the log.
+    @Test func aWrongRecordEndsTheLog() throws {
+        var device = try MemoryDevice()
+        #expect(write(1, to: 0, &device) && write(2, to: 1, &device) && write(3, to: 2, &device))
+        #expect(device.store.logUsed == 3)
+        let second = Int(device.store.logOffset(device.store.logGeneration)) + 4096
+        device.bytes[second + 24 + 40] ^= 1
+        let checksum = CRC32C.checksum(Array(device.bytes[second..<second + 4092]))
+        withUnsafeBytes(of: checksum.littleEndian) {
+            device.bytes.replaceSubrange(second + 4092..<second + 4096, with: $0)
+        }
+        try device.reopen()
+        #expect(device.store.units { _ in true } == [unit(0)])
+    }
+
     /// More than one piece, and records across the blocks between them.
     @Test func aTableOfManyPiecesIsWhole() throws {
         var store = try MemoryDevice(units: 1).store

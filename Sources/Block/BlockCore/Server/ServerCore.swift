@@ -34,7 +34,7 @@ public struct ServerCore: Sendable {
     public internal(set) var system: SystemID?
     var generation: UInt32?
     public internal(set) var stores: [UnitStore]
-    /// Whose `stores` are.
+    /// Of each of `stores`: a store is large, and would be copied to be asked.
     let devices: [DeviceID]
     var map = ClusterMap()
     var inbound = IDTable<LinkID, Inbound>()

@@ -18,7 +18,7 @@ struct UnitIndex: Sendable {
         }
     }
 
-    /// Of all slots, in no order.
+    /// Every slot that is bound, in no order.
     var slots: [UInt32] { parts.flatMap(\.values) }
 
     /// Every unit for which `isWanted` says so, in no order.

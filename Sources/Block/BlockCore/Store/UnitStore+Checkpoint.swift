@@ -25,7 +25,7 @@ extension UnitStore {
         private var checksum: UInt32 = 0
         private(set) var isDone = false
 
-        /// Records of so many pages of slots, 320 KiB, go at once: encoding them takes about a millisecond.
+        /// Records of so many pages of slots, 320 KiB, are encoded and written at once.
         private static let pagesAtOnce = 8
 
         init(generation: UInt64, of store: UnitStore, carriesCommit: Bool) {
@@ -192,9 +192,10 @@ extension UnitStore {
     /// Applies blocks up to the first one that is not of the generation and in sequence: what follows was never acknowledged.
     private mutating func replay(_ blocks: ArraySlice<LogBlock?>, of generation: UInt64, _ metadata: [UInt8]) {
         for block in blocks {
-            guard let block, block.generation == generation, block.sequence == logSequence else { return }
-            for record in block.records(metadata) {
-                guard record.number < label.capacityUnits else { return }
+            guard let block, block.generation == generation, block.sequence == logSequence,
+                let records = block.records(metadata), records.allSatisfy({ $0.number < label.capacityUnits })
+            else { return }
+            for record in records {
                 slots[Int(record.number)] = record.isBound ? record.slot : nil
             }
             logSequence += 1
@@ -222,9 +223,11 @@ extension UnitStore {
             (self.version, self.count, self.generation, self.sequence) = (version, count, generation, sequence)
         }
 
-        func records(_ metadata: [UInt8]) -> [(number: UInt32, slot: Slot, isBound: Bool)] {
+        /// Nil if any of them is wrong.
+        func records(_ metadata: [UInt8]) -> [(number: UInt32, slot: Slot, isBound: Bool)]? {
             var reader = ByteReader(Array(metadata[offset + 24..<offset + 4096]))
-            return (0..<count).compactMap { _ in reader.record(version: version) }
+            let records = (0..<count).compactMap { _ in reader.record(version: version) }
+            return records.count == Int(count) ? records : nil
         }
     }
 }
