@@ -67,5 +67,5 @@ if [ "$faults" = yes ]; then
     sleep 3
     pause --case "the leading manager killed" --signal "KILL:$leader" --seconds 12
 fi
-python3 "$here/measure.py" table "$directory/results" Holdfast raw
 [ -z "${RESULTS:-}" ] || cp "$directory/results" "$RESULTS"
+python3 "$here/measure.py" table "$directory/results" Holdfast raw

@@ -14,12 +14,11 @@ the end of the ramp and the end of the run, divided by the I/Os of that time. `p
 the other, sends the signal, and takes the longest time that one write needed. `rebuild` kills a server for good and divides what it
 held by the seconds from the first comb that is copied to the last; with fio's arguments it writes 4 KiB at depth 1 before and during
 that, and compares the 99th percentiles. `snapshots` takes some under load, one by one, and as many as a volume may have; it prints
-by itself. `table` prints STORE's results as ratios of RAW's.
+by itself. `table` prints STORE's results as ratios of RAW's, and fails if small I/Os at depth 32 allocate memory.
 """
 import argparse
 import atexit
 import base64
-import glob
 import glob
 import json
 import mmap
@@ -478,6 +477,11 @@ def table(options):
             if "p99_before_us" in entry:
                 line += f"; writes at depth 1 meanwhile: p99 {entry['p99_during_us']:.0f} us, before {entry['p99_before_us']:.0f} us"
             print(line)
+    # What timers allocate is there at any rate, and shows where I/Os are few.
+    costly = [f"{title}: {mean(store, case, 'allocations'):.2f}" for case, (_, size, depth, title) in CASES.items()
+              if size == "4k" and depth == 32 and (mean(store, case, "allocations") or 0) >= 1]
+    if costly:
+        sys.exit(f"an I/O is to allocate no memory: {', '.join(costly)}")
 
 
 def main():

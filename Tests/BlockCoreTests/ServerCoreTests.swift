@@ -109,7 +109,8 @@ struct ServerBench {
             switch request {
             case .read(_, let length, _), .gather(_, let length, _):
                 feed(.disk(Self.device, id, .read(PayloadID(rawValue: 77), all(length))))
-            case .write(_, let slice): feed(.disk(Self.device, id, .written(all(slice.length))))
+            case .write(_, let slice), .writeThrough(_, let slice):
+                feed(.disk(Self.device, id, .written(all(slice.length))))
             case .writeZeros, .writeBytes, .flush, .punch: feed(.disk(Self.device, id, .done))
             }
         }
@@ -211,7 +212,7 @@ struct ServerBench {
         var answer = fetch.reply(.ok)
         answer.flags.insert(.payload)
         bench.feed(.fetched(link, answer, PayloadID(rawValue: 500)))
-        guard case .write(_, let slice)? = bench.disk.first?.request else {
+        guard case .writeThrough(_, let slice)? = bench.disk.first?.request else {
             Issue.record("what came is written")
             return
         }

@@ -7,7 +7,7 @@ extension DiskRequest {
     var isRead: Bool {
         switch self {
         case .read, .gather: true
-        case .write, .writeZeros, .writeBytes, .flush, .punch: false
+        case .write, .writeThrough, .writeZeros, .writeBytes, .flush, .punch: false
         }
     }
 }

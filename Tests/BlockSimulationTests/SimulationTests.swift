@@ -20,6 +20,7 @@ import Testing
         30_000_516,  // the scanner made a hole of zeros that hid a merged unit, which one copy still had
         1_795_902_978_276,  // a crash left zeros where a snapshot's ancestor had data: recorded, and not yet stable
         70_005_411,  // a copy that had returned kept a block that was zeroed after it told what it had
+        5_202_363,  // an examination gave a merged unit back to the copy that had forgotten it first
     ]
 
     @Test(arguments: kept) func keptSeed(_ seed: UInt64) {

@@ -5,6 +5,15 @@ import Testing
 @testable import BlockCore
 @testable import SimKit
 
+extension UnitStore {
+    /// The operations that ended by the outcome.
+    mutating func finish(_ id: DiskOperationID, _ outcome: DiskOutcome, _ requests: inout Requests) -> [Completion] {
+        var completions: [Completion] = []
+        finish(id, outcome, &requests, into: &completions)
+        return completions
+    }
+}
+
 /// One device under writes and zeroings whose power fails again and again: every block must read as one order of what
 /// was done to it explains, whatever of the unflushed arrived.
 private struct CrashingStore {
@@ -33,6 +42,8 @@ private struct CrashingStore {
     private var histories: [RegisterHistory]
     private(set) var crashes = 0
     private(set) var givenBack = 0
+    /// Writes that were stable when they ended.
+    private(set) var through = 0
     private(set) var unreadableSeals = 0
     /// Blocks that were read with a known checksum right after a crash.
     private(set) var verified = 0
@@ -237,7 +248,8 @@ private struct CrashingStore {
 
     private static func changes(_ request: DiskRequest) -> [FakeDisk.Change] {
         switch request {
-        case .write(let at, let slice): [.set(block: at / 4096, .value(slice.payload.rawValue))]
+        case .write(let at, let slice), .writeThrough(let at, let slice):
+            [.set(block: at / 4096, .value(slice.payload.rawValue))]
         case .writeZeros(let at, let length), .punch(let at, let length):
             [.zero(first: at / 4096, count: UInt64(length) / 4096)]
         case .writeBytes(let at, let bytes): FakeDisk.changes(bytes: bytes, at: at)
@@ -247,12 +259,19 @@ private struct CrashingStore {
 
     private mutating func carryOut(_ index: Int) {
         let (id, request, mark) = requests.remove(at: index)
-        if request == .flush { disk.flush(mark) } else { disk.write(CrashingStore.changes(request)) }
         let before = store.usedUnits
         var new: UnitStore.Requests = []
         var outcome = DiskOutcome.done
-        if case .write(_, let slice) = request {
+        switch request {
+        case .flush: disk.flush(mark)
+        case .write(_, let slice):
+            disk.write(CrashingStore.changes(request))
             outcome = .written(BlockChecksums(FakeDisk.checksum(slice.payload.rawValue)))
+        case .writeThrough(_, let slice):
+            through += 1
+            disk.write(CrashingStore.changes(request), isThrough: true)
+            outcome = .written(BlockChecksums(FakeDisk.checksum(slice.payload.rawValue)))
+        case .writeZeros, .writeBytes, .read, .gather, .punch: disk.write(CrashingStore.changes(request))
         }
         for completion in store.finish(id, outcome, &new) { end(completion.operation, isCertain: true) }
         if store.usedUnits < before { givenBack += 1 }
@@ -288,28 +307,31 @@ private struct CrashingStore {
 
 @Suite struct StoreCrashTests {
     @Test func blocksReadAsTheyWereLeft() throws {
-        var (crashes, givenBack, verified) = (0, 0, 0)
+        var (crashes, givenBack, verified, through) = (0, 0, 0, 0)
         for seed in 1...UInt64(150) {
             var store = try CrashingStore(seed: seed, rules: .all)
             if let problem = try store.run(steps: 1500) { Issue.record("seed \(seed): \(problem)") }
             crashes += store.crashes
             givenBack += store.givenBack
             verified += store.verified
+            through += store.through
             #expect(store.unreadableSeals == 0, "the disk tears no block")
         }
         #expect(crashes > 2000 && givenBack > 300, "\(crashes) crashes, \(givenBack) units given back")
         #expect(verified > 1000, "\(verified) blocks with a known checksum after a crash")
+        #expect(through > 300, "\(through) writes that were stable when they ended")
     }
 
     /// What an ancestor shows is there until something else is, whole. Short runs: a block is covered only once.
     @Test func ancestorsShowUntilTheyAreCovered() throws {
-        var crashes = 0
+        var (crashes, through) = (0, 0)
         for seed in 1...UInt64(600) {
             var store = try CrashingStore(seed: seed, rules: .all, hasAncestor: true)
             if let problem = try store.run(steps: 150) { Issue.record("seed \(seed): \(problem)") }
             crashes += store.crashes
+            through += store.through
         }
-        #expect(crashes > 1000, "\(crashes) crashes")
+        #expect(crashes > 1000 && through > 300, "\(crashes) crashes, \(through) writes stable when they ended")
     }
 
     @Test(arguments: [

@@ -25,6 +25,7 @@ public final class DiskRing: ReadyHandler {
         var start: Int
         var end: Int
         var offset: UInt64
+        var isThrough = false
         var tag: UInt64
         var owner: any DiskRingOwner
         /// What a driver is asked for, and how.
@@ -76,15 +77,15 @@ public final class DiskRing: ReadyHandler {
                 offset: offset, tag: tag, owner: owner))
     }
 
-    /// Stores a part of the buffer, which must not change until the end.
+    /// Stores a part of the buffer, which must not change until the end. `isThrough`: on stable media by then.
     public func write(
-        _ descriptor: Int32, _ buffer: IOBuffer, _ range: Range<Int>, at offset: UInt64, tag: UInt64,
-        for owner: any DiskRingOwner
+        _ descriptor: Int32, _ buffer: IOBuffer, _ range: Range<Int>, at offset: UInt64, isThrough: Bool = false,
+        tag: UInt64, for owner: any DiskRingOwner
     ) {
         begin(
             Operation(
                 kind: .write, descriptor: descriptor, buffer: buffer, start: range.lowerBound, end: range.upperBound,
-                offset: offset, tag: tag, owner: owner))
+                offset: offset, isThrough: isThrough, tag: tag, owner: owner))
     }
 
     /// fdatasync: covers the writes that had ended when it was asked for.
@@ -129,9 +130,11 @@ public final class DiskRing: ReadyHandler {
         case .read, .write:
             guard let base = operation.buffer?.base else { preconditionFailure("a transfer has a buffer") }
             let count = UInt32(operation.end - operation.start)
+            let start = base + operation.start
             return operation.kind == .read
-                ? curing_read(queue, operation.descriptor, base + operation.start, count, operation.offset, name)
-                : curing_write(queue, operation.descriptor, base + operation.start, count, operation.offset, name)
+                ? curing_read(queue, operation.descriptor, start, count, operation.offset, name)
+                : curing_write(
+                    queue, operation.descriptor, start, count, operation.offset, operation.isThrough, name)
         }
     }
 

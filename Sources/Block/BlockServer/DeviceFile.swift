@@ -6,7 +6,8 @@ import Synchronization
 
 /// One operation on a device file. Offsets and lengths are whole 4 KiB blocks.
 enum DeviceOperation: Sendable {
-    case write(at: UInt64, IOBuffer, Range<Int>)
+    /// `isThrough`: on stable media when it is done.
+    case write(at: UInt64, IOBuffer, Range<Int>, isThrough: Bool = false)
     case writeZeros(at: UInt64, length: Int)
     /// Fills the range of the buffer.
     case read(at: UInt64, IOBuffer, Range<Int>)
@@ -81,8 +82,8 @@ final class DeviceFile: Sendable {
     func perform(_ operation: DeviceOperation) -> BlockIOError? {
         if let failure { return failure }
         switch operation {
-        case .write(let offset, let buffer, let range):
-            return write(buffer.base + range.lowerBound, range.count, at: offset)
+        case .write(let offset, let buffer, let range, let isThrough):
+            return write(buffer.base + range.lowerBound, range.count, at: offset, isThrough: isThrough)
         case .writeZeros(let offset, let length): return writeZeros(at: offset, length: length)
         case .read(let offset, let buffer, let range): return read(into: buffer, range, at: offset)
         case .punch(let offset, let length): return punch(at: offset, length: length)
@@ -90,10 +91,16 @@ final class DeviceFile: Sendable {
         }
     }
 
-    private func write(_ base: UnsafeMutableRawPointer, _ count: Int, at offset: UInt64) -> BlockIOError? {
+    private func write(
+        _ base: UnsafeMutableRawPointer, _ count: Int, at offset: UInt64, isThrough: Bool = false
+    ) -> BlockIOError? {
         var done = 0
         while done < count {
-            let written = pwrite(descriptor, base + done, count - done, off_t(offset) + off_t(done))
+            let position = off_t(offset) + off_t(done)
+            let written =
+                isThrough
+                ? cbio_write_through(descriptor, base + done, count - done, position)
+                : pwrite(descriptor, base + done, count - done, position)
             if written < 0 && errno == EINTR { continue }
             // A short write of direct I/O means that the device is full or failing; the rest tells which.
             guard written > 0 else { return stop(written < 0 ? errno : ENOSPC, "write at \(offset) to") }

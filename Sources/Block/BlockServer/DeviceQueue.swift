@@ -66,8 +66,8 @@ final class DeviceQueue: DiskRingOwner, @unchecked Sendable {
         if case .punch = operation { return submit(operation, tag: tag, to: puncher) }
         guard let ring, file.failure == nil else { return submit(operation, tag: tag, to: workers) }
         switch operation {
-        case .write(let offset, let buffer, let range):
-            ring.write(file.descriptor, buffer, range, at: offset, tag: tag, for: self)
+        case .write(let offset, let buffer, let range, let isThrough):
+            ring.write(file.descriptor, buffer, range, at: offset, isThrough: isThrough, tag: tag, for: self)
         case .read(let offset, let buffer, let range):
             ring.read(file.descriptor, buffer, range, at: offset, tag: tag, for: self)
         case .writeZeros, .punch, .flush: submit(operation, tag: tag, to: workers)

@@ -221,10 +221,11 @@ final class ServerShell: DataLinkOwner, DeviceQueueOwner, @unchecked Sendable {
         var asked = DiskWork(device: device, operation: operation)
         let work: DeviceOperation
         switch request {
-        case .write(let offset, let slice):
+        case .write(let offset, let slice), .writeThrough(let offset, let slice):
             let (buffer, range) = payloads[slice]
             asked.checksums = BlockChecksums(of: UnsafeRawBufferPointer(rebasing: buffer.bytes[range]))
-            work = .write(at: offset, buffer, range)
+            let isThrough = if case .writeThrough = request { true } else { false }
+            work = .write(at: offset, buffer, range, isThrough: isThrough)
         case .writeZeros(let offset, let length): work = .writeZeros(at: offset, length: Int(length))
         case .writeBytes(let offset, let bytes):
             let buffer = bytes.withUnsafeBytes { reactor.buffers.take(copying: $0) }

@@ -3,6 +3,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 int cbio_accept(int listener, uint32_t *address, uint16_t *port) {
@@ -16,6 +17,11 @@ int cbio_accept(int listener, uint32_t *address, uint16_t *port) {
 
 int cbio_punch(int fd, int64_t offset, int64_t length) {
     return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+}
+
+ssize_t cbio_write_through(int fd, const void *base, size_t length, off_t offset) {
+    struct iovec part = {.iov_base = (void *)base, .iov_len = length};
+    return pwritev2(fd, &part, 1, offset, RWF_DSYNC);
 }
 
 ssize_t cbio_send_descriptors(int socket, const int *descriptors, int count, const void *data, size_t length) {

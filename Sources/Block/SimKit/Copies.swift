@@ -36,7 +36,12 @@ extension Simulation {
                 let copies = (primary.content(of: unit, nodes), secondary.content(of: unit, nodes))
                 if copies.0 == copies.1 { continue }
                 let differs = zip(Simulation.blocksInView, zip(copies.0, copies.1)).contains { block, values in
-                    values.0 != values.1 && !(isTolerant && isSpoilt(unit, block))
+                    if values.0 == values.1 || (isTolerant && isSpoilt(unit, block)) { return false }
+                    // What one cannot read and the other knows to be lost nobody can mend.
+                    let isLost =
+                        (values.0 == .max && secondary.knowsDamage(of: unit, nodes, block))
+                        || (values.1 == .max && primary.knowsDamage(of: unit, nodes, block))
+                    return !isLost
                 }
                 if differs { return "the copies of \(unit) at \(comb.inSync) differ: \(copies)" }
             }
@@ -103,6 +108,14 @@ private struct Shelf {
         node.look { !$0.hasWork(on: unit.family) && $0.stores[index].stopReason == nil } ?? false
     }
 
+    /// Whether it is known that the block cannot be given any more.
+    func knowsDamage(of unit: UnitKey, _ nodes: [UInt32], _ block: UInt16) -> Bool {
+        nodes.contains { number in
+            let unit = UnitKey(tree: unit.tree, node: number, index: unit.index)
+            return node.look { $0.damage(of: unit, in: index)[block] } ?? false
+        }
+    }
+
     /// What a read of the blocks in view would find in the unit and, from the oldest on, in the nodes that show through.
     func content(of unit: UnitKey, _ nodes: [UInt32]) -> [UInt64] {
         var values = Simulation.blocksInView.map { _ in UInt64(0) }
@@ -110,7 +123,9 @@ private struct Shelf {
             let unit = UnitKey(tree: unit.tree, node: number, index: unit.index)
             guard case let (base, map)?? = node.look({ $0.place(of: unit, in: index) }) else { continue }
             for (index, block) in Simulation.blocksInView.enumerated() where map[block] {
-                values[index] = node.disk.value(base / 4096 + UInt64(block))
+                let place = base / 4096 + UInt64(block)
+                // What cannot be read is like nothing else.
+                values[index] = node.disk.unreadable.contains(place) ? .max : node.disk.value(place)
             }
         }
         return values

@@ -11,6 +11,8 @@ struct UnitBlock: Hashable {
 public struct DamageCounts: Sendable, Equatable {
     public var rotten = 0
     public var misdirected = 0
+    /// That could not be read until they were written again.
+    public var unreadable = 0
     /// Found by a server, each time that it was read.
     public var found = 0
     /// Written again from the other copy.
@@ -32,13 +34,23 @@ extension Simulation {
     /// places, so that a good copy is lost only by what else happens.
     func rot() {
         guard let (id, unit, block, at) = someBlock() else { return }
+        spoilt.insert(UnitBlock(unit: unit, block: block))
+        if failsSectors {
+            did("unreadable sector")
+            damage.unreadable += 1
+            servers[id]?.disk.fail(at)
+            note("\(id) block \(block) of \(unit) cannot be read any more")
+            return
+        }
         did("bit rot")
         damage.rotten += 1
-        spoilt.insert(UnitBlock(unit: unit, block: block))
         servers[id]?.disk.rot(at, into: 1 << 63 | nextValue)
         nextValue += 1
         note("\(id) block \(block) of \(unit) rots")
     }
+
+    /// Whether the disks of this run do not return what they spoil.
+    private var failsSectors: Bool { options.seed % 8 == 0 }
 
     /// A block in play that holds data, of which the device knows what it is, and whose comb has two copies.
     private func someBlock() -> (NodeID, UnitKey, UInt16, at: UInt64)? {

@@ -90,7 +90,11 @@ extension Simulation {
         var mark: UInt64 = 0
         var time = delay(0.02, 0.3)
         switch request {
-        case .write(let at, let slice):
+        case .write(let at, let slice), .writeThrough(let at, let slice):
+            if case .writeThrough = request {
+                node.through.insert(operation)
+                time = delay(0.1, 1.5)
+            }
             if let left = node.writesToLive {
                 node.writesToLive = left > 1 ? left - 1 : nil
                 // The record of a write and its flush come after the data.
@@ -143,7 +147,7 @@ extension Simulation {
         if isBroken(node, operation) {
             outcome = .failed(reason: "injected")
         } else if let changes = node.underWay.removeValue(forKey: operation) {
-            node.disk.write(misdirect(changes, node) ?? changes)
+            node.disk.write(misdirect(changes, node) ?? changes, isThrough: node.through.remove(operation) != nil)
             let values = changes.compactMap { change in
                 if case .set(_, .value(let value)) = change { value } else { nil }
             }
@@ -166,6 +170,13 @@ extension Simulation {
         if node.failsNextRead, node.reads.removeValue(forKey: operation) != nil {
             did("read error")
             node.failsNextRead = false
+            return true
+        }
+        if let blocks = node.reads[operation],
+            blocks.contains(where: { $0.map(node.disk.unreadable.contains) ?? false })
+        {
+            did("read of an unreadable sector")
+            node.reads[operation] = nil
             return true
         }
         guard let left = node.operationsToError else { return false }

@@ -17,8 +17,13 @@ struct FakeDisk {
 
     private var stable: [UInt64: Content] = [:]
     private var cache: [UInt64: Content] = [:]
-    private var unflushed: [(number: UInt64, change: Change)] = []
+    /// In order; what is stable as well is here while something older may come after it.
+    private var unflushed: [(number: UInt64, change: Change, isStable: Bool)] = []
     private var nextNumber: UInt64 = 1
+    /// Whether any block was ever spoilt.
+    private var wasSpoilt = false
+    /// Blocks that cannot be read until they are written.
+    private(set) var unreadable: Set<UInt64> = []
 
     private static func perform(_ change: Change, on blocks: inout [UInt64: Content]) {
         switch change {
@@ -32,25 +37,40 @@ struct FakeDisk {
         }
     }
 
-    mutating func write(_ changes: [Change]) {
+    /// `isThrough`: stable at once.
+    mutating func write(_ changes: [Change], isThrough: Bool = false) {
         for change in changes {
+            if !unreadable.isEmpty { replace(change) }
             FakeDisk.perform(change, on: &cache)
-            unflushed.append((nextNumber, change))
+            unflushed.append((nextNumber, change, isThrough))
             nextNumber += 1
         }
     }
+
+    /// Another place is given to what could not be read.
+    private mutating func replace(_ change: Change) {
+        switch change {
+        case .set(let block, _): unreadable.remove(block)
+        case .zero(let first, let count): unreadable = unreadable.filter { $0 < first || $0 >= first + count }
+        }
+    }
+
+    /// The block cannot be read any more.
+    mutating func fail(_ block: UInt64) { unreadable.insert(block) }
 
     /// What a flush asked for now has to cover.
     var flushMark: UInt64 { nextNumber }
 
     mutating func flush(_ mark: UInt64) {
-        for (number, change) in unflushed where number < mark { FakeDisk.perform(change, on: &stable) }
+        for (number, change, _) in unflushed where number < mark { FakeDisk.perform(change, on: &stable) }
         unflushed.removeAll { $0.number < mark }
     }
 
     /// Power cut: of what was written since the last flush, and of what was under way, anything may have arrived.
     mutating func crash(underWay: [[Change]], _ generator: inout SeededRandom) {
-        for (_, change) in unflushed where Bool.random(using: &generator) { FakeDisk.perform(change, on: &stable) }
+        for (_, change, isStable) in unflushed where isStable || Bool.random(using: &generator) {
+            FakeDisk.perform(change, on: &stable)
+        }
         for change in underWay.joined() where Bool.random(using: &generator) {
             FakeDisk.perform(change, on: &stable)
         }
@@ -73,6 +93,7 @@ struct FakeDisk {
 
     /// Bits rot: the block reads as something else from now on, whether what it was is stable or not.
     mutating func rot(_ block: UInt64, into value: UInt64) {
+        wasSpoilt = true
         for blocks in [\FakeDisk.stable, \FakeDisk.cache] {
             if case .value(let truth) = self[keyPath: blocks][block] {
                 self[keyPath: blocks][block] = .spoilt(value, truth: truth)
@@ -81,8 +102,9 @@ struct FakeDisk {
     }
 
     /// What a write of `value` to `block` does if the head is above `other`.
-    func misdirected(_ block: UInt64, _ value: UInt64, to other: UInt64) -> [Change] {
-        [
+    mutating func misdirected(_ block: UInt64, _ value: UInt64, to other: UInt64) -> [Change] {
+        wasSpoilt = true
+        return [
             .set(block: block, .spoilt(self.value(block), truth: value)),
             .set(block: other, .spoilt(value, truth: self.value(other))),
         ]
@@ -94,6 +116,7 @@ struct FakeDisk {
 
     /// As if it had never been spoilt.
     mutating func cure(_ block: UInt64) {
+        guard wasSpoilt else { return }
         for blocks in [\FakeDisk.stable, \FakeDisk.cache] {
             if case .spoilt(_, let truth) = self[keyPath: blocks][block] {
                 self[keyPath: blocks][block] = .value(truth)

@@ -2,14 +2,16 @@ import Base
 import BlockCore
 
 /// A simulated machine.
-struct NodeID: Hashable, Comparable, CustomStringConvertible {
+struct NodeID: Hashable, Comparable, CustomStringConvertible, IDTableKey {
     var rawValue: Int
+    var place: UInt64 { UInt64(rawValue) }
     static func < (left: NodeID, right: NodeID) -> Bool { left.rawValue < right.rawValue }
     var description: String { "n\(rawValue)" }
 }
 
-struct ConnectionID: Hashable {
+struct ConnectionID: IDTableKey {
     var rawValue: UInt64
+    var place: UInt64 { rawValue }
     /// The same number names the link at both ends.
     var link: LinkID { LinkID(rawValue: rawValue) }
 }
@@ -38,7 +40,7 @@ struct FakeNetwork {
         var server: PeerChannel?
     }
 
-    var connections: [ConnectionID: Connection] = [:]
+    var connections = IDTable<ConnectionID, Connection>()
     /// Connections in the order of their making.
     var order: [ConnectionID] = []
     private var blockedUntil: [Direction: Instant] = [:]

@@ -14,6 +14,8 @@ final class ServerNode {
     var pausedUntil = Instant.zero
     var payloads: [PayloadID: [UInt64]] = [:]
     var underWay: [DiskOperationID: [FakeDisk.Change]] = [:]
+    /// Of those the ones that are stable when they end.
+    var through: Set<DiskOperationID> = []
     var reads: [DiskOperationID: [UInt64?]] = [:]
     var managerLink: ConnectionID?
     var managerHeard = Instant.zero
@@ -244,6 +246,7 @@ extension Simulation {
                 node.hostBoots += 1
             }
             node.underWay = [:]
+            node.through = []
             node.reads = [:]
             node.payloads = [:]
         } else {

@@ -105,11 +105,11 @@ public final class Simulation {
     var heap = EventHeap()
     var network = FakeNetwork()
     var store = FakeStore()
-    var managers: [NodeID: ManagerNode] = [:]
+    var managers = IDTable<NodeID, ManagerNode>()
     let managerIDs = [NodeID(rawValue: 200), NodeID(rawValue: 201)]
     var leader = NodeID(rawValue: 200)
-    var servers: [NodeID: ServerNode] = [:]
-    var clients: [NodeID: ClientNode] = [:]
+    var servers = IDTable<NodeID, ServerNode>()
+    var clients = IDTable<NodeID, ClientNode>()
     let serverIDs: [NodeID]
     let clientIDs: [NodeID]
     /// Ids of servers that were removed.
@@ -153,7 +153,7 @@ public final class Simulation {
     /// Until when what two clients see is split, and nothing else happens.
     var splitEnd = Instant.zero
     /// Per mille of the right one.
-    var clockRates: [NodeID: UInt64] = [:]
+    var clockRates = IDTable<NodeID, UInt64>()
     var events = 0
     var digest: UInt64 = 0
     public private(set) var trace: [String] = []

@@ -13,8 +13,7 @@ extension UInt64: IDTableKey {
 ///
 /// Open addressing by the low bits of `place`. The order in the table depends on nothing but what was put in and taken out.
 ///
-/// Everything is open to inlining: unspecialised, every access would look up the metadata of `Value`, and an accessor that
-/// changes in place would allocate memory for its frame.
+/// Everything is open to inlining: unspecialised, every access would look up the metadata of `Value`.
 public struct IDTable<Key: IDTableKey, Value> {
     @usableFromInline var names: [Key?] = []
     @usableFromInline var slots: [Value?] = []
@@ -57,6 +56,14 @@ public struct IDTable<Key: IDTableKey, Value> {
             defer { slots[position] = value }
             yield &value
         }
+    }
+
+    /// Changes the value in place, if there is one, and answers what `body` does. Through `table[key]?.member = ...` the same
+    /// takes memory for the accessor's frame: it ends in two places there, and so is not inlined.
+    @inlinable @inline(__always) @discardableResult
+    public mutating func change<Result>(_ key: Key, _ body: (inout Value) -> Result) -> Result? {
+        guard let position = position(of: key), slots[position] != nil else { return nil }
+        return body(&slots[position]!)
     }
 
     @inlinable @discardableResult

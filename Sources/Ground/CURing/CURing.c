@@ -71,10 +71,11 @@ bool curing_read(curing *queue, int descriptor, void *base, unsigned length, uin
     return true;
 }
 
-bool curing_write(curing *queue, int descriptor, const void *base, unsigned length, uint64_t offset, uint64_t tag) {
+bool curing_write(curing *queue, int descriptor, const void *base, unsigned length, uint64_t offset, bool through, uint64_t tag) {
     struct io_uring_sqe *request = io_uring_get_sqe(&queue->ring);
     if (!request) return false;
     io_uring_prep_write(request, descriptor, base, length, offset);
+    if (through) request->rw_flags = RWF_DSYNC;
     io_uring_sqe_set_data64(request, tag);
     return true;
 }

@@ -18,6 +18,14 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
     /// Nodes below were given by releases whose files were all of generation 1.
     private static let oldNodes: UInt64 = 1 << 32
 
+    private struct Request {
+        var header: fuse_in_header
+        /// Bytes of a write.
+        var written: UInt32
+        /// Of a write that has to be stable when it is answered: the device.
+        var toFlush: (any BlockDeviceBackend)?
+    }
+
     private final class Node {
         let id: UInt64
         let name: String
@@ -44,8 +52,8 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
     /// a clock that outruns any count of files. A node that was given twice would be the file of the one that has it open.
     private var nextNode = FuseMount.oldNodes + Reactor.now.nanoseconds
     private var input: IOBuffer
-    /// What the devices have under way: the header, and the bytes of a write.
-    private var requests = SlotTable<(header: fuse_in_header, written: UInt32)>()
+    /// What the devices have under way.
+    private var requests = SlotTable<Request>()
     private var isOver = false
     /// Called on the reactor's thread when the kernel has ended the connection.
     public var ended: (() -> Void)?
@@ -334,23 +342,26 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
 
     private func submit(
         _ operation: BlockOperation, to device: any BlockDeviceBackend, at offset: UInt64, _ header: fuse_in_header,
-        written: UInt32 = 0
+        written: UInt32 = 0, toFlush: (any BlockDeviceBackend)? = nil
     ) {
-        device.submit(operation, at: offset, tag: requests.insert((header, written)), for: self)
+        let tag = requests.insert(Request(header: header, written: written, toFlush: toFlush))
+        device.submit(operation, at: offset, tag: tag, for: self)
     }
 
     public func ended(_ tag: UInt64, error: Int32, bytes: IOSlice?) {
-        guard let (header, written) = requests.remove(tag) else { preconditionFailure("a request ended twice") }
+        guard let request = requests.remove(tag) else { preconditionFailure("a request ended twice") }
         if error != 0 {
-            fail(header, error)
+            fail(request.header, error)
         } else if let bytes {
-            answer(header, body: bytes.bytes)
-        } else if written > 0 {
+            answer(request.header, body: bytes.bytes)
+        } else if let device = request.toFlush {
+            submit(.flush, to: device, at: 0, request.header, written: request.written)
+        } else if request.written > 0 {
             var out = fuse_write_out()
-            out.size = written
-            answer(header, out)
+            out.size = request.written
+            answer(request.header, out)
         } else {
-            answer(header)
+            answer(request.header)
         }
     }
 
@@ -374,7 +385,11 @@ public final class FuseMount: ReadyHandler, BlockRequestOwner {
             let bytes = UnsafeRawBufferPointer(rebasing: input.bytes[start..<start + count])
             slice = IOSlice(reactor.buffers.take(copying: bytes))
         }
-        submit(.write(slice), to: device, at: argument.offset, header, written: argument.size)
+        // The kernel leaves it to us to make a write stable that has to be when it is answered.
+        let isSynchronous = argument.flags & UInt32(O_SYNC | O_DSYNC) != 0 && !device.acknowledgesDurably
+        submit(
+            .write(slice), to: device, at: argument.offset, header, written: argument.size,
+            toFlush: isSynchronous ? device : nil)
     }
 
     private func allocate(_ header: fuse_in_header, _ node: Node?) {

@@ -33,6 +33,8 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
     private var inFlight = 0
     private var inFlightBytes = 0
     private var pendingWrite: NBD.Request?
+    /// The head of the chunk that was sent last: its memory serves the next one.
+    private var chunkBytes: [UInt8] = []
     /// Under way, with the bytes that each counts for.
     private var requests = SlotTable<(request: NBD.Request, bytes: Int)>()
 
@@ -317,14 +319,13 @@ final class NBDConnection: ByteSocketHandler, BlockRequestOwner {
 
     /// The only chunk of a structured reply (flag DONE).
     func chunk(_ cookie: UInt64, _ type: NBD.Chunk, payload: Int, _ fill: (inout [UInt8]) -> Void) {
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(32)
-        bytes.append(bigEndian: NBD.structuredReplyMagic)
-        bytes.append(bigEndian: UInt16(1))
-        bytes.append(bigEndian: type.rawValue)
-        bytes.append(bigEndian: cookie)
-        bytes.append(bigEndian: UInt32(payload))
-        fill(&bytes)
-        socket?.send(bytes)
+        chunkBytes.removeAll(keepingCapacity: true)
+        chunkBytes.append(bigEndian: NBD.structuredReplyMagic)
+        chunkBytes.append(bigEndian: UInt16(1))
+        chunkBytes.append(bigEndian: type.rawValue)
+        chunkBytes.append(bigEndian: cookie)
+        chunkBytes.append(bigEndian: UInt32(payload))
+        fill(&chunkBytes)
+        socket?.send(chunkBytes)
     }
 }

@@ -254,8 +254,11 @@ public struct ClientCore: Sendable {
             nextPiece += 1
             done += part
         }
-        ios[io]?.deadline = now + configuration.holdTime
-        ios[io]?.piecesLeft = Int(nextPiece - first)
+        let count = Int(nextPiece - first)
+        ios.change(io.rawValue) {
+            $0.deadline = now + configuration.holdTime
+            $0.piecesLeft = count
+        }
         for id in first..<nextPiece { send(id, now, &actions) }
     }
 
@@ -295,10 +298,12 @@ public struct ClientCore: Sendable {
         header.length = piece.range.length
         header.combEpoch = comb.epoch
         header.attachEpoch = io.attachment.epoch
-        servers[comb.primary.sds]?.nextRequest += 1
-        servers[comb.primary.sds]?.outstanding[header.request] = id
-        servers[comb.primary.sds]?.outstandingBytes += Int(piece.range.length)
-        pieces[id]?.state = .sent(comb.primary.sds, request: header.request, at: now)
+        servers.change(comb.primary.sds) {
+            $0.nextRequest += 1
+            $0.outstanding[header.request] = id
+            $0.outstandingBytes += Int(piece.range.length)
+        }
+        pieces.change(id) { $0.state = .sent(comb.primary.sds, request: header.request, at: now) }
         actions.append(.send(link, header, slice))
     }
 
@@ -344,8 +349,9 @@ public struct ClientCore: Sendable {
 
     /// The piece is no longer awaited from the server.
     private mutating func unlist(_ request: UInt64, of piece: Piece, _ server: SdsID) {
-        guard servers[server]?.outstanding.removeValue(forKey: request) != nil else { return }
-        servers[server]?.outstandingBytes -= Int(piece.range.length)
+        servers.change(server) {
+            if $0.outstanding.removeValue(forKey: request) != nil { $0.outstandingBytes -= Int(piece.range.length) }
+        }
     }
 
     /// The server at the other end of a connection: no two have the same.
@@ -386,8 +392,11 @@ public struct ClientCore: Sendable {
                 payload = nil
             }
             pieces[id] = nil
-            ios[piece.io]?.piecesLeft -= 1
-            if ios[piece.io]?.piecesLeft == 0 { complete(piece.io, .ok, &actions) }
+            let left = ios.change(piece.io.rawValue) {
+                $0.piecesLeft -= 1
+                return $0.piecesLeft
+            }
+            if left == 0 { complete(piece.io, .ok, &actions) }
             if settle(id, piece.key) {
                 for next in unsettled[piece.key]?.sorted() ?? [] { send(next, now, &actions) }
             }

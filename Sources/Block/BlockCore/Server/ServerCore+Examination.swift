@@ -101,9 +101,9 @@ extension ServerCore {
             if let unit = operations[id]?.unit { abandonExamination(unit, now, &actions) }
             return
         }
-        var requests: UnitStore.Requests = []
+        var requests = noRequests()
         let started = stores[operation.store].read(id, operation.unit, extent, &requests)
-        issue(requests, operation.store, &actions)
+        issue(&requests, operation.store, &actions)
         guard started == .started else { return abandonExamination(operation.unit, now, &actions) }
         operations[id]?.isLocalPending = true
     }
@@ -219,11 +219,14 @@ extension ServerCore {
         let isAlone = map.ancestors(of: unit).isEmpty
         // While a node is merged into it, blocks come to one copy before the other.
         let isMerging = map.merges[unit.tree]?.into == unit.node
+        // What is merged into another one copy may have forgotten before the other: it is not to get it back.
+        let isGoing = map.merges[unit.tree]?.node == unit.node
         var (fetched, sent) = (BlockMap(), BlockMap())
         var result = examinations[unit]?.result ?? ExaminationResult()
         result.otherDamaged = other.damaged.count
         for block in 0..<UInt16(Geometry.blocksPerUnit) {
             let here = BlockRange(start: block, count: 1)
+            if isGoing, own.map[block] != other.map[block] { continue }
             switch (own.damaged[block], other.damaged[block]) {
             case (true, true): result.lost += 1
             case (true, false): _ = fetched.insert(here)
@@ -262,7 +265,7 @@ extension ServerCore {
         case .send(let run):
             var requests: UnitStore.Requests = []
             let started = stores[operation.store].read(id, operation.unit, run, &requests)
-            issue(requests, operation.store, &actions)
+            issue(&requests, operation.store, &actions)
             guard started == .started else { return abandonExamination(operation.unit, now, &actions) }
             operations[id]?.isLocalPending = true
         case nil: endExamination(operation.unit, isComplete: true, now, &actions)
@@ -275,7 +278,7 @@ extension ServerCore {
     ) {
         guard let operation = operations[id] else { return }
         let epoch = map.comb(operation.comb)?.epoch ?? 0
-        var requests: UnitStore.Requests = []
+        var requests = noRequests()
         let started: UnitStore.Start
         if let payload = operation.payload {
             let slice = PayloadSlice(payload: payload, offset: 0, length: run.length)
@@ -290,7 +293,7 @@ extension ServerCore {
                     id, operation.unit, over: merge.map { [$0.node] } ?? [], run, combEpoch: epoch, &requests)
                 : stores[operation.store].makeHoles(id, operation.unit, run, combEpoch: epoch, &requests)
         }
-        issue(requests, operation.store, &actions)
+        issue(&requests, operation.store, &actions)
         switch started {
         case .started, .held: operations[id]?.isLocalPending = true
         case .nothingThere: mended(id, now, &actions)

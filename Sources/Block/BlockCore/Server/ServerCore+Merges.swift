@@ -130,11 +130,17 @@ extension ServerCore {
             var requests: UnitStore.Requests = []
             let below = [merged(operation).node]
             let started = stores[operation.store].read(id, operation.unit, over: below, run, &requests)
-            issue(requests, operation.store, &actions)
+            issue(&requests, operation.store, &actions)
             guard started == .started else { return remove(id, now, &actions) }
             counters[operation.store].add(.rebalanceRead, bytes: run.length)
             operations[id]?.isLocalPending = true
-        case .unreadable, .zeros, .drop: preconditionFailure("merges move data that was read")
+        case .unreadable(let run, _):
+            var requests = noRequests()
+            let started = stores[operation.store].readNothing(id, run, &requests)
+            issue(&requests, operation.store, &actions)
+            guard started == .started else { return remove(id, now, &actions) }
+            operations[id]?.isLocalPending = true
+        case .zeros, .drop: preconditionFailure("merges move data")
         case nil:
             merging.repeated.remove(operation.unit.family)
             let merge = NodeMerge(node: merged(operation).node, into: operation.unit.node)
@@ -168,9 +174,30 @@ extension ServerCore {
             operations[id]?.payload = payload
             writeMerged(id, step, payload, now, &actions)
         case .done, .written: mergePartDone(id, now, &actions)
-        // It is tried again; what cannot be read the scanner mends.
-        case .failed: remove(id, now, &actions)
+        case .failed: mergePartNotRead(id, operation, now, &actions)
         }
+    }
+
+    /// The other copy mends what cannot be read; which of the two units it is in was not said. What that does not help goes on as
+    /// lost when it has failed in several attempts, as with copies to another device.
+    private mutating func mergePartNotRead(
+        _ id: UInt64, _ operation: Operation, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        let store = stores[operation.store]
+        guard store.stopReason == nil, operation.failure == nil, let step = operation.steps.first else {
+            return remove(id, now, &actions)
+        }
+        let units = [merged(operation), operation.unit].filter { !store.map(of: $0).isEmpty }
+        if let unit = units.first(where: { !operation.examined.contains($0) }) {
+            return awaitExamination(of: unit, id, now, &actions)
+        }
+        let parts = step.afterFailedRead
+        if case .unreadable(let run, _) = parts.first {
+            guard badBlocks.isLost(operation.unit, run.start, now) else { return remove(id, now, &actions) }
+            actions.append(.notice(.damaged(store.device, merged(operation), BlockMap(run))))
+        }
+        operations[id]?.steps.replaceSubrange(0..<1, with: parts)
+        mergeStep(id, now, &actions)
     }
 
     /// Both copies get the part as they get a client's write.
@@ -181,18 +208,19 @@ extension ServerCore {
         let (range, isDamaged): (BlockRange, Bool)
         switch step {
         case .data(let run, _): (range, isDamaged) = (run, false)
-        case .damaged(let run, _): (range, isDamaged) = (run, rules.contains(.damageStaysDamage))
-        case .unreadable, .zeros, .drop: preconditionFailure("merges move data that was read")
+        case .damaged(let run, _), .unreadable(let run, _):
+            (range, isDamaged) = (run, rules.contains(.damageStaysDamage))
+        case .zeros, .drop: preconditionFailure("merges move data")
         }
         if stores[operation.store].lacksIntent(operation.unit) {
             cool(operation.store, underPressure: true, &actions)
         }
-        var requests: UnitStore.Requests = []
+        var requests = noRequests()
         let started = stores[operation.store].write(
             id, operation.unit, over: map.ancestors(of: operation.unit), range,
             PayloadSlice(payload: payload, offset: 0, length: range.length), combEpoch: operation.header.combEpoch,
             isDamaged: isDamaged, &requests)
-        issue(requests, operation.store, &actions)
+        issue(&requests, operation.store, &actions)
         switch started {
         case .started, .held: operations[id]?.isLocalPending = true
         case .nothingThere, .noSpace, .busy, .stopped: return remove(id, now, &actions)
@@ -241,9 +269,9 @@ extension ServerCore {
     /// The secondary has forgotten the unit.
     mutating func dropMerged(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id] else { return }
-        var requests: UnitStore.Requests = []
+        var requests = noRequests()
         let started = stores[operation.store].drop(id, [merged(operation)], &requests)
-        issue(requests, operation.store, &actions)
+        issue(&requests, operation.store, &actions)
         guard started == .started else { return remove(id, now, &actions) }
         operations[id]?.isLocalPending = true
     }

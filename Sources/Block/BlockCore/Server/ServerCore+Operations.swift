@@ -112,11 +112,9 @@ extension ServerCore {
         if operation.isApplications { throttles[operation.store].noteRequest(bytes: operation.range.length, now) }
         if operation.kind.isMerge { merging.active += 1 }
         count(operation)
-        if isFirst {
-            queues[operation.unit.family, default: []].insert(id, at: 0)
-        } else {
-            queues[operation.unit.family, default: []].append(id)
-        }
+        let family = operation.unit.family
+        if queues[family] == nil { queues[family] = spareQueues.popLast() ?? [] }
+        queues.change(family) { isFirst ? $0.insert(id, at: 0) : $0.append(id) }
         startReady(operation.unit.family, now, &actions)
     }
 
@@ -150,7 +148,7 @@ extension ServerCore {
         var position = 0
         while let id = queued(family, position) {
             if let operation = operations[id], !operation.isStarted, !isBlocked(position, in: queues[family] ?? []) {
-                operations[id]?.isStarted = true
+                operations.change(id) { $0.isStarted = true }
                 start(id, now, &actions)
                 // It may have ended at once and opened the way for others.
                 if operations[id] == nil {
@@ -172,8 +170,8 @@ extension ServerCore {
         for slot in Forwards.slots { forgetQuestion(operation, slot) }
         for index in barriers.indices { barriers[index].open.remove(id) }
         let family = operation.unit.family
-        queues[family]?.removeAll { $0 == id }
-        if queues[family]?.isEmpty == true { queues[family] = nil }
+        queues.change(family) { queue in queue.removeAll { $0 == id } }
+        if queues[family]?.isEmpty == true, let queue = queues.removeValue(forKey: family) { spareQueues.append(queue) }
         if operation.isStarted { startReady(family, now, &actions) }
         if handovers[operation.comb] != nil { tellDrained(operation.comb, now, &actions) }
         if cut != nil { tellHeld(&actions) }
@@ -217,16 +215,18 @@ extension ServerCore {
     ) {
         let started = startLocally(id, operation, &actions)
         switch started {
-        case .started, .held: operations[id]?.isLocalPending = true
+        case .started, .held: operations.change(id) { $0.isLocalPending = true }
         case .nothingThere: break
         case .noSpace: return reject(id, .noSpace, now, &actions)
         case .busy: return reject(id, .notReady, now, &actions)
         case .stopped: return reject(id, operation.isClients ? .notReady : .mediaError, now, &actions)
         }
         if operation.kind.isClientsWrite {
-            if let secondary = map.comb(operation.comb)?.secondary { operations[id]?.forwards.add(secondary, now) }
+            if let secondary = map.comb(operation.comb)?.secondary {
+                operations.change(id) { $0.forwards.add(secondary, now) }
+            }
             if let target = targetPlace(operation.unit.family, operation.comb) {
-                operations[id]?.forwards.add(target, now)
+                operations.change(id) { $0.forwards.add(target, now) }
             }
             if started != .held { began(id, now, &actions) }
         }
@@ -265,7 +265,7 @@ extension ServerCore {
             cool(store, underPressure: true, &actions)
         }
         let below = map.ancestors(of: operation.unit)
-        var requests: UnitStore.Requests = []
+        var requests = noRequests()
         let started: UnitStore.Start
         switch operation.kind {
         case .clientRead:
@@ -292,15 +292,17 @@ extension ServerCore {
         case .copyUnit, .clientMap, .examine, .mergeUnit, .mergeDrop:
             preconditionFailure("not begun on the own device")
         }
-        issue(requests, store, &actions)
+        issue(&requests, store, &actions)
         return started
     }
 
     /// The write may go to the other copies as well.
     mutating func began(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         for slot in Forwards.slots where operations[id]?.forwards[slot]?.state == .afterIntent {
-            operations[id]?.forwards[slot]?.state = .due(now)
-            operations[id]?.forwards[slot]?.since = now
+            operations.change(id) {
+                $0.forwards[slot]?.state = .due(now)
+                $0.forwards[slot]?.since = now
+            }
             forward(id, slot, now, &actions)
         }
     }
@@ -349,7 +351,7 @@ extension ServerCore {
         _ id: UInt64, _ completion: UnitStore.Completion, _ now: Instant, _ actions: inout [ServerAction]
     ) {
         guard let operation = operations[id] else { return }
-        operations[id]?.isLocalPending = false
+        operations.change(id) { $0.isLocalPending = false }
         switch (operation.kind, completion.outcome) {
         case (.copyUnit, _): return copyRead(id, completion, now, &actions)
         case (.examine, _): return examinationRead(id, completion, now, &actions)

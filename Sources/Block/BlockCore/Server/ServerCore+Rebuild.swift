@@ -146,7 +146,7 @@ extension ServerCore {
             let unit = UnitKey(tree: operation.unit.tree, node: node, index: operation.unit.index)
             var requests: UnitStore.Requests = []
             let started = stores[operation.store].read(id, unit, run, &requests)
-            issue(requests, operation.store, &actions)
+            issue(&requests, operation.store, &actions)
             switch started {
             case .started:
                 operations[id]?.isLocalPending = true
@@ -157,7 +157,7 @@ extension ServerCore {
         case .unreadable(let run, _):
             var requests: UnitStore.Requests = []
             let started = stores[operation.store].readNothing(id, run, &requests)
-            issue(requests, operation.store, &actions)
+            issue(&requests, operation.store, &actions)
             guard started == .started else { return abort(operation.comb, now, &actions) }
             operations[id]?.isLocalPending = true
         case .zeros, .drop: sendStep(id, now, &actions)
@@ -300,7 +300,7 @@ extension ServerCore {
         case .nothingThere: dropped(drop, .done, &actions)
         case .held, .noSpace, .busy, .stopped: answer(.mediaError)
         }
-        issue(requests, store, &actions)
+        issue(&requests, store, &actions)
     }
 
     mutating func dropped(_ drop: Drop, _ outcome: DiskOutcome, _ actions: inout [ServerAction]) {
@@ -353,6 +353,6 @@ extension ServerCore {
         nextOperation += 1
         var requests: UnitStore.Requests = []
         if stores[index].drop(id, units, &requests) == .started { drops[id] = Drop() }
-        issue(requests, index, &actions)
+        issue(&requests, index, &actions)
     }
 }

@@ -111,8 +111,10 @@ extension ServerCore {
         var header = header
         header.request = known.nextRequest
         header.session = known.session
-        peers[peer]?.nextRequest += 1
-        peers[peer]?.outstanding[header.request] = Peer.Outstanding(question: question, sentAt: now)
+        peers.change(peer) {
+            $0.nextRequest += 1
+            $0.outstanding[header.request] = Peer.Outstanding(question: question, sentAt: now)
+        }
         actions.append(.send(link, header, slice))
         return header.request
     }
@@ -140,7 +142,7 @@ extension ServerCore {
             return
         }
         guard header.session == peers[peer]?.session,
-            let outstanding = peers[peer]?.outstanding.removeValue(forKey: header.request)
+            case let outstanding?? = peers.change(peer, { $0.outstanding.removeValue(forKey: header.request) })
         else { return }
         switch outstanding.question {
         case .operation(let id, let slot):
@@ -239,7 +241,7 @@ extension ServerCore {
         }
         let channel = operation.channel(to: place)
         if let request = ask(channel, .operation(id, slot: slot), header, slice, now, &actions) {
-            operations[id]?.forwards[slot]?.state = .sent(request: request, combEpoch: comb.epoch)
+            operations.change(id) { $0.forwards[slot]?.state = .sent(request: request, combEpoch: comb.epoch) }
         }
     }
 
@@ -257,7 +259,7 @@ extension ServerCore {
         else { return }
         switch header.status {
         case .ok:
-            operations[id]?.forwards[slot] = nil
+            operations.change(id) { $0.forwards[slot] = nil }
             switch operation.kind {
             case .copyUnit: stepDone(id, now, &actions)
             case .mergeUnit: mergePartDone(id, now, &actions)

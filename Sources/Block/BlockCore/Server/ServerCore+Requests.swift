@@ -24,7 +24,7 @@ extension ServerCore {
             if let payload { actions.append(.release(payload)) }
             return
         }
-        inbound[link]?.lastRequest = header.request
+        inbound.change(link) { $0.lastRequest = header.request }
         switch header.opcode {
         case .ping, .flush: refuse(.ok)
         case .beginCopy:

@@ -42,6 +42,10 @@ public struct ServerCore: Sendable {
     var peers = IDTable<PeerChannel, Peer>()
     var operations = IDTable<UInt64, Operation>()
     var nextOperation: UInt64 = 1
+    /// Emptied, for the next event: what is used anew each time takes no memory each time.
+    private var spareRequests: UnitStore.Requests = []
+    private var spareCompletions: [UnitStore.Completion] = []
+    var spareQueues: [[UInt64]] = []
     /// Per family, operations in the order of arrival: the range locks. A read may look through several units of a family, and a
     /// copy brings all of them, so volumes of a tree wait for each other where they touch the same blocks.
     var queues = IDTable<FamilyKey, [UInt64]>()
@@ -93,6 +97,8 @@ public struct ServerCore: Sendable {
     public func place(of unit: UnitKey, in index: Int) -> (at: UInt64, blocks: BlockMap)? {
         stores[index].location(of: unit).map { ($0, stores[index].map(of: unit)) }
     }
+    /// Its blocks that are known not to be what was written there.
+    public func damage(of unit: UnitKey, in index: Int) -> BlockMap { stores[index].damage(of: unit) }
 
     /// `stores` are opened devices of this server whose opening writes are stable. `system` is what their labels say.
     public init(configuration: ServerConfiguration, sds: SdsID, system: SystemID?, stores: [UnitStore]) {
@@ -112,7 +118,7 @@ public struct ServerCore: Sendable {
         for index in stores.indices {
             var requests: UnitStore.Requests = []
             stores[index].begin(&requests)
-            issue(requests, index, &actions)
+            issue(&requests, index, &actions)
         }
     }
 
@@ -164,7 +170,7 @@ public struct ServerCore: Sendable {
             for index in stores.indices {
                 var requests: UnitStore.Requests = []
                 stores[index].adopt(system, &requests)
-                issue(requests, index, &actions)
+                issue(&requests, index, &actions)
             }
             stoppedTold = []
             actions.append(.notice(.welcomed(system)))
@@ -203,7 +209,7 @@ public struct ServerCore: Sendable {
         for index in stores.indices where stores[index].stopReason == nil {
             var requests: UnitStore.Requests = []
             stores[index].recordLeft(&requests)
-            issue(requests, index, &actions)
+            issue(&requests, index, &actions)
         }
         if now - lastCooling >= configuration.intentCooling {
             lastCooling = now
@@ -227,8 +233,18 @@ public struct ServerCore: Sendable {
 
     func storeIndex(_ device: DeviceID) -> Int? { devices.firstIndex(of: device) }
 
-    func issue(_ requests: UnitStore.Requests, _ index: Int, _ actions: inout [ServerAction]) {
+    /// No requests, to be filled and given to `issue`.
+    mutating func noRequests() -> UnitStore.Requests {
+        var requests: UnitStore.Requests = []
+        swap(&requests, &spareRequests)
+        return requests
+    }
+
+    /// Asks the device for them, and keeps their memory.
+    mutating func issue(_ requests: inout UnitStore.Requests, _ index: Int, _ actions: inout [ServerAction]) {
         for (id, request) in requests { actions.append(.disk(devices[index], id, request)) }
+        requests.removeAll(keepingCapacity: true)
+        if requests.capacity > spareRequests.capacity { swap(&requests, &spareRequests) }
     }
 
     private mutating func finish(
@@ -236,13 +252,17 @@ public struct ServerCore: Sendable {
         _ actions: inout [ServerAction]
     ) {
         guard let index = storeIndex(device) else { return }
-        var requests: UnitStore.Requests = []
-        let completions = stores[index].finish(id, outcome, &requests)
-        issue(requests, index, &actions)
+        var requests = noRequests()
+        var completions: [UnitStore.Completion] = []
+        swap(&completions, &spareCompletions)
+        stores[index].finish(id, outcome, &requests, into: &completions)
+        issue(&requests, index, &actions)
         for operation in stores[index].takeBegun() { began(operation, now, &actions) }
         // A read that ends after its device was given up is nobody's.
         if completions.isEmpty, case .read(let payload, _) = outcome { actions.append(.release(payload)) }
         end(completions, of: index, now, &actions)
+        completions.removeAll(keepingCapacity: true)
+        swap(&completions, &spareCompletions)
     }
 
     /// Lets the device call units settled on which nothing is under way.
@@ -259,7 +279,7 @@ public struct ServerCore: Sendable {
             if rules.contains(.settledOnlyInSync), !comb.inSync.contains(place), !isNew { return nil }
             return rules.contains(.epochOfSettledUnits) ? comb.epoch : 0
         }
-        issue(requests, index, &actions)
+        issue(&requests, index, &actions)
     }
 
     /// Gives up devices that neither answer nor fail.

@@ -87,6 +87,11 @@ public struct BlockMap: Equatable, Sendable {
         return rest.isEmpty
     }
 
+    /// Whether no block of the range holds data.
+    func isEmpty(in range: BlockRange) -> Bool { intersection(BlockMap(range)).isEmpty }
+    /// Whether all of them do.
+    func isFull(in range: BlockRange) -> Bool { BlockMap(range).subtracting(self).isEmpty }
+
     /// The map as it is sent: 32 bytes, bit n of the little-endian number for block n.
     public static let encodedSize: UInt32 = 32
     public var encoded: [UInt8] {

@@ -32,6 +32,15 @@ struct SlotPages: Sendable {
         }
     }
 
+    /// Changes what is bound in the slot, if anything is, and answers what `body` does. The accessor above allocates memory for
+    /// its frame each time.
+    @inline(__always) @discardableResult
+    mutating func change<Result>(_ number: Int, _ body: (inout UnitStore.Slot) -> Result) -> Result? {
+        let (page, place) = (number / SlotPages.pageSize, number % SlotPages.pageSize)
+        guard !pages[page].isEmpty, pages[page][place] != nil else { return nil }
+        return body(&pages[page][place]!)
+    }
+
     var pageCount: Int { pages.count }
 
     /// Passes the bound slots of a page on, in order of their numbers.

@@ -9,6 +9,8 @@ public struct DiskOperationID: Hashable, Sendable {
 /// given before the flush was asked for. A failed operation is reported once and not repeated.
 public enum DiskRequest: Equatable, Sendable {
     case write(at: UInt64, PayloadSlice)
+    /// A `write` that is stable itself when it is done, without a flush.
+    case writeThrough(at: UInt64, PayloadSlice)
     case writeZeros(at: UInt64, length: UInt32)
     /// Metadata that the core composed itself.
     case writeBytes(at: UInt64, [UInt8])
@@ -36,7 +38,7 @@ public struct ReadPart: Equatable, Sendable {
 
 public enum DiskOutcome: Equatable, Sendable {
     case done
-    /// Of a `write`: the checksums of the bytes that were handed over to be written. `done` leaves them unknown.
+    /// Of a write, through or not: the checksums of the bytes that were handed over to be written. `done` leaves them unknown.
     case written(BlockChecksums)
     /// The buffer of a read, which the core releases with `release`, and the checksums of its blocks, if they are to be compared.
     case read(PayloadID, BlockChecksums? = nil)

@@ -32,7 +32,7 @@ extension UnitStore {
         guard keepsChecksums else { return }
         guard let seen else { return forgetChecksums(write.slot, write.range) }
         let before = damage(of: write.slot)
-        slots[Int(write.slot)]?.checksums.set(write.range, seen, isDamaged: write.isDamaged)
+        slots.change(Int(write.slot)) { $0.checksums.set(write.range, seen, isDamaged: write.isDamaged) }
         damagedBlocks += damage(of: write.slot) - before
     }
 
@@ -45,7 +45,7 @@ extension UnitStore {
             return
         }
         let before = damage(of: read.slot)
-        slots[Int(read.slot)]?.checksums.check(read.range, seen, map: map, &completion)
+        slots.change(Int(read.slot)) { $0.checksums.check(read.range, seen, map: map, &completion) }
         if !completion.damaged.isEmpty { completion.damagedUnit = slot.key }
         let found = damage(of: read.slot) - before
         damagedBlocks += found
@@ -74,6 +74,11 @@ extension UnitStore {
         return slot.key
     }
 
+    /// Blocks that are known to be damaged.
+    func damage(of key: UnitKey) -> BlockMap {
+        bound[key].flatMap { slots[Int($0)]?.checksums.damaged } ?? BlockMap()
+    }
+
     /// Whether damage of the block would be noticed.
     public func knowsChecksum(of key: UnitKey, block: UInt16) -> Bool {
         bound[key].flatMap { slots[Int($0)]?.checksums.known[block] } ?? false
@@ -97,7 +102,7 @@ extension UnitStore {
     mutating func seal(_ units: [(slot: UInt32, combEpoch: UInt64)], _ requests: inout Requests) {
         guard !units.isEmpty, seals.step == .idle else { return }
         seals.units = units
-        for (slot, _) in units { slots[Int(slot)]?.isSealing = true }
+        for (slot, _) in units { slots.change(Int(slot)) { $0.isSealing = true } }
         writeChecksums(of: units.map(\.slot), &requests)
     }
 
@@ -152,7 +157,7 @@ extension UnitStore {
         seals = Seals()
         for (number, combEpoch) in units {
             guard let slot = slots[Int(number)], slot.isSealing else { continue }
-            slots[Int(number)]?.isSealing = false
+            slots.change(Int(number)) { $0.isSealing = false }
             if slot.intent == .hot, slot.writers == 0 { settle(number, combEpoch) }
         }
     }

@@ -35,6 +35,8 @@ extension UnitStore {
         var isData: Bool
         /// Whether they do not even while they are zeroed.
         var isHole = false
+        /// Whether it is stable itself when it ends.
+        var isThrough = false
 
         init(
             operation: UInt64, slot: UInt32, range: BlockRange, combEpoch: UInt64, payload: PayloadSlice?,
@@ -78,9 +80,11 @@ extension UnitStore {
     mutating func begin(_ write: Write, _ requests: inout Requests) -> Start {
         let number = Int(write.slot)
         guard let slot = slots[number] else { preconditionFailure("a write to a slot that is bound") }
-        slots[number]?.writers += 1
-        slots[number]?.isTouched = true
-        slots[number]?.isSealing = false
+        slots.change(number) {
+            $0.writers += 1
+            $0.isTouched = true
+            $0.isSealing = false
+        }
         if slot.isSealing { noteUnsettledDamage(write.slot) }
         switch slot.intent {
         case .fresh, .hot:
@@ -108,7 +112,10 @@ extension UnitStore {
 
     func perform(_ write: Write) -> DiskRequest {
         let base = layout.offset(ofSlot: write.slot)
-        if let payload = write.payload { return .write(at: base + UInt64(write.range.offset), payload) }
+        if let payload = write.payload {
+            let start = base + UInt64(write.range.offset)
+            return write.isThrough ? .writeThrough(at: start, payload) : .write(at: start, payload)
+        }
         if write.isData || write.isHole {
             return .writeZeros(at: base + UInt64(write.range.offset), length: write.range.length)
         }
@@ -120,15 +127,29 @@ extension UnitStore {
     }
 
     mutating func perform(_ write: Write, _ requests: inout Requests) {
+        var write = write
+        write.isThrough = mayGoThrough(write)
         let request = perform(write)
         requests.append((issue(.write(write)), request))
+    }
+
+    /// A write that nothing else would share a flush with takes less time if the device makes it stable at once. Only one that
+    /// needs no record: what is known of its unit is recorded, and its blocks hold data already or would be found.
+    private func mayGoThrough(_ write: Write) -> Bool {
+        guard writing == 0, step == .idle, waiting.isEmpty, covering.isEmpty, released.isEmpty, zeroed.isEmpty,
+            !mustRecord
+        else { return false }
+        guard write.payload != nil, !write.isDamaged, !acknowledgesUnflushed, let slot = slots[Int(write.slot)],
+            slot.intent == .hot, !slot.isChanged
+        else { return false }
+        return write.isCovering ? slot.isSearched : slot.map.isFull(in: write.range)
     }
 
     /// The records written with the last commit are stable: what they call hot may be written.
     mutating func beginHeld(_ requests: inout Requests) {
         for slot in marked {
             switch slots[Int(slot)]?.intent {
-            case .fresh, .marking: slots[Int(slot)]?.intent = .hot
+            case .fresh, .marking: slots.change(Int(slot)) { $0.intent = .hot }
             case .cold, .hot, nil: break
             }
         }
@@ -166,7 +187,7 @@ extension UnitStore {
                 if settling.count < UnitStore.sealsMax { settling.append((number, epoch)) }
                 left -= 1
             } else if !underPressure {
-                slots[Int(number)]?.isTouched = false
+                slots.change(Int(number)) { $0.isTouched = false }
             }
         }
         if keepsChecksums { seal(settling, &requests) }
@@ -176,8 +197,10 @@ extension UnitStore {
     /// The unit counts as not being written from its next record on.
     mutating func settle(_ number: UInt32, _ combEpoch: UInt64) {
         guard let slot = slots[Int(number)] else { preconditionFailure("a unit that settles is bound") }
-        slots[Int(number)]?.intent = .cold
-        slots[Int(number)]?.combEpoch = max(slot.combEpoch, combEpoch)
+        slots.change(Int(number)) {
+            $0.intent = .cold
+            $0.combEpoch = max(slot.combEpoch, combEpoch)
+        }
         endSearch(number)
         hot.remove(number)
         change(number)

@@ -30,11 +30,11 @@ extension UnitStore {
         }
     }
 
-    /// A write over what an ancestor shows has reached the device.
-    mutating func cover(_ write: Write, _ seen: BlockChecksums?) {
+    /// A write over what an ancestor shows, which has reached the device, and whether it would be found there.
+    mutating func found(_ write: Write, _ seen: BlockChecksums?) -> Write {
         var write = write
         write.isFound = isFound(write, seen)
-        covering.append((write, seen))
+        return write
     }
 
     private mutating func isFound(_ write: Write, _ seen: BlockChecksums?) -> Bool {

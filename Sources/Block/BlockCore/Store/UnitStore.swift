@@ -227,7 +227,7 @@ public struct UnitStore: Sendable {
         if stopReason != nil { return .stopped }
         guard let slot = bound[key] else { return .nothingThere }
         if giveBack(slot, key, without: range, operation, &requests) { return .started }
-        guard slots[Int(slot)]?.map.runs(in: range).isEmpty == false else { return .nothingThere }
+        guard slots[Int(slot)]?.map.isEmpty(in: range) == false else { return .nothingThere }
         if leavesOldBytesInHoles {
             clear(slot, range)
             waiting.append(operation)
@@ -254,11 +254,10 @@ public struct UnitStore: Sendable {
         _ operation: UInt64, _ key: UnitKey, _ range: BlockRange, _ requests: inout Requests
     ) -> Start {
         if stopReason != nil { return .stopped }
-        guard let slot = bound[key], let known = slots[Int(slot)], !known.map.runs(in: range).isEmpty else {
+        guard let slot = bound[key], let known = slots[Int(slot)], !known.map.isEmpty(in: range) else {
             return .nothingThere
         }
-        let map = known.map
-        let holes = map.holes(in: range).map {
+        let holes = known.map.holes(in: range).map {
             $0.offset - range.offset..<$0.offset - range.offset + $0.length
         }
         let id = issue(
@@ -300,26 +299,24 @@ public struct UnitStore: Sendable {
         requests.append((id, .writeBytes(at: DeviceLabel.copyOffsets[0], label.encoded())))
     }
 
-    /// Takes the outcome of a request; returns the operations that ended by it.
+    /// Takes the outcome of a request; adds the operations that ended by it.
     public mutating func finish(
-        _ id: DiskOperationID, _ outcome: DiskOutcome, _ requests: inout Requests
-    ) -> [Completion] {
-        guard let kind = pending.removeValue(forKey: id.rawValue) else { return [] }
+        _ id: DiskOperationID, _ outcome: DiskOutcome, _ requests: inout Requests, into completions: inout [Completion]
+    ) {
+        guard let kind = pending.removeValue(forKey: id.rawValue) else { return }
         if kind.isChange { writing -= 1 }
         if let completion = finishRead(kind, outcome) {
             markDamage(&requests)
-            return [completion]
+            completions.append(completion)
+            return
         }
-        if case .failed(let reason) = outcome { return stop(reason, failing: [kind]) }
-        var completions: [Completion] = []
+        if case .failed(let reason) = outcome {
+            completions += stop(reason, failing: [kind])
+            return
+        }
         switch kind {
         case .read, .gather: preconditionFailure("answered above")
-        case .write(let write) where write.isCovering:
-            if case .written(let seen) = outcome { cover(write, seen) } else { cover(write, nil) }
-        case .write(let write):
-            if case .written(let seen) = outcome { ended(write, seen) } else { ended(write, nil) }
-            if !write.isData, !acknowledgesUnflushed { zeroing[write.operation] = (write.slot, write.range) }
-            accept(write, &completions)
+        case .write(let write): wrote(write, outcome, &completions)
         case .metadata:
             step = .flushing
             requests.append((issue(.flush), .flush))
@@ -339,7 +336,6 @@ public struct UnitStore: Sendable {
         }
         markDamage(&requests)
         commit(&requests)
-        return completions
     }
 
     private mutating func finishRead(_ kind: Pending, _ outcome: DiskOutcome) -> Completion? {
@@ -357,20 +353,49 @@ public struct UnitStore: Sendable {
         return completion
     }
 
+    private mutating func wrote(_ write: Write, _ outcome: DiskOutcome, _ completions: inout [Completion]) {
+        let seen: BlockChecksums? = if case .written(let seen) = outcome { seen } else { nil }
+        if write.isCovering {
+            let write = found(write, seen)
+            let isRecorded = write.isFound && slots[Int(write.slot)]?.isChanged == false
+            if write.isThrough, isRecorded { return covered(write, seen, &completions) }
+            return covering.append((write, seen))
+        }
+        ended(write, seen)
+        if write.isThrough, slots[Int(write.slot)]?.isChanged == false {
+            completions.append(Completion(operation: write.operation, outcome: .done))
+            return
+        }
+        if !write.isData, !acknowledgesUnflushed { zeroing[write.operation] = (write.slot, write.range) }
+        accept(write, &completions)
+    }
+
+    /// What covers an ancestor's blocks is stable.
+    private mutating func covered(_ write: Write, _ seen: BlockChecksums?, _ completions: inout [Completion]) {
+        ended(write, seen)
+        if write.isFound {
+            completions.append(Completion(operation: write.operation, outcome: .done))
+        } else {
+            accept(write, &completions)
+        }
+    }
+
     private mutating func ended(_ write: Write, _ seen: BlockChecksums?) {
         let number = Int(write.slot)
-        slots[number]?.writers -= 1
-        slots[number]?.isTouched = true
+        slots.change(number) {
+            $0.writers -= 1
+            $0.isTouched = true
+        }
         guard write.isData else { return }
         noteWritten(write, write.payload == nil ? .zeros(Int(write.range.count)) : seen)
-        guard slots[number]?.map.insert(write.range) == true else { return }
+        guard slots.change(number, { $0.map.insert(write.range) }) == true else { return }
         if write.isFound { search.leave(write) } else { change(write.slot) }
     }
 
     /// The slot's record is to be written with the next commit.
     mutating func change(_ slot: UInt32) {
         guard slots[Int(slot)]?.isChanged == false else { return }
-        slots[Int(slot)]?.isChanged = true
+        slots.change(Int(slot)) { $0.isChanged = true }
         changed.append(slot)
     }
 
@@ -423,14 +448,13 @@ public struct UnitStore: Sendable {
             requests.append((issue(.metadata), .writeBytes(at: offset, bytes)))
             logUsed += UInt32(bytes.count / 4096)
         }
-        for slot in changed { slots[Int(slot)]?.isChanged = false }
-        changed = []
+        for slot in changed { slots.change(Int(slot)) { $0.isChanged = false } }
+        changed.removeAll(keepingCapacity: true)
         released = []
     }
 
     private mutating func endCommit(_ completions: inout [Completion], _ requests: inout Requests) {
         step = .idle
-        completions.reserveCapacity(committing.count)
         for operation in committing {
             if !zeroing.isEmpty, let zeroed = zeroing.removeValue(forKey: operation) {
                 clear(zeroed.slot, zeroed.range)
@@ -439,15 +463,8 @@ public struct UnitStore: Sendable {
         }
         committing.removeAll(keepingCapacity: true)
         search.recording = [:]
-        for (write, seen) in settling {
-            ended(write, seen)
-            if write.isFound {
-                completions.append(Completion(operation: write.operation, outcome: .done))
-            } else {
-                accept(write, &completions)
-            }
-        }
-        settling = []
+        for (write, seen) in settling { covered(write, seen, &completions) }
+        settling.removeAll(keepingCapacity: true)
         free += freeing.sorted(by: >)
         freeing = []
         endSeals(&completions)

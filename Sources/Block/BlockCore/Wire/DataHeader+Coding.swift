@@ -61,7 +61,7 @@ extension DataHeader {
         combEpoch = load(UInt64.self, 48)
         attachEpoch = load(UInt64.self, 56)
         node = load(UInt32.self, 72)
-        guard flags.subtracting([.reply, .zeros, .payload, .damaged, .hole]).isEmpty else {
+        guard flags.isSubset(of: .known) else {
             throw WireError(description: "unknown flags \(flags.rawValue)")
         }
         guard length <= Geometry.unitBytes else { throw WireError(description: "payload of \(length) bytes") }

@@ -75,6 +75,7 @@ public struct DataHeader: Equatable, Sendable {
         public static let damaged = Flags(rawValue: 16)
         /// Of a `replicateZeroes`: the blocks hold nothing afterwards, and what ancestors of the unit have there shows.
         public static let hole = Flags(rawValue: 32)
+        static let known: Flags = [.reply, .zeros, .payload, .damaged, .hole]
     }
 
     public var opcode: Opcode

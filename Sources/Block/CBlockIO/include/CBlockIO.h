@@ -38,6 +38,8 @@ static inline void cbio_name_thread(const char *name) { prctl(PR_SET_NAME, name)
 int cbio_accept(int listener, uint32_t *address, uint16_t *port);
 // Frees a range of a file, which then reads as zeros.
 int cbio_punch(int fd, int64_t offset, int64_t length);
+// pwrite, on stable media when it returns (RWF_DSYNC).
+ssize_t cbio_write_through(int fd, const void *base, size_t length, off_t offset);
 static inline int cbio_set_nonblocking(int fd) {
     int flags = fcntl(fd, F_GETFL);
     return flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);

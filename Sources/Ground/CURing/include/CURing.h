@@ -28,7 +28,8 @@ int curing_descriptor(const curing *queue);
 
 // Prepare a request, which begins with the next submission. False: the queue is full, submit first.
 bool curing_read(curing *queue, int descriptor, void *base, unsigned length, uint64_t offset, uint64_t tag);
-bool curing_write(curing *queue, int descriptor, const void *base, unsigned length, uint64_t offset, uint64_t tag);
+// `through`: on stable media when it ends (RWF_DSYNC).
+bool curing_write(curing *queue, int descriptor, const void *base, unsigned length, uint64_t offset, bool through, uint64_t tag);
 bool curing_fdatasync(curing *queue, int descriptor, uint64_t tag);
 // A command to the driver of the file; `payload` is 16 bytes. Fails like any request on kernels before 5.19.
 bool curing_command(curing *queue, int descriptor, uint32_t operation, const void *payload, uint64_t tag);
