@@ -68,6 +68,19 @@ import Testing
         #expect(large.status == 0, "\(large.output)")
     }
 
+    /// The kernel passes on that a write has to be stable when it is answered, and does nothing about it.
+    @Test(arguments: [true, false]) func aSynchronousWriteIsFlushed(isDurable: Bool) throws {
+        let setup = try Setup()
+        defer { setup.finish() }
+        _ = setup.reactor.sync { setup.device.acknowledgesDurably = isDurable }
+        for (flags, flushes) in [("direct", 0), ("direct,dsync", isDurable ? 0 : 5)] {
+            let written = runTool(
+                "dd", ["if=/dev/zero", "of=\(setup.file)", "bs=4k", "count=5", "conv=notrunc", "oflag=\(flags)"])
+            #expect(written.status == 0, "\(written.output)")
+            #expect(setup.reactor.sync { setup.device.flushes } == flushes)
+        }
+    }
+
     @Test func carriesALoopDeviceWithAFileSystem() throws {
         let setup = try Setup()
         defer { setup.finish() }

@@ -11,7 +11,8 @@ final class MemoryDevice: BlockDeviceBackend, @unchecked Sendable {
     var size: UInt64
     let blockSize = 4096
     var isReadOnly = false
-    let acknowledgesDurably = true
+    var acknowledgesDurably = true
+    var flushes = 0
     var failure: Int32 = 0
     /// Answers nothing until `answerAll`.
     var isSilent = false
@@ -44,7 +45,7 @@ final class MemoryDevice: BlockDeviceBackend, @unchecked Sendable {
         switch operation {
         case .read(let count): bytes = IOSlice(IOBuffer(copying: UnsafeRawBufferPointer(start: place, count: count)))
         case .write(let slice): place.copyMemory(from: slice.base, byteCount: slice.count)
-        case .flush: break
+        case .flush: flushes += 1
         case .trim(let count), .zeroes(let count): memset(place, 0, Int(count))
         }
         owner.ended(tag, error: 0, bytes: bytes)
