@@ -24,9 +24,9 @@ public struct IDTable<Key: IDTableKey, Value> {
     @inlinable public var count: Int { filled }
     @inlinable public var isEmpty: Bool { filled == 0 }
     /// In no particular order.
-    @inlinable public var keys: [Key] { names.compactMap { $0 } }
+    @inlinable public var keys: [Key] { gathered(names) }
     /// In the order of `keys`.
-    @inlinable public var values: [Value] { slots.compactMap { $0 } }
+    @inlinable public var values: [Value] { gathered(slots) }
 
     /// The first whose value is wanted, in the order of `keys`.
     @inlinable
@@ -72,6 +72,14 @@ public struct IDTable<Key: IDTableKey, Value> {
         let value = slots[position].take()
         erase(position)
         return value
+    }
+
+    @inlinable
+    func gathered<Element>(_ places: [Element?]) -> [Element] {
+        var found: [Element] = []
+        found.reserveCapacity(filled)
+        for case let element? in places { found.append(element) }
+        return found
     }
 
     @inlinable
