@@ -127,7 +127,7 @@ extension ServerCore {
         guard operation.failure == nil, isCurrent(operation) else { return remove(id, now, &actions) }
         switch operation.steps.first {
         case .data(let run, _), .damaged(let run, _):
-            var requests: UnitStore.Requests = []
+            var requests = noRequests()
             let below = [merged(operation).node]
             let started = stores[operation.store].read(id, operation.unit, over: below, run, &requests)
             issue(&requests, operation.store, &actions)
@@ -192,6 +192,7 @@ extension ServerCore {
             return awaitExamination(of: unit, id, now, &actions)
         }
         let parts = step.afterFailedRead
+        guard !parts.isEmpty else { return remove(id, now, &actions) }
         if case .unreadable(let run, _) = parts.first {
             guard badBlocks.isLost(operation.unit, run.start, now) else { return remove(id, now, &actions) }
             actions.append(.notice(.damaged(store.device, merged(operation), BlockMap(run))))

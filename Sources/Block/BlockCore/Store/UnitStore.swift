@@ -4,7 +4,8 @@ import Base
 ///
 /// Invariants:
 /// - An operation is reported done only after a flush that began when its data, and the metadata record that makes it
-///   visible, were written (group commit: one flush serves everything that waits).
+///   visible, were written (group commit: one flush serves everything that waits); or when it needs no record and was
+///   written through.
 /// - A record names a block only after the block's data was written, so after a crash it shows nothing older than what
 ///   was written or acknowledged there.
 /// - Where an ancestor of the unit shows through, that data is stable before the record is written: else a crash could leave
