@@ -61,5 +61,6 @@ bench: release
 	@$(MAKE) --no-print-directory $(IMAGE)
 	Benchmarks/block.sh .build/release/holdfast
 	Benchmarks/volumes.sh .build/release/holdfast
+	Benchmarks/units.sh .build/release/holdfast
 	Benchmarks/snapshots.sh .build/release/holdfast
 	Benchmarks/failover.sh .build/release/holdfast $(IMAGE)
