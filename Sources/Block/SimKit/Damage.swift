@@ -11,8 +11,6 @@ struct UnitBlock: Hashable {
 public struct DamageCounts: Sendable, Equatable {
     public var rotten = 0
     public var misdirected = 0
-    /// That could not be read until they were written again.
-    public var unreadable = 0
     /// Found by a server, each time that it was read.
     public var found = 0
     /// Written again from the other copy.
@@ -37,7 +35,6 @@ extension Simulation {
         spoilt.insert(UnitBlock(unit: unit, block: block))
         if failsSectors {
             did("unreadable sector")
-            damage.unreadable += 1
             servers[id]?.disk.fail(at)
             note("\(id) block \(block) of \(unit) cannot be read any more")
             return

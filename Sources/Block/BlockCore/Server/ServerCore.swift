@@ -45,6 +45,7 @@ public struct ServerCore: Sendable {
     /// Emptied, for the next event: what is used anew each time takes no memory each time.
     private var spareRequests: UnitStore.Requests = []
     private var spareCompletions: [UnitStore.Completion] = []
+    /// As many as families were busy at once, which `requestsMax` bounds.
     var spareQueues: [[UInt64]] = []
     /// Per family, operations in the order of arrival: the range locks. A read may look through several units of a family, and a
     /// copy brings all of them, so volumes of a tree wait for each other where they touch the same blocks.
