@@ -28,9 +28,9 @@ test: setup lint
 	swift build --product holdfast
 	swift build --product holdfast-task
 	swift build --product holdfastPackageTests
-	scripts/run-tests --skip 'SystemTests|SimulationTests|LinearizabilityTests|BlockCoreTests|StoreClusterTests|CoordinationTests'
+	scripts/run-tests --skip 'SystemTests|SimulationTests|LinearizabilityTests|BlockCoreTests|BlockManagerTests|StoreClusterTests|CoordinationTests'
 	HOLDFAST_SIM_SECONDS=$${HOLDFAST_SIM_SECONDS:-120} scripts/run-tests --filter 'SimulationTests|LinearizabilityTests|BlockCoreTests'
-	scripts/run-tests --no-parallel --filter 'SystemTests|StoreClusterTests|CoordinationTests'
+	scripts/run-tests --no-parallel --filter 'SystemTests|BlockManagerTests|StoreClusterTests|CoordinationTests'
 
 lint:
 	@swift format lint --strict --parallel --recursive Package.swift $(shell git ls-files '*.swift' | grep -v '\.pb\.swift$$')

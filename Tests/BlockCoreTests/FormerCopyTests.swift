@@ -47,7 +47,29 @@ import Testing
             .message(
                 ManagerBench.link(comb.primary.sds.rawValue),
                 .rebuildDone(CombKey(pool: pool, index: UInt32(index)), epoch: comb.epoch, target: target)))
+        bench.pass(.milliseconds(100), alive: [2, 3])
         #expect(bench.combs[index].secondary == target && bench.combs[index].former == nil)
+    }
+
+    @Test func copiesThatAreCompleteShareACommit() throws {
+        var (bench, _) = try withoutTheFirst()
+        bench.join(1, incarnation: 2, link: 11)
+        bench.feed(.tick)
+        let complete = bench.combs.indices.filter { bench.combs[$0].target?.sds == one }
+        #expect(complete.count > 10)
+        let commits = bench.commits
+        bench.finishCopies()
+        #expect(bench.commits == commits)
+        // Who waits for an answer does not wait for them, and takes them along.
+        _ = try bench.run(.createProtectionDomain(name: "other"))
+        #expect(bench.commits == commits + 1)
+        #expect(complete.allSatisfy { bench.combs[$0].secondary?.sds == one })
+        // The first one after a pause does not wait, and the others follow.
+        bench.pass(.milliseconds(100), alive: [2, 3])
+        bench.finishCopies()
+        #expect(bench.commits == commits + 2 && bench.combs.contains { $0.target != nil })
+        bench.pass(.milliseconds(100), alive: [2, 3])
+        #expect(bench.commits == commits + 3 && bench.combs.allSatisfy { $0.target == nil })
     }
 
     @Test func aTargetThatLeavesInTheMiddleKeepsItsEpoch() throws {

@@ -25,6 +25,9 @@ public struct ManagerCore: Sendable {
         case pruneTrees
         /// The tree's node that has given away everything.
         case removeMerged(TreeID)
+
+        /// Whether nobody waits for it: of copies that end, many may share a commit.
+        var isPatient: Bool { if case .report(_, .rebuildDone) = self { true } else { false } }
     }
 
     /// Each change touches a few records, the introduction of a server one for each of its devices; a store takes
@@ -304,7 +307,8 @@ public struct ManagerCore: Sendable {
         _ now: Instant, _ rng: inout some RandomNumberGenerator, _ actions: inout [ManagerAction]
     ) {
         let isLeaseDue = isLeaseCommitDue(now)
-        guard batch == nil, !isFinished, !queue.isEmpty || needsFirstCommit || isLeaseDue else { return }
+        let isHeldUp = now - lastCommit < configuration.patience && queue.allSatisfy(\.isPatient)
+        guard batch == nil, !isFinished, !isHeldUp && !queue.isEmpty || needsFirstCommit || isLeaseDue else { return }
         var next = Batch(draft: ManagerDraft(state, rules: configuration.rules))
         next.draft.reservedNodes = cut?.reserved ?? [:]
         // What does not fit into one commit of the store waits for the next.

@@ -80,6 +80,9 @@ public struct ManagerConfiguration: Sendable {
     public var leaseTime: Duration = .seconds(2)
     /// Where leases are asked for and nothing else is committed, `system` is committed anew so often.
     public var leaseCommitInterval: Duration = .milliseconds(500)
+    /// That a copy is complete is committed so long after the last commit at the earliest: the combs of a rebuild come one by
+    /// one, and each commit alone would flush the disk and tell every client.
+    public var patience: Duration = .milliseconds(50)
     /// How long map and unmap wait for their proof before they answer `fencingUnproven`.
     public var fencingDeadline: Duration = .seconds(20)
     /// Combs that may be rebuilt at once to or from one device: enough for its copies, each comb having little of a small pool.
