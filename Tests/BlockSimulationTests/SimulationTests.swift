@@ -26,7 +26,7 @@ import Testing
     @Test(arguments: kept) func keptSeed(_ seed: UInt64) {
         let report = Simulation(SimulationOptions(seed: seed)).run()
         #expect(report.failure == nil, "seed \(seed): \(report.failure ?? "")")
-        #expect(report.acknowledgedWrites > 50, "a run without work proves nothing")
+        #expect(report.acknowledgedWrites > 25 && report.reads > 100, "a run without work proves nothing")
     }
 
     /// Most copies that return are brought up to date instead of made anew, although hardly any unit rests here.
@@ -96,6 +96,13 @@ import Testing
         #expect(faults["volume with two clients", default: 0] > 12)
         #expect(faults["server and client cut off together", default: 0] > 12)
         #expect(faults["leader deposed with a server and a client", default: 0] > 0)
+    }
+
+    /// Twenty minutes with the patience of production: servers return in time, or so late that others have what they had.
+    @Test func aClusterLasts() {
+        let runs = (1...2).map { Simulation(SimulationOptions(seed: $0, profile: .lasting)).run() }
+        for run in runs { #expect(run.failure == nil, "seed \(run.seed): \(run.failure ?? "")") }
+        #expect(runs.allSatisfy { $0.simulated > .seconds(1200) && $0.copies.full > 10 && $0.copies.resyncs > 10 })
     }
 
     /// Disks spoil blocks, and what the other copy has takes their place.

@@ -33,7 +33,9 @@ extension Simulation {
             faultKinds += [.bitRot, .bitRot, .bitRot, .misdirectedWrite, .misdirectedWrite]
         }
         // One kind of loss at a time: what is lost otherwise is not to be put down to the disks.
-        if options.profile != .busy { faultKinds.removeAll { $0 == .bitRot || $0 == .misdirectedWrite } }
+        if options.profile != .busy, options.profile != .lasting {
+            faultKinds.removeAll { $0 == .bitRot || $0 == .misdirectedWrite }
+        }
         if options.profile == .shared { addSplits() }
     }
 
@@ -41,7 +43,7 @@ extension Simulation {
     func adversary() {
         if isHealed { return }
         if now < splitEnd { return heap.add(.adversary, at: splitEnd + delay(100, 500)) }
-        heap.add(.adversary, at: now + delay(100, 1500))
+        heap.add(.adversary, at: now + pauseBetweenFaults())
         let until = now + delay(300, 7000)
         let kind = faultKinds.randomElement(using: &random) ?? .anyCrash
         switch kind {
@@ -62,6 +64,18 @@ extension Simulation {
         }
     }
 
+    /// In lasting runs mostly long enough to find the balance again, sometimes not.
+    private func pauseBetweenFaults() -> Duration {
+        guard options.profile == .lasting, Int.random(in: 0..<3, using: &random) > 0 else { return delay(100, 1500) }
+        return delay(5000, 60_000)
+    }
+
+    /// Until a server that died is started again: in lasting runs sometimes so late that its data are elsewhere.
+    private func absence(_ low: Double, _ high: Double) -> Duration {
+        guard options.profile == .lasting, Int.random(in: 0..<4, using: &random) == 0 else { return delay(low, high) }
+        return delay(5000, 90_000)
+    }
+
     private var someServer: NodeID { serverIDs.randomElement(using: &random) ?? serverIDs[0] }
     private var someClient: NodeID { clientIDs.randomElement(using: &random) ?? clientIDs[0] }
     private var someone: NodeID { ([leader] + serverIDs + clientIDs).randomElement(using: &random) ?? leader }
@@ -71,11 +85,11 @@ extension Simulation {
         case .serverCrash:
             let victim = someServer
             crash(victim)
-            heap.add(.start(victim), at: now + delay(50, 6000))
+            heap.add(.start(victim), at: now + absence(50, 6000))
         case .anyCrash:
             let victim = someone
             crash(victim)
-            heap.add(.start(victim), at: now + delay(50, 4000))
+            heap.add(.start(victim), at: now + absence(50, 4000))
         case .powerFailure:
             // The power fails for some, and is soon back: nobody has missed them.
             did("power failure of several")

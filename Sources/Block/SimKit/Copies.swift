@@ -5,7 +5,7 @@ import BlockCore
 extension Simulation {
     /// Both copies are equal wherever nothing is under way; looked at often, since a later rebuild covers every trace.
     func inspect() {
-        heap.add(.inspect, at: now + .milliseconds(takesSnapshots ? 40 : 10))
+        heap.add(.inspect, at: now + options.profile.inspectionInterval(takingSnapshots: takesSnapshots))
         watchSnapshots()
         compareCopies()
     }

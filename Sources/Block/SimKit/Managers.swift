@@ -60,12 +60,14 @@ extension Simulation {
         var configuration = ManagerConfiguration()
         configuration.rules = options.rules
         configuration.combCount = 8
-        configuration.moveInterval = .milliseconds(100)
-        configuration.rebalanceDelay = .milliseconds(500)
-        configuration.oscillationPauseMax = .seconds(8)
-        configuration.swapTimeout = .seconds(2)
-        configuration.absenceGrace = absenceGrace
-        configuration.cutPause = .milliseconds(20)
+        if options.profile != .lasting {
+            configuration.moveInterval = .milliseconds(100)
+            configuration.rebalanceDelay = .milliseconds(500)
+            configuration.oscillationPauseMax = .seconds(8)
+            configuration.swapTimeout = .seconds(2)
+            configuration.absenceGrace = absenceGrace
+            configuration.cutPause = .milliseconds(20)
+        }
         let records = store.records.keys.sorted().map { (key: $0, value: store.records[$0] ?? []) }
         do {
             let time = clock(of: id)

@@ -152,7 +152,7 @@ extension Simulation {
             configuration.rules = options.rules
             configuration.intentCooling = intentCooling
             configuration.cutHoldTime = cutHoldTime
-            configuration.mergeInterval = .milliseconds(100)
+            if options.profile != .lasting { configuration.mergeInterval = .milliseconds(100) }
             configuration.hostBoot = "\(id)-\(node.hostBoots)"
             node.core = ServerCore(
                 configuration: configuration, sds: node.sds,
@@ -288,11 +288,11 @@ extension Simulation {
         } else if servers[id] != nil {
             watchManager(id)
             drive(id, ServerEvent.tick)
-            heap.add(.tick(id, life: life), at: now + .milliseconds(20))
+            heap.add(.tick(id, life: life), at: now + options.profile.tickInterval)
         } else {
             watchManager(id)
             drive(id, ClientEvent.tick)
-            heap.add(.tick(id, life: life), at: now + .milliseconds(20))
+            heap.add(.tick(id, life: life), at: now + options.profile.tickInterval)
         }
     }
 

@@ -79,6 +79,7 @@ extension Simulation {
 
     private func operatorsPause() -> Duration {
         if isHealed { return .milliseconds(500) }
+        if options.profile == .lasting { return delay(500, 15_000) }
         if takesSnapshots { return delay(50, 700) }
         return options.profile == .shared ? delay(100, 1200) : delay(200, 2500)
     }

@@ -13,6 +13,9 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
     case shared
     /// Many units that are written rarely, so that most rest when something happens to them, and clients that stay away.
     case quiet
+    /// Minutes instead of seconds, with the patience that managers and servers have in production and with time between the
+    /// faults: copies move for evenness, servers stay away for long, and the scanner comes round. No seed decides for it.
+    case lasting
 
     /// What a run of this seed has unless something else is asked for: almost half of them are busy.
     static func ofSeed(_ seed: UInt64) -> SimulationProfile {
@@ -32,7 +35,7 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
         case .busy: 16
         case .shared: 24
         case .cramped: 6
-        case .lossy, .quiet: 32
+        case .lossy, .quiet, .lasting: 32
         }
     }
 
@@ -44,14 +47,14 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
         switch self {
         case .busy, .shared: 2...3
         case .cramped, .lossy: 4...6
-        case .quiet: 6...8
+        case .quiet, .lasting: 6...8
         }
     }
     var volumeUnitsMax: UInt32 {
         switch self {
         case .busy, .shared: 5
         case .cramped, .lossy: 8
-        case .quiet: 10
+        case .quiet, .lasting: 10
         }
     }
 
@@ -60,6 +63,7 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
         switch self {
         case .busy, .cramped, .shared: 0.2...20
         case .lossy, .quiet: 5...200
+        case .lasting: 5...1500
         }
     }
 
@@ -68,6 +72,7 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
         switch self {
         case .busy, .cramped, .shared: 100...3000
         case .lossy, .quiet: 40...150
+        case .lasting: 3000...3000
         }
     }
 
@@ -76,7 +81,20 @@ public enum SimulationProfile: String, CaseIterable, Sendable {
         switch self {
         case .busy, .cramped: .seconds(12)
         case .lossy, .quiet, .shared: .seconds(25)
+        case .lasting: .seconds(1200)
         }
+    }
+
+    /// Virtual time within which everything must be well again.
+    var recovery: Duration { self == .lasting ? .seconds(240) : .seconds(90) }
+
+    /// How often servers and clients are told the time.
+    var tickInterval: Duration { self == .lasting ? .milliseconds(50) : .milliseconds(20) }
+
+    /// How often copies are compared and new snapshots looked for.
+    func inspectionInterval(takingSnapshots: Bool) -> Duration {
+        if self == .lasting { return .milliseconds(200) }
+        return takingSnapshots ? .milliseconds(40) : .milliseconds(10)
     }
 }
 

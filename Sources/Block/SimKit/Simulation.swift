@@ -15,13 +15,13 @@ public struct SimulationOptions: Sendable {
     /// Without a `profile` the seed decides that too.
     public init(
         seed: UInt64, rules: ProtocolRules = .all, profile: SimulationProfile? = nil, turmoil: Duration? = nil,
-        recovery: Duration = .seconds(90), keepsTrace: Bool = false
+        recovery: Duration? = nil, keepsTrace: Bool = false
     ) {
         self.seed = seed
         self.rules = rules
         self.profile = profile ?? .ofSeed(seed)
         self.turmoil = turmoil ?? self.profile.turmoil
-        self.recovery = recovery
+        self.recovery = recovery ?? self.profile.recovery
         self.keepsTrace = keepsTrace
     }
 }
@@ -137,7 +137,7 @@ public final class Simulation {
     let intentCooling: Duration
     let hotUnitsMax: Int
     let absenceGrace: Duration
-    /// Whether snapshots are taken: in every third busy or cramped run, so that the others stay what they were.
+    /// Whether snapshots are taken: in every third busy, cramped or lasting run, so that the others stay what they were.
     let takesSnapshots: Bool
     /// Units of each device.
     let deviceUnits: UInt32
@@ -169,8 +169,8 @@ public final class Simulation {
         serverIDs = (1...serverCount).map { NodeID(rawValue: $0) }
         clientIDs = (0..<2).map { NodeID(rawValue: 100 + $0) }
         for id in managerIDs { managers[id] = ManagerNode() }
-        takesSnapshots = options.seed % 3 == 0 && [.busy, .cramped].contains(options.profile)
-        deviceUnits = takesSnapshots && options.profile == .busy ? 400 : options.profile.capacityUnits
+        takesSnapshots = options.seed % 3 == 0 && [.busy, .cramped, .lasting].contains(options.profile)
+        deviceUnits = takesSnapshots && options.profile != .cramped ? 400 : options.profile.capacityUnits
         for id in serverIDs { servers[id] = ServerNode(id, capacityUnits: deviceUnits) }
         for id in clientIDs { clients[id] = ClientNode(id) }
         intentCooling = .milliseconds(Int.random(in: options.profile.intentCooling, using: &random))
@@ -178,7 +178,8 @@ public final class Simulation {
         absenceGrace = .milliseconds(Int.random(in: 200...6000, using: &random))
         // Mostly so short that holds end before the heads have been switched.
         let holdTimes = [10, 10, 30, 100, 2000]
-        cutHoldTime = .milliseconds(takesSnapshots ? holdTimes.randomElement(using: &random) ?? 10 : 2000)
+        let endsHoldsEarly = takesSnapshots && options.profile != .lasting
+        cutHoldTime = .milliseconds(endsHoldsEarly ? holdTimes.randomElement(using: &random) ?? 10 : 2000)
         chooseFaults()
         for id in managerIDs + serverIDs + clientIDs { clockRates[id] = UInt64.random(in: 950...1050, using: &random) }
     }

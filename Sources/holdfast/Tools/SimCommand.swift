@@ -18,7 +18,8 @@ struct SimCommand: AsyncParsableCommand {
 
     private static let profiles = SimulationProfile.allCases.map(\.rawValue).joined(separator: ", ")
 
-    @Option(help: "Which kind of run: \(profiles). By default the seed decides.") var profile: String?
+    @Option(help: "Which kind of run: \(profiles). By default the seed decides, never for lasting.")
+    var profile: String?
 
     @Option(
         name: .customLong("without-rule"),
