@@ -12,6 +12,8 @@ struct ManagerBench {
     var sent: [(LinkID, MessageFromManager)] = []
     var closed: [LinkID] = []
     var commits = 0
+    /// Bytes of the largest commit's values.
+    var largestCommit = 0
     /// A commit is stored, and the manager does not hear of it until it is fed `committed`.
     var holdsCommits = false
     var nextTicket: UInt64 = 1
@@ -32,13 +34,17 @@ struct ManagerBench {
             for action in core.apply(events.removeFirst(), now: now, rng: &random) {
                 switch action {
                 case .commit(let mutations):
+                    var size = 0
                     for mutation in mutations {
                         switch mutation {
-                        case .put(let key, let value): records[key] = value
+                        case .put(let key, let value):
+                            records[key] = value
+                            size += value.count
                         case .delete(let key): records[key] = nil
                         }
                     }
                     commits += 1
+                    largestCommit = max(largestCommit, size)
                     if !holdsCommits { events.append(.committed) }
                 case .reply(let ticket, let result): replies[ticket] = result
                 case .send(let link, let message): sent.append((link, message))

@@ -135,6 +135,39 @@ extension ManagerBench {
     }
 
     /// A device twice as large gets twice as much, as far as the other copies allow.
+    /// With as many pools as there may be, a server that dies while much is being copied.
+    @Test func aDeathFitsIntoOneCommit() throws {
+        var bench = ManagerBench()
+        bench.introduce(9)
+        let domain = try #require(bench.core.state.domains.keys.first)
+        var names: [String] = []
+        var refused: ManagerError?
+        while refused == nil, names.count < 100 {
+            let name = "pool\(names.count + 2)"
+            do {
+                _ = try bench.run(.createStoragePool(domain: domain, name: name, combCount: 1024))
+                names.append(name)
+            } catch let error as ManagerError {
+                refused = error
+            }
+        }
+        #expect(names.count == 9 && refused?.code == .invalidArgument)
+        for server: UInt64 in 1...3 { bench.introduce(server, devices: names.map { ($0, 1000) }) }
+        for name in names {
+            let pool = try bench.pool(name).id
+            _ = try bench.run(
+                .createVolume(pool: pool, name: name, sizeUnits: 1, provisioning: .thin, createdAt: 1))
+        }
+        bench.largestCommit = 0
+        bench.feed(.linkClosed(LinkID(rawValue: 101)))
+        bench.pass(.seconds(7), alive: [201, 301, 901])
+        #expect(bench.core.state.servers[SdsID(rawValue: 1)]?.status == .down)
+        bench.feed(.linkClosed(LinkID(rawValue: 201)))
+        bench.pass(.seconds(3), alive: [301, 901])
+        #expect(bench.core.state.servers[SdsID(rawValue: 2)]?.status == .down)
+        #expect(bench.largestCommit > 300_000 && bench.largestCommit < 900_000, "\(bench.largestCommit)")
+    }
+
     @Test func placementGoesByCapacity() throws {
         var bench = ManagerBench()
         for server: UInt64 in 1...4 { bench.introduce(server, devices: [("pool1", server == 1 ? 2000 : 1000)]) }

@@ -81,8 +81,13 @@ extension ManagerDraft {
             throw ManagerError(.domainNotFound, "no protection domain \(domain)")
         }
         try checkName(name)
-        guard combCount > 0, combCount <= 1 << 15, combCount & (combCount - 1) == 0 else {
-            throw ManagerError(.invalidArgument, "a pool has a power of two of combs, at most 32768")
+        guard combCount > 0, combCount & (combCount - 1) == 0 else {
+            throw ManagerError(.invalidArgument, "a pool has a power of two of combs")
+        }
+        let sum = state.pools.values.reduce(Int(combCount)) { $0 + $1.combs.count }
+        guard sum <= Int(Geometry.combsMax) else {
+            throw ManagerError(
+                .invalidArgument, "all storage pools together have at most \(Geometry.combsMax) combs, and not \(sum)")
         }
         if state.pool(named: name, in: domain) != nil {
             throw ManagerError(.nameInUse, "a storage pool of this domain is already named \(name)")

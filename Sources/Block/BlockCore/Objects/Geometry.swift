@@ -11,6 +11,8 @@ public enum Geometry {
     public static let defaultCombCount: UInt32 = 1024
     /// Combs in one stored record, so that no record nears the limit of a coordination service.
     public static let combsPerChunk: UInt32 = 64
+    /// Combs of all pools together: a server's death changes half of them or all, in one commit, and ZooKeeper takes one of 1 MB.
+    public static let combsMax: UInt32 = 10_240
 
     /// How many of a tree's units below `count` are in a comb of a pool of `combCount` (a power of two) combs.
     static func units(of tree: TreeID, below count: UInt32, inComb comb: UInt32, combCount: UInt32) -> UInt32 {
