@@ -25,7 +25,7 @@ extension Simulation {
             faultKinds = [.diesWriting, .diesWriting, .diesWriting, .allDieWriting, .allDieWriting, .allDieWriting]
             faultKinds += [.serverCrash, .powerFailure, .everyServer, .lonelyServer]
         }
-        if options.profile == .lossy { faultKinds += [.wiped, .lastCopy, .lastCopy, .lastCopy, .everyServer] }
+        if losesDisks { faultKinds += [.wiped, .lastCopy, .lastCopy, .lastCopy, .everyServer] }
         // These are where most rules are broken, if they are.
         faultKinds += [.lonelyServer, .deafPair]
         if Int.random(in: 0..<3, using: &random) == 0 { faultKinds += [.diesWriting, .diesWriting, .diesWriting] }
@@ -33,7 +33,7 @@ extension Simulation {
             faultKinds += [.bitRot, .bitRot, .bitRot, .misdirectedWrite, .misdirectedWrite]
         }
         // One kind of loss at a time: what is lost otherwise is not to be put down to the disks.
-        if options.profile != .busy, options.profile != .lasting {
+        if losesDisks || ![.busy, .lasting].contains(options.profile) {
             faultKinds.removeAll { $0 == .bitRot || $0 == .misdirectedWrite }
         }
         if options.profile == .shared { addSplits() }

@@ -144,7 +144,7 @@ extension Simulation {
         managers[id]?.nextCommit = .none
         let isTaken = isLeaders && fault != .diesUnstored && fault != .unknownUnstored
         if isTaken {
-            let isLosing = options.profile == .lossy && mutations.contains(where: \.isOfCombs)
+            let isLosing = losesDisks && mutations.contains(where: \.isOfCombs)
             let isOverwriting = !askedOverwriting.isEmpty && mutations.contains(where: \.isOfVolume)
             let before = isLosing || isOverwriting ? store.records : [:]
             defer {

@@ -59,7 +59,7 @@ extension Simulation {
         if isHealed, options.profile == .cramped, let server = state.servers.values.first(where: \.isLeaving) {
             submit(.configure(.abortRemoveSds(server.id)), .reshape)
         }
-        if options.profile == .lossy, giveUpServers(state) { return }
+        if losesDisks, giveUpServers(state) { return }
         if let pool = state.pools.values.first, pool.sparePercentage != options.profile.sparePercentage {
             submit(.configure(.setSparePercentage(pool.id, options.profile.sparePercentage)), .reshape)
         } else if state.volumes.count < Simulation.volumesWanted {

@@ -139,6 +139,9 @@ public final class Simulation {
     let absenceGrace: Duration
     /// Whether snapshots are taken: in every third busy, cramped or lasting run, so that the others stay what they were.
     let takesSnapshots: Bool
+    /// Whether servers lose their disks and last copies stay away: in lossy runs and a third of the lasting ones. Nothing else
+    /// spoils blocks there.
+    let losesDisks: Bool
     /// Units of each device.
     let deviceUnits: UInt32
     let cutHoldTime: Duration
@@ -170,6 +173,7 @@ public final class Simulation {
         clientIDs = (0..<2).map { NodeID(rawValue: 100 + $0) }
         for id in managerIDs { managers[id] = ManagerNode() }
         takesSnapshots = options.seed % 3 == 0 && [.busy, .cramped, .lasting].contains(options.profile)
+        losesDisks = options.profile == .lossy || (options.profile == .lasting && options.seed % 3 == 1)
         deviceUnits = takesSnapshots && options.profile != .cramped ? 400 : options.profile.capacityUnits
         for id in serverIDs { servers[id] = ServerNode(id, capacityUnits: deviceUnits) }
         for id in clientIDs { clients[id] = ClientNode(id) }
