@@ -74,8 +74,14 @@ extension Lab {
         }
     }
 
+    /// A daemon that waits for the volumes of its containers lets connect and does not answer yet.
     func dockerAnswers(_ machine: ProcessIdentity) async throws -> Bool {
-        try await runCommand(["nsenter", "-t", "\(machine.pid)", "-m", "-n", "-p", "--", "docker", "version"]).isSuccess
+        let version = ["nsenter", "-t", "\(machine.pid)", "-m", "-n", "-p", "--", "docker", "version"]
+        do {
+            return try await runCommand(version, deadline: .seconds(5)).isSuccess
+        } catch let error as LinuxError where error.code == .timedOut {
+            return false
+        }
     }
 
     /// Imports a root file system as an image, unless the machine's Docker has it. Lines of `TARBALL.changes`

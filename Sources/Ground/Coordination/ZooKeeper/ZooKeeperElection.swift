@@ -1,7 +1,6 @@
 import Base
-import LinuxOS
+import Dispatch
 import Logging
-import Synchronization
 
 /// Elections at a ZooKeeper ensemble. Every candidate and every follower has a session of its own, so that its
 /// ephemeral node is unmistakable.
@@ -21,21 +20,20 @@ final class ZooKeeperElection: LeaderElection {
     func stand(at path: String, advertising info: JSONValue) -> Candidacy {
         let (stream, continuation) = AsyncStream<ElectionEvent>.makeStream(bufferingPolicy: .bufferingNewest(64))
         let member = ElectionMember(
-            ElectionCore(place: layout.place(of: path), info: info.bytes), location, sessionTimeout, logger)
-        // SAFETY: standing is not async; the task ends with the stream.
-        let task = Task { [logger] in
-            await member.run { action in
-                switch action {
-                case .elected(let epoch): continuation.yield(.elected(LeaderEpoch(path: path, epoch: epoch)))
-                case .lost(let reason):
-                    logger.notice("leadership lost", metadata: ["election": "\(path)", "reason": "\(reason)"])
-                    continuation.yield(.lost)
-                case .leader(let info): continuation.yield(.leader(info.flatMap(readInfo)))
-                case .complain(let text): logger.warning("election is held up", metadata: ["reason": "\(text)"])
-                case .request: break
-                }
+            ElectionCore(place: layout.place(of: path), info: info.bytes), location, sessionTimeout, logger
+        ) { [logger] action in
+            switch action {
+            case .elected(let epoch): continuation.yield(.elected(LeaderEpoch(path: path, epoch: epoch)))
+            case .lost(let reason):
+                logger.notice("leadership lost", metadata: ["election": "\(path)", "reason": "\(reason)"])
+                continuation.yield(.lost)
+            case .leader(let info): continuation.yield(.leader(info.flatMap(readInfo)))
+            case .complain(let text): logger.warning("election is held up", metadata: ["reason": "\(text)"])
+            case .request: break
             }
         }
+        // SAFETY: standing is not async; the task ends with the stream.
+        let task = Task { await member.run() }
         continuation.onTermination = { _ in task.cancel() }
         return Candidacy(events: stream) {
             member.abdicate()
@@ -49,17 +47,16 @@ final class ZooKeeperElection: LeaderElection {
 
     func follow(_ place: ElectionPlace) -> AsyncStream<JSONValue?> {
         let (stream, continuation) = AsyncStream<JSONValue?>.makeStream(bufferingPolicy: .bufferingNewest(1))
-        let member = ElectionMember(ElectionCore(place: place, info: nil), location, sessionTimeout, logger)
-        // SAFETY: following is not async; the task ends with the stream.
-        let task = Task { [logger] in
-            await member.run { action in
-                switch action {
-                case .leader(let info): continuation.yield(info.flatMap(readInfo))
-                case .complain(let text): logger.warning("leader not known", metadata: ["reason": "\(text)"])
-                case .elected, .lost, .request: break
-                }
+        let member = ElectionMember(ElectionCore(place: place, info: nil), location, sessionTimeout, logger) {
+            [logger] action in
+            switch action {
+            case .leader(let info): continuation.yield(info.flatMap(readInfo))
+            case .complain(let text): logger.warning("leader not known", metadata: ["reason": "\(text)"])
+            case .elected, .lost, .request: break
             }
         }
+        // SAFETY: following is not async; the task ends with the stream.
+        let task = Task { await member.run() }
         continuation.onTermination = { _ in task.cancel() }
         return stream
     }
@@ -68,43 +65,64 @@ final class ZooKeeperElection: LeaderElection {
 private func readInfo(_ bytes: [UInt8]) -> JSONValue? { try? JSONValue(parsing: bytes) }
 
 /// Performs the requests of one `ElectionCore` in a session of its own.
+///
+/// On a queue of its own as well: where a process has so much to do that its tasks wait for their turn, its candidate would take
+/// that for having stood still, give up, and be elected to do the same again.
 private final class ElectionMember: Sendable {
-    private let core: ElectionCore
-    private let session: ZooKeeperSession
-    private let tickInterval: Duration
-    private let inputs: AsyncStream<ElectionCore.Input>
-    private let sink: AsyncStream<ElectionCore.Input>.Continuation
+    private let location: ZooKeeperLocation
+    private let timeout: Duration
+    private let logger: Logger
+    private let handle: @Sendable (ElectionCore.Action) -> Void
+    private let queue = DispatchQueue(label: "election")
+    private let origin = ContinuousClock.now
+    // SAFETY: both are used on the queue only.
+    private nonisolated(unsafe) var core: ElectionCore
+    /// While the member takes part.
+    private nonisolated(unsafe) var session: ZooKeeperSession?
 
-    init(_ core: ElectionCore, _ location: ZooKeeperLocation, _ timeout: Duration, _ logger: Logger) {
+    /// - Parameter handle: called on the queue; must only hand over.
+    init(
+        _ core: ElectionCore, _ location: ZooKeeperLocation, _ timeout: Duration, _ logger: Logger,
+        handle: @escaping @Sendable (ElectionCore.Action) -> Void
+    ) {
         self.core = core
-        // At most one reply and one event of each watch are on their way; ticks are what can pile up, while this
-        // process stands still.
-        let (inputs, sink) = AsyncStream<ElectionCore.Input>.makeStream(bufferingPolicy: .bufferingNewest(65536))
-        self.inputs = inputs
-        self.sink = sink
-        tickInterval = min(.milliseconds(100), timeout / 20)
-        session = ZooKeeperSession(location, timeout: timeout, logger: logger) { sink.yield(.session($0)) }
+        self.location = location
+        self.timeout = timeout
+        self.logger = logger
+        self.handle = handle
     }
 
-    func abdicate() { sink.yield(.abdicate) }
+    func abdicate() { enter(.abdicate) }
 
-    /// Takes part until cancelled; then leaves the queue.
-    func run(_ handle: @Sendable (ElectionCore.Action) -> Void) async {
-        await withTaskGroup(of: Void.self) { group in
-            group.addTask { await self.session.run() }
-            group.addTask {
-                while (try? await Task.sleep(for: self.tickInterval)) != nil { self.sink.yield(.tick) }
-            }
-            var core = core
-            let origin = ContinuousClock.now
-            for await input in inputs {
-                for action in core.apply(input, now: Instant.zero + (.now - origin)) {
-                    handle(action)
-                    guard case .request(let number, let request) = action else { continue }
-                    session.send(request) { [sink] in sink.yield(.reply(number, $0)) }
-                }
-            }
-            group.cancelAll()
+    /// Takes part until cancelled; then leaves the queue of candidates.
+    func run() async {
+        let session = ZooKeeperSession(location, timeout: timeout, logger: logger) { [weak self] in
+            self?.enter(.session($0))
+        }
+        queue.async { self.session = session }
+        // Ticks that it has no turn for become one.
+        let timer = DispatchSource.makeTimerSource(queue: queue)
+        timer.setEventHandler { [weak self] in self?.take(.tick) }
+        let interval = min(.milliseconds(100), timeout / 20).wholeNanoseconds
+        timer.schedule(deadline: .now(), repeating: .nanoseconds(Int(interval)))
+        timer.resume()
+        await withTaskCancellationHandler {
+            await session.run()
+        } onCancel: {
+            queue.async { self.session = nil }
+        }
+        timer.cancel()
+    }
+
+    /// At most one reply and one event of each watch are on their way.
+    private func enter(_ input: ElectionCore.Input) { queue.async { self.take(input) } }
+
+    private func take(_ input: ElectionCore.Input) {
+        guard let session else { return }
+        for action in core.apply(input, now: Instant.zero + (.now - origin)) {
+            handle(action)
+            guard case .request(let number, let request) = action else { continue }
+            session.send(request) { [weak self] in self?.enter(.reply(number, $0)) }
         }
     }
 }
