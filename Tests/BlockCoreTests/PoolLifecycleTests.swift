@@ -134,7 +134,6 @@ extension ManagerBench {
         }
     }
 
-    /// A device twice as large gets twice as much, as far as the other copies allow.
     /// With as many pools as there may be, a server that dies while much is being copied.
     @Test func aDeathFitsIntoOneCommit() throws {
         var bench = ManagerBench()
@@ -168,6 +167,7 @@ extension ManagerBench {
         #expect(bench.largestCommit > 300_000 && bench.largestCommit < 900_000, "\(bench.largestCommit)")
     }
 
+    /// A device twice as large gets twice as much, as far as the other copies allow.
     @Test func placementGoesByCapacity() throws {
         var bench = ManagerBench()
         for server: UInt64 in 1...4 { bench.introduce(server, devices: [("pool1", server == 1 ? 2000 : 1000)]) }
