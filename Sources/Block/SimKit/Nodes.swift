@@ -116,7 +116,7 @@ extension Simulation {
 
     func startNode(_ id: NodeID) {
         // Once all is well again nobody takes the lead from anybody.
-        guard !isUp(id), !isHealed || managers[id] == nil || manager.core == nil else { return }
+        guard !isUp(id), id != lostForGood, !isHealed || managers[id] == nil || manager.core == nil else { return }
         note("\(id) starts")
         if managers[id] != nil {
             lead(id)

@@ -154,6 +154,7 @@ extension Simulation {
         let units = Set(serverIDs.flatMap { servers[$0]?.core?.stores.first?.units { _ in true } ?? [] })
         let capacity = Int(options.profile.capacityUnits)
         guard units.count <= capacity, let id = state.pools.keys.first else { return }
+        lostForGood = lost
         crash(lost)
         did("server lost for good with \(units.count) units in use")
         func isWhole() -> Bool {

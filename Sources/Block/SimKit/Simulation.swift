@@ -114,6 +114,8 @@ public final class Simulation {
     let clientIDs: [NodeID]
     /// Ids of servers that were removed.
     var formerServers: Set<SdsID> = []
+    /// Who does not come back, whatever was planned for it before.
+    var lostForGood: NodeID?
     var history = History()
     var nextValue: UInt64 = 1
     var nextPayload: UInt64 = 1
