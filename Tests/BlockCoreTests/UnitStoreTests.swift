@@ -488,6 +488,71 @@ struct MemoryDevice {
         #expect(device.store.map(of: head).runs() == [one, zeros, other])
     }
 
+    /// One flush serves the first data of a unit over an ancestor and the record of the unit, whichever arrives first.
+    @Test(arguments: [[0, 1], [1, 0]]) func firstDataSharesAFlushWithItsRecord(order: [Int]) throws {
+        var device = try MemoryDevice(units: 4, logBlocks: 100)
+        let base = UnitKey(tree: TreeID(rawValue: 9), node: 0, index: 0)
+        let head = UnitKey(tree: TreeID(rawValue: 9), node: 1, index: 0)
+        #expect(device.write(base, .wholeUnit, byte: 7) == .started)
+        var requests: UnitStore.Requests = []
+        let slice = PayloadSlice(payload: PayloadID(rawValue: 8), offset: 0, length: block.length)
+        #expect(device.store.write(8, head, over: [0], block, slice, combEpoch: 1, &requests) == .started)
+        try #require(requests.count == 2)
+        guard case .write = requests[0].request, case .writeBytes = requests[1].request else {
+            Issue.record("data and record")
+            return
+        }
+        let flushes = device.flushes
+        device.carryOut([requests[order[0]]])
+        var crashed = device
+        try crashed.reopen()
+        #expect(crashed.store.map(of: head, over: [0]).runs() == [.wholeUnit] && crashed.store.map(of: head).isEmpty)
+        #expect(device.flushes == flushes && !device.completions.contains { $0.operation == 8 })
+        device.carryOut([requests[order[1]]])
+        #expect(device.flushes == flushes + 1 && device.completions.contains { $0.operation == 8 })
+        try device.reopen()
+        #expect(device.store.map(of: head).runs() == [block])
+    }
+
+    @Test func aFailedRecordFailsTheDataThatSharesItsFlush() throws {
+        var device = try MemoryDevice()
+        let base = UnitKey(tree: TreeID(rawValue: 9), node: 0, index: 0)
+        let head = UnitKey(tree: TreeID(rawValue: 9), node: 1, index: 0)
+        #expect(device.write(base, block, byte: 7) == .started)
+        for first in [0, 1] {
+            var failing = device
+            var requests: UnitStore.Requests = []
+            let slice = PayloadSlice(payload: PayloadID(rawValue: 8), offset: 0, length: block.length)
+            #expect(failing.store.write(8, head, over: [0], block, slice, combEpoch: 1, &requests) == .started)
+            try #require(requests.count == 2)
+            if first == 0 { failing.carryOut([requests[0]]) }
+            var completions: [UnitStore.Completion] = []
+            failing.store.finish(requests[1].id, .failed(reason: "EIO"), &requests, into: &completions)
+            #expect(completions.map(\.operation) == [8] && failing.store.stopReason == "EIO")
+        }
+    }
+
+    /// The record that makes a unit hot again also calls it searched: the write that waits for it needs no other.
+    @Test func aUnitThatBecomesHotIsSearchedAtOnce() throws {
+        var device = try MemoryDevice(units: 4, logBlocks: 100)
+        let base = UnitKey(tree: TreeID(rawValue: 9), node: 0, index: 0)
+        let head = UnitKey(tree: TreeID(rawValue: 9), node: 1, index: 0)
+        let other = BlockRange(start: 200, count: 1)
+        #expect(device.write(base, .wholeUnit, byte: 7) == .started)
+        #expect(device.write(head, over: [0], block, byte: 8) == .started)
+        for _ in 0..<2 {
+            var requests: UnitStore.Requests = []
+            device.store.cool(underPressure: false, &requests) { _ in 1 }
+            device.carryOut(requests)
+        }
+        #expect(!device.store.isHot(head))
+        let (logged, through) = (device.store.logUsed, device.through)
+        #expect(device.write(head, over: [0], other, byte: 9) == .held)
+        #expect(device.store.logUsed == logged + 1 && device.through == through + 1)
+        try device.reopen()
+        #expect(device.store.map(of: head).runs() == [block, other])
+    }
+
     @Test func whatIsUnrecordedIsNotWrittenOver() throws {
         var device = try MemoryDevice(units: 4, logBlocks: 100)
         let base = UnitKey(tree: TreeID(rawValue: 9), node: 0, index: 0)

@@ -44,6 +44,8 @@ private struct CrashingStore {
     private(set) var givenBack = 0
     /// Writes that were stable when they ended.
     private(set) var through = 0
+    /// Writes that shared a flush with the record of their unit.
+    private(set) var joined = 0
     private(set) var unreadableSeals = 0
     /// Blocks that were read with a known checksum right after a crash.
     private(set) var verified = 0
@@ -148,7 +150,7 @@ private struct CrashingStore {
         nextValue += 1
         // Some of what is written is zeros.
         let content = Int.random(in: 0..<5, using: &random) == 0 ? RegisterHistory.blank : value
-        let before = store.usedUnits
+        let (before, joinedBefore) = (store.usedUnits, store.joined)
         var new: UnitStore.Requests = []
         let start: UnitStore.Start
         if isWrite {
@@ -167,6 +169,7 @@ private struct CrashingStore {
             efforts[value] = (.zeroes(touched, number: value), now)
         }
         if store.usedUnits < before { givenBack += 1 }
+        if store.joined != joinedBefore { joined += 1 }
         take(new)
         switch start {
         case .started, .held: break
@@ -324,14 +327,16 @@ private struct CrashingStore {
 
     /// What an ancestor shows is there until something else is, whole. Short runs: a block is covered only once.
     @Test func ancestorsShowUntilTheyAreCovered() throws {
-        var (crashes, through) = (0, 0)
+        var (crashes, through, joined) = (0, 0, 0)
         for seed in 1...UInt64(600) {
             var store = try CrashingStore(seed: seed, rules: .all, hasAncestor: true)
             if let problem = try store.run(steps: 150) { Issue.record("seed \(seed): \(problem)") }
             crashes += store.crashes
             through += store.through
+            joined += store.joined
         }
         #expect(crashes > 1000 && through > 300, "\(crashes) crashes, \(through) writes stable when they ended")
+        #expect(joined > 300, "\(joined) writes that shared a flush with a record")
     }
 
     @Test(arguments: [

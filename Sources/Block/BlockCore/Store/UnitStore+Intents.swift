@@ -38,6 +38,9 @@ extension UnitStore {
         /// Whether it is stable itself when it ends.
         var isThrough = false
 
+        /// Whether it can be `isFound`, unless one of its blocks is all zeros.
+        var mayBeFound: Bool { isCovering && payload != nil && !isDamaged }
+
         init(
             operation: UInt64, slot: UInt32, range: BlockRange, combEpoch: UInt64, payload: PayloadSlice?,
             isDamaged: Bool = false
@@ -89,7 +92,7 @@ extension UnitStore {
         switch slot.intent {
         case .fresh, .hot:
             if !search.hasUnrecorded(write) || !isRecordedBeforeOverwritten {
-                perform(write, &requests)
+                if !performWithRecord(write, &requests) { perform(write, &requests) }
                 return .started
             }
             mustRecord = true
@@ -101,6 +104,7 @@ extension UnitStore {
             slots[number]?.combEpoch = max(slot.combEpoch, write.combEpoch)
             hot.insert(write.slot)
             change(write.slot)
+            prepareSearch(for: write)
             mustRecord = true
         case .marking: break
         }
@@ -136,13 +140,16 @@ extension UnitStore {
     /// A write that nothing else would share a flush with takes less time if the device makes it stable at once. Only one that
     /// needs no record: what is known of its unit is recorded, and its blocks hold data already or would be found.
     private func mayGoThrough(_ write: Write) -> Bool {
-        guard writing == 0, step == .idle, waiting.isEmpty, covering.isEmpty, released.isEmpty, zeroed.isEmpty,
-            !mustRecord
-        else { return false }
-        guard write.payload != nil, !write.isDamaged, !acknowledgesUnflushed, let slot = slots[Int(write.slot)],
-            slot.intent == .hot, !slot.isChanged
+        guard isAtRest, write.payload != nil, !write.isDamaged, !acknowledgesUnflushed,
+            let slot = slots[Int(write.slot)], slot.intent == .hot, !slot.isChanged
         else { return false }
         return write.isCovering ? slot.isSearched : slot.map.isFull(in: write.range)
+    }
+
+    /// Whether nothing is being written, and nothing waits for a flush or a record.
+    var isAtRest: Bool {
+        writing == 0 && step == .idle && waiting.isEmpty && covering.isEmpty && released.isEmpty && zeroed.isEmpty
+            && !mustRecord
     }
 
     /// The records written with the last commit are stable: what they call hot may be written.

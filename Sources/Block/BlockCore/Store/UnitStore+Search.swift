@@ -41,12 +41,46 @@ extension UnitStore {
         guard write.payload != nil, !write.isDamaged, let seen, let slot = slots[Int(write.slot)] else { return false }
         // A block with the checksum of zeros may be zeros.
         if (0..<seen.count).contains(where: { seen[$0] == BlockChecksums.ofZeros }) { return false }
-        if slot.isSearched { return true }
+        return slot.isSearched || beginSearch(write.slot)
+    }
+
+    /// The unit is searched from its next record on, unless too many are.
+    @discardableResult
+    private mutating func beginSearch(_ slot: UInt32) -> Bool {
         guard search.units < UnitStore.searchedUnitsMax else { return false }
         search.units += 1
-        slots[Int(write.slot)]?.isSearched = true
-        change(write.slot)
+        slots[Int(slot)]?.isSearched = true
+        change(slot)
         return true
+    }
+
+    /// The record that makes the unit hot calls it searched as well, if the write that waits for that may need it.
+    mutating func prepareSearch(for write: Write) {
+        guard write.mayBeFound, slots[Int(write.slot)]?.isSearched == false else { return }
+        beginSearch(write.slot)
+    }
+
+    /// Writes the first data of a unit over what an ancestor shows and, beside it, the record that calls the unit searched: one
+    /// flush after both serves both. False: the write is not begun, since it is not alone or nothing would be gained.
+    mutating func performWithRecord(_ write: Write, _ requests: inout Requests) -> Bool {
+        guard write.mayBeFound, isAtRest, slots[Int(write.slot)]?.isSearched == false, beginSearch(write.slot) else {
+            return false
+        }
+        let id = issue(.write(write))
+        requests.append((id, perform(write)))
+        mustRecord = true
+        commit(&requests)
+        // A commit that waits for a table has a flush of its own.
+        if step == .writing, checkpoint?.carriesCommit != true { joined = id.rawValue }
+        return true
+    }
+
+    /// The data that the flush to come is to cover is written.
+    mutating func join(_ write: Write, _ outcome: DiskOutcome, _ requests: inout Requests) {
+        joined = nil
+        let seen: BlockChecksums? = if case .written(let seen) = outcome { seen } else { nil }
+        settling.append((found(write, seen), seen))
+        if step == .joining { flush(&requests) }
     }
 
     mutating func endSearch(_ slot: UInt32) {

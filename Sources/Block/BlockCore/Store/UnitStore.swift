@@ -70,7 +70,8 @@ public struct UnitStore: Sendable {
         }
     }
 
-    enum CommitStep { case idle, writing, flushing }
+    /// `joining`: the records are written, and the flush is to cover data that is still being written.
+    enum CommitStep { case idle, writing, joining, flushing }
 
     public internal(set) var label: DeviceLabel
     let layout: DeviceLayout
@@ -91,6 +92,8 @@ public struct UnitStore: Sendable {
     var pending = IDTable<UInt64, Pending>()
     var nextOperation: UInt64 = 1
     var step = CommitStep.idle
+    /// The write that the flush of the commit under way is to cover, until it ends.
+    var joined: UInt64?
     /// Operations whose data is being written.
     var writing = 0
     /// Done with their data, waiting for the next flush.
@@ -317,10 +320,10 @@ public struct UnitStore: Sendable {
         }
         switch kind {
         case .read, .gather: preconditionFailure("answered above")
+        case .write(let write) where id.rawValue == joined: join(write, outcome, &requests)
         case .write(let write): wrote(write, outcome, &completions)
-        case .metadata:
-            step = .flushing
-            requests.append((issue(.flush), .flush))
+        case .metadata where joined != nil: step = .joining
+        case .metadata: flush(&requests)
         case .flush: endCommit(&completions, &requests)
         case .table: if writeTable(&requests), endCheckpoint() { endCommit(&completions, &requests) }
         case .tableFlush: if endCheckpoint() { endCommit(&completions, &requests) }
@@ -435,11 +438,7 @@ public struct UnitStore: Sendable {
         if isRecording { recordUnrecorded() }
         swap(&holes.recording, &holes.unrecorded)
         let records = changed.count + released.count
-        if records == 0 {
-            step = .flushing
-            requests.append((issue(.flush), .flush))
-            return
-        }
+        if records == 0 { return flush(&requests) }
         step = .writing
         marked = changed.filter { slots[Int($0)].map { $0.intent != .cold } ?? false }
         if !fitsLog(records) { beginCheckpoint(for: records, &requests) }
@@ -452,6 +451,11 @@ public struct UnitStore: Sendable {
         for slot in changed { slots.change(Int(slot)) { $0.isChanged = false } }
         changed.removeAll(keepingCapacity: true)
         released = []
+    }
+
+    mutating func flush(_ requests: inout Requests) {
+        step = .flushing
+        requests.append((issue(.flush), .flush))
     }
 
     private mutating func endCommit(_ completions: inout [Completion], _ requests: inout Requests) {
@@ -526,6 +530,7 @@ public struct UnitStore: Sendable {
         damages = []
         seals = Seals()
         checkpoint = nil
+        joined = nil
         begun = []
         zeroing = [:]
         pending = IDTable()
