@@ -6,6 +6,7 @@
   measure.py pause --name NAME --to RESULTS --case CASE --signal NAME:PID (--nbd SOCKET | --rbd POOL/IMAGE)
   measure.py rebuild --name NAME --to RESULTS --case CASE --kill PID --sds NAME --api URL --token TOKEN --policy POLICY
                      [--seconds N] [-- FIO ARGUMENTS]
+  measure.py copying --name NAME --to RESULTS --from FILE --into FILE [--seconds N] -- FIO ARGUMENTS
   measure.py snapshots --nbd SOCKET --volume ID --blocks N --raw FILE --api URL --token TOKEN -- FIO ARGUMENTS
   measure.py table RESULTS STORE RAW
 
@@ -13,7 +14,8 @@
 the end of the ramp and the end of the run, divided by the I/Os of that time. `pause` writes 4 KiB at random places one after
 the other, sends the signal, and takes the longest time that one write needed. `rebuild` kills a server for good and divides what it
 held by the seconds from the first comb that is copied to the last; with fio's arguments it writes 4 KiB at depth 1 before and during
-that, and compares the 99th percentiles. `snapshots` takes some under load, one by one, and as many as a volume may have; it prints
+that, and compares the 99th percentiles. `copying` does the same to the disk: how slow do its writes become by themselves when one
+file is copied to another in such pieces and as fast as that rebuild was? `snapshots` takes some under load, one by one, and as many as a volume may have; it prints
 by itself. `table` prints STORE's results as ratios of RAW's, and fails if small I/Os at depth 32 allocate memory.
 """
 import argparse
@@ -308,6 +310,35 @@ def rebuild(options):
     record(options.to, entry)
 
 
+def copying(options):
+    with open(options.to) as lines:
+        rebuilds = [entry for entry in map(json.loads, lines) if "rebuild_s" in entry and "p99_before_us" in entry]
+    if not rebuilds:
+        sys.exit("no rebuild was measured whose speed could be taken")
+    rate = rebuilds[-1]["rebuilt_mb"] / rebuilds[-1]["rebuild_s"]
+    writes = Writes(options)
+    time.sleep(options.seconds)
+    began = time.time()
+    # Limited copies go in pieces of this size, and are flushed.
+    copy = ["fio", "--name=copy", "--thread", "--direct=1", "--ioengine=libaio", "--bs=128k", f"--rate={int(rate * 1e6)}",
+            f"--size={options.size}", "--time_based", f"--runtime={options.seconds}"]
+    parts = [
+        subprocess.Popen(copy + arguments, stdout=subprocess.DEVNULL)
+        for arguments in (["--rw=read", f"--filename={getattr(options, 'from')}"],
+                          ["--rw=write", "--sync=dsync", f"--filename={options.into}"])]
+    for part in parts:
+        atexit.register(part.kill)
+    # What fio needs to begin and to end is not copying.
+    time.sleep(1)
+    first, last = time.time(), began + options.seconds
+    if any(part.wait() != 0 for part in parts):
+        sys.exit("the copy failed")
+    writes.end()
+    record(options.to, {
+        "name": options.name, "case": "copying", "copied_mb_s": rate,
+        "p99_before_us": writes.p99_us(began - options.seconds * 0.9, began), "p99_during_us": writes.p99_us(first, last)})
+
+
 class Snapshots:
     """What snapshots cost whoever uses their volume."""
 
@@ -461,6 +492,9 @@ def table(options):
               f"{mean(store, case, 'p99_us'):9,.0f}{mean(raw, case, 'mean_us'):10,.0f}{mean(raw, case, 'p99_us'):9,.0f}"
               f"{cpu[0]:9,.0f}{cpu[1]:8,.0f}{cpu[2]:7,.0f}{counted}")
     for entry in results:
+        if "copied_mb_s" in entry:
+            print(f"the raw file's writes at depth 1 while {entry['copied_mb_s']:.0f} MB/s are copied beside it: "
+                  f"p99 {entry['p99_during_us']:.0f} us, before {entry['p99_before_us']:.0f} us")
         if entry["name"] != store:
             continue
         if "largest_mib" in entry:
@@ -508,6 +542,10 @@ def main():
     made = command(
         rebuild, **shared, case={"required": True}, kill={"type": int, "required": True}, sds={"required": True},
         api={"required": True}, token={"required": True}, policy={"required": True}, seconds={"type": int, "default": 20},
+        size={"default": "1g"})
+    made.add_argument("fio", nargs="*")
+    made = command(
+        copying, **shared, **{"from": {"required": True}, "into": {"required": True}}, seconds={"type": int, "default": 20},
         size={"default": "1g"})
     made.add_argument("fio", nargs="*")
     made = command(

@@ -4,7 +4,8 @@
 #
 #   Benchmarks/snapshots.sh [PATH OF holdfast]
 #
-# DIRECTORY chooses the disk (default: a new directory in /var/tmp), SIZE is what of the volume is filled and used (default 1g).
+# DIRECTORY chooses the disk (default: a new directory in /var/tmp), SIZE is what of the volume is filled and used (default 1g),
+# PREFILL what of the devices' files exists from the start (default nothing: they are sparse).
 set -euo pipefail
 holdfast=${1:-.build/release/holdfast}
 here=$(dirname "$(realpath "$0")")
