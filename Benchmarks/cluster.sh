@@ -1,7 +1,6 @@
 # Starts what is measured: a manager with its gateway, three storage servers with two copies, and a client. Sourced by scripts that
 # have set `holdfast`, `directory` and `device_size`; `preloaded` are environment variables of every process, ENGINE is the
-# servers' --engine; with PREFILL, a size, so much of each device's file has blocks of its file system from the start, as a disk has.
-# Everything is ended, and the directory removed, when the script ends.
+# servers' --engine. Everything is ended, and the directory removed, when the script ends.
 #
 # Afterwards: `leader`, `servers` (by number) and `client` are process ids; `api`, `token`, `pool` and `sdc` are for REST calls.
 password=bench
@@ -22,11 +21,6 @@ manager() {
     start mdm --store "embedded:$directory/mdm.db" --listen "127.0.0.1:2661$1" --name "mdm$1" \
         --gateway-http "127.0.0.1:2808$1" --gateway-https none --gateway-password $password --work-dir "$directory/gateway$1"
 }
-prefill() {
-    fio --name=prefill --filename="$directory/device$1" --size="$PREFILL" --rw=write --bs=1m --iodepth=8 --ioengine=libaio --direct=1 \
-        --zero_buffers --end_fsync=1 >/dev/null
-    truncate --size "$(numfmt --from=iec "${device_size^^}")" "$directory/device$1"
-}
 server() {
     start sds --mdm $managers --listen "127.0.0.1:2707$1" --name "node$1" --storage-pool bench \
         --device "$directory/device$1" --device-size "$device_size" ${ENGINE:+--engine "$ENGINE"}
@@ -34,10 +28,7 @@ server() {
 }
 manager 1
 leader=$started
-for number in 1 2 3; do
-    [ -z "${PREFILL:-}" ] || prefill $number
-    server $number
-done
+for number in 1 2 3; do server $number; done
 start sdc --mdm $managers --work-dir "$directory/sdc" --control "$directory/sdc.sock" --nbd-dir "$directory/nbd" \
     --guid-file "$directory/guid" --attach nbd --name bench
 client=$started

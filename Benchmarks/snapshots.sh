@@ -4,8 +4,8 @@
 #
 #   Benchmarks/snapshots.sh [PATH OF holdfast]
 #
-# DIRECTORY chooses the disk (default: a new directory in /var/tmp), SIZE is what of the volume is filled and used (default 1g),
-# PREFILL what of the devices' files exists from the start (default nothing: they are sparse).
+# DIRECTORY chooses the disk (default: a new directory in /var/tmp), SIZE is what of the volume is filled and used (default 1g).
+# With PREFILL, a size, so much of each device's file gets blocks of its file system first, as a disk has them.
 set -euo pipefail
 holdfast=${1:-.build/release/holdfast}
 here=$(dirname "$(realpath "$0")")
@@ -18,6 +18,13 @@ preloaded=()
 # 127 thin volumes of 16 GiB may promise five times what there is.
 device_size=500g
 source "$here/cluster.sh"
+if [ -n "${PREFILL:-}" ]; then
+    # Servers punch what is free, and take the last of it first. It is zeros and stays so.
+    for number in 1 2 3; do
+        fio --name=prefill --filename="$directory/device$number" --offset=$((500 - ${PREFILL%g}))g --size="$PREFILL" --rw=write --bs=1m --iodepth=8 \
+            --ioengine=libaio --direct=1 --zero_buffers --end_fsync=1 >/dev/null
+    done
+fi
 volume=$(create bench 16)
 map "$volume"
 socket="$directory/nbd/$volume.sock"

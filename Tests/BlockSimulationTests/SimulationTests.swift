@@ -21,6 +21,7 @@ import Testing
         1_795_902_978_276,  // a crash left zeros where a snapshot's ancestor had data: recorded, and not yet stable
         70_005_411,  // a copy that had returned kept a block that was zeroed after it told what it had
         5_202_363,  // an examination gave a merged unit back to the copy that had forgotten it first
+        1_796_055_756_968,  // a copy that was given up still read what was being zeroed, and called it damaged
         1_796_036_993_079,  // a server lost for good came back, by the simulator's own mistake
     ]
 

@@ -175,7 +175,8 @@ extension ServerCore {
     mutating func copyEnded(_ operation: Operation, _ now: Instant) {
         guard let turn = operation.turn else { return }
         throttles[operation.store].ended(turn, policy(operation.comb, turn.kind), now)
-        if operation.kind == .copyUnit { rebuilds[operation.comb]?.copiesActive -= 1 }
+        // Of one that was given up it was counted then.
+        if operation.kind == .copyUnit, operation.failure == nil { rebuilds[operation.comb]?.copiesActive -= 1 }
     }
 
     mutating func tickCopies(_ now: Instant, _ actions: inout [ServerAction]) {

@@ -55,9 +55,14 @@ extension ServerCore {
         }
     }
 
+    /// Those that read end as soon as the device has answered: what is written over a block that is being read looks damaged.
     private mutating func endCopies(of key: CombKey, _ now: Instant, _ actions: inout [ServerAction]) {
         for id in operations.keys.sorted() where operations[id]?.kind == .copyUnit && operations[id]?.comb == key {
-            remove(id, now, &actions)
+            guard let operation = operations[id], operation.failure == nil else { continue }
+            rebuilds[key]?.copiesActive -= 1
+            operations[id]?.failure = .staleComb
+            for slot in Forwards.slots { forgetForward(id, slot) }
+            if !operation.isLocalPending { remove(id, now, &actions) }
         }
     }
 
@@ -171,6 +176,10 @@ extension ServerCore {
         _ id: UInt64, _ completion: UnitStore.Completion, _ now: Instant, _ actions: inout [ServerAction]
     ) {
         guard let operation = operations[id] else { return }
+        if operation.failure != nil {
+            if case .read(let payload, _) = completion.outcome { actions.append(.release(payload)) }
+            return remove(id, now, &actions)
+        }
         guard case .read(let payload, _) = completion.outcome else { return copyNotRead(id, now, &actions) }
         if case .data(let run, let node) = operation.steps.first, !completion.damaged.isEmpty {
             actions.append(.release(payload))

@@ -326,12 +326,10 @@ public struct ServerCore: Sendable {
             if isManagerConnected { actions.append(.sendManager(.deviceFailed(device))) }
         }
         for completion in completions {
+            if let unit = completion.damagedUnit { actions.append(.notice(.damaged(device, unit, completion.damaged))) }
             if let drop = drops.removeValue(forKey: completion.operation) {
                 dropped(drop, completion.outcome, &actions)
             } else if operations[completion.operation] != nil {
-                if let unit = completion.damagedUnit {
-                    actions.append(.notice(.damaged(device, unit, completion.damaged)))
-                }
                 localFinished(completion.operation, completion, now, &actions)
             } else if case .read(let payload, _) = completion.outcome {
                 actions.append(.release(payload))
