@@ -20,20 +20,22 @@ struct MemoryDevice {
     /// Writes that were stable when they ended.
     var through = 0
     let hotUnitsMax: Int
+    let searchedUnitsMax: Int
     /// Whether writes of tables do not end, and those that have not.
     var holdsTables = false
     var heldBack: UnitStore.Requests = []
 
     static let device = DeviceID(rawValue: 2)
 
-    init(units: UInt32 = 4, logBlocks: UInt32 = 20, hotUnitsMax: Int = 100) throws {
+    init(units: UInt32 = 4, logBlocks: UInt32 = 20, hotUnitsMax: Int = 100, searchedUnitsMax: Int = 100) throws {
         let label = DeviceLabel(
             sds: SdsID(rawValue: 1), device: MemoryDevice.device, capacityUnits: units, logBlocks: logBlocks)
-        try self.init(label: label, hotUnitsMax: hotUnitsMax)
+        try self.init(label: label, hotUnitsMax: hotUnitsMax, searchedUnitsMax: searchedUnitsMax)
     }
 
-    init(label: DeviceLabel, hotUnitsMax: Int = 100) throws {
+    init(label: DeviceLabel, hotUnitsMax: Int = 100, searchedUnitsMax: Int = 100) throws {
         self.hotUnitsMax = hotUnitsMax
+        self.searchedUnitsMax = searchedUnitsMax
         bytes = [UInt8](repeating: 0, count: Int(label.layout.end))
         for (offset, content) in UnitStore.format(label) {
             bytes.replaceSubrange(Int(offset)..<Int(offset) + content.count, with: content)
@@ -48,7 +50,8 @@ struct MemoryDevice {
         let label = try DeviceLabel(device: Array(bytes[..<(128 << 10)]))
         let layout = label.layout
         var opened = try UnitStore.open(
-            label, metadata: Array(bytes[..<Int(layout.checksums)]), hotUnitsMax: hotUnitsMax
+            label, metadata: Array(bytes[..<Int(layout.checksums)]), hotUnitsMax: hotUnitsMax,
+            searchedUnitsMax: searchedUnitsMax
         ) { dataOfUnit(at: $0) }
         opened.store.loadChecksums(at: layout.checksums, Array(bytes[Int(layout.checksums)..<Int(layout.data)]))
         store = opened.store
@@ -551,6 +554,32 @@ struct MemoryDevice {
         #expect(device.store.logUsed == logged + 1 && device.through == through + 1)
         try device.reopen()
         #expect(device.store.map(of: head).runs() == [block, other])
+    }
+
+    /// Where too many would be searched, the one that is for longest is recorded with all that it holds, in the same commit.
+    @Test func whoIsSearchedForLongestMakesPlace() throws {
+        var device = try MemoryDevice(units: 8, logBlocks: 100, searchedUnitsMax: 2)
+        let heads = (0..<3).map { UnitKey(tree: TreeID(rawValue: 9), node: 1, index: UInt32($0)) }
+        let (one, other) = (BlockRange(start: 3, count: 2), BlockRange(start: 200, count: 1))
+        for (index, head) in heads.enumerated() {
+            let base = UnitKey(tree: head.tree, node: 0, index: head.index)
+            #expect(device.write(base, .wholeUnit, byte: 7) == .started)
+            let (flushes, logged) = (device.flushes, device.store.logUsed)
+            #expect(device.write(head, over: [0], one, byte: 8) == .started)
+            if index < 2 { #expect(device.write(head, over: [0], other, byte: 9) == .started) }
+            #expect(device.flushes == flushes + 1 && device.store.logUsed == logged + 1)
+        }
+        #expect(device.store.search.slots.count == 2)
+        let unsearched = device.store.map(of: heads[0])
+        // What no record names would be found only where the unit is searched.
+        for head in heads[..<2] {
+            let location = Int(try #require(device.store.location(of: head)))
+            device.bytes[location + 100 * 4096] = 6
+        }
+        try device.reopen()
+        #expect(device.store.map(of: heads[0]) == unsearched && unsearched.runs() == [one, other])
+        #expect(device.store.map(of: heads[1]).runs() == [one, BlockRange(start: 100, count: 1), other])
+        #expect(device.store.map(of: heads[2]).runs() == [one])
     }
 
     @Test func whatIsUnrecordedIsNotWrittenOver() throws {

@@ -90,9 +90,10 @@ private struct CrashingStore {
     private mutating func reopen() throws {
         let label = try DeviceLabel(device: disk.bytes(0..<(128 << 10)))
         let layout = label.layout
-        var opened = try UnitStore.open(label, metadata: disk.bytes(0..<layout.checksums), rules: rules) {
-            disk.dataOfUnit(at: $0)
-        }
+        // Not all of its units can be searched at once.
+        var opened = try UnitStore.open(
+            label, metadata: disk.bytes(0..<layout.checksums), searchedUnitsMax: CrashingStore.units - 1, rules: rules
+        ) { disk.dataOfUnit(at: $0) }
         opened.store.loadChecksums(at: layout.checksums, disk.bytes(layout.checksums..<layout.data))
         unreadableSeals += opened.store.unreadableSeals
         store = opened.store

@@ -135,7 +135,8 @@ extension Simulation {
             let label = try DeviceLabel(device: node.disk.bytes(0..<(128 << 10)))
             let layout = label.layout
             var opened = try UnitStore.open(
-                label, metadata: node.disk.bytes(0..<layout.checksums), hotUnitsMax: hotUnitsMax, rules: options.rules
+                label, metadata: node.disk.bytes(0..<layout.checksums), hotUnitsMax: hotUnitsMax,
+                searchedUnitsMax: hotUnitsMax, rules: options.rules
             ) { node.disk.dataOfUnit(at: $0) }
             opened.store.loadChecksums(at: layout.checksums, node.disk.bytes(layout.checksums..<layout.data))
             cureUnknown(of: opened.store, &node.disk)

@@ -8,7 +8,7 @@ extension UnitStore {
 
     /// What a new device has to contain, as writes in order with a flush after each. All else must read as zeros.
     public static func format(_ label: DeviceLabel) -> [(offset: UInt64, bytes: [UInt8])] {
-        var store = UnitStore(empty: label, hotUnitsMax: 0, rules: .all)
+        var store = UnitStore(empty: label, hotUnitsMax: 0, searchedUnitsMax: 0, rules: .all)
         return [store.nextTable()] + DeviceLabel.copyOffsets.map { ($0, label.encoded()) }
     }
 
@@ -26,15 +26,17 @@ extension UnitStore {
     /// The table ends the log: a write of several log blocks that a crash cut short may have left its later blocks, and
     /// they must never follow on a new one.
     ///
-    /// Beyond `hotUnitsMax` units recorded as being written, the caller makes others cold if it can.
+    /// Beyond `hotUnitsMax` units recorded as being written, the caller makes others cold if it can. Of `searchedUnitsMax` units
+    /// and hardly more all data is read by the next opening.
     public static func open(
-        _ label: DeviceLabel, metadata: [UInt8], hotUnitsMax: Int = 8192, rules: ProtocolRules = .all,
-        dataOfUnit: (UInt64) -> BlockMap
+        _ label: DeviceLabel, metadata: [UInt8], hotUnitsMax: Int = 8192, searchedUnitsMax: Int = 1024,
+        rules: ProtocolRules = .all, dataOfUnit: (UInt64) -> BlockMap
     ) throws(DeviceError) -> OpenedStore {
         guard metadata.count >= Int(label.layout.checksums) else {
             throw DeviceError(code: .tooSmall, message: "the device is smaller than its label says")
         }
-        var store = UnitStore(empty: label, hotUnitsMax: hotUnitsMax, rules: rules)
+        var store = UnitStore(
+            empty: label, hotUnitsMax: hotUnitsMax, searchedUnitsMax: searchedUnitsMax, rules: rules)
         let version = try store.loadTable(metadata)
         try store.replayLog(metadata, tableVersion: version)
         for (number, slot) in store.slots.bound {
@@ -74,7 +76,7 @@ extension UnitStore {
         punch((0..<label.capacityUnits).filter { slots[Int($0)] == nil }, &requests)
     }
 
-    private init(empty label: DeviceLabel, hotUnitsMax: Int, rules: ProtocolRules) {
+    private init(empty label: DeviceLabel, hotUnitsMax: Int, searchedUnitsMax: Int, rules: ProtocolRules) {
         self.label = label
         layout = label.layout
         slots = SlotPages(count: Int(label.capacityUnits))
@@ -83,6 +85,7 @@ extension UnitStore {
         logSequence = 0
         logUsed = 0
         self.hotUnitsMax = hotUnitsMax
+        self.searchedUnitsMax = searchedUnitsMax
         acknowledgesUnflushed = !rules.contains(.flushBeforeAcknowledgement)
         isRecordedFirst = rules.contains(.intentBeforeWrite)
         leavesOldBytesInHoles = !rules.contains(.zerosBeforeHoles)

@@ -8,14 +8,12 @@
 /// - A write without a zero block, over what an ancestor shows, is done when a flush that began after it has ended, and with it
 ///   the record that calls its unit searched is stable. Only then does the map name its blocks.
 /// - Until a stable record names these blocks, nothing is written there: zeros could not be found.
-/// - A unit is searched only while it is hot. The record with which it becomes cold names all that it holds.
+/// - A unit is searched only while it is hot. The record with which it becomes cold names all that it holds, and so does that
+///   with which it makes place for another one.
 extension UnitStore {
-    /// Units of a device that are searched at once: opening a device reads so many MiB more, at most.
-    static let searchedUnitsMax = 1024
-
     struct Search: Sendable {
-        /// How many units are searched.
-        var units = 0
+        /// Which units are searched, the longest first.
+        var slots: [UInt32] = []
         /// By slot, blocks that no record names yet; and those that the records being written name.
         var unrecorded: [UInt32: BlockMap] = [:]
         var recording: [UInt32: BlockMap] = [:]
@@ -44,11 +42,15 @@ extension UnitStore {
         return slot.isSearched || beginSearch(write.slot)
     }
 
-    /// The unit is searched from its next record on, unless too many are.
+    /// The unit is searched from its next record on, unless too many are that are being written.
     @discardableResult
     private mutating func beginSearch(_ slot: UInt32) -> Bool {
-        guard search.units < UnitStore.searchedUnitsMax else { return false }
-        search.units += 1
+        if search.slots.count >= searchedUnitsMax {
+            guard let other = search.slots.first(where: { slots[Int($0)]?.writers == 0 }) else { return false }
+            endSearch(other)
+            change(other)
+        }
+        search.slots.append(slot)
         slots[Int(slot)]?.isSearched = true
         change(slot)
         return true
@@ -86,7 +88,7 @@ extension UnitStore {
     mutating func endSearch(_ slot: UInt32) {
         guard slots[Int(slot)]?.isSearched == true else { return }
         slots[Int(slot)]?.isSearched = false
-        search.units -= 1
+        if let place = search.slots.firstIndex(of: slot) { search.slots.remove(at: place) }
     }
 
     /// What is unrecorded goes along with the records that are about to be written.

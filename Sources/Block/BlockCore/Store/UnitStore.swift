@@ -113,6 +113,7 @@ public struct UnitStore: Sendable {
     /// Slots that are not cold.
     var hot: Set<UInt32> = []
     let hotUnitsMax: Int
+    let searchedUnitsMax: Int
     /// Writes that wait for their unit to be recorded as hot.
     var held: [Write] = []
     var begun: [UInt64] = []
