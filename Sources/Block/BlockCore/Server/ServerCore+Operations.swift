@@ -160,9 +160,11 @@ extension ServerCore {
         }
     }
 
-    /// Ends an operation: gives up its blocks and buffer, and lets the next ones start.
+    /// Ends an operation: gives up its blocks and buffer, and lets the next ones start. The device must have answered: what is
+    /// written over a block that is being read looks damaged.
     mutating func remove(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations.removeValue(forKey: id) else { return }
+        precondition(!operation.isLocalPending, "an operation ends after its device has answered")
         if operation.isClients { clientOperations -= 1 }
         if operation.kind.isMerge { merging.active -= 1 }
         copyEnded(operation, now)

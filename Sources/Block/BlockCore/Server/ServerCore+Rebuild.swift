@@ -55,7 +55,7 @@ extension ServerCore {
         }
     }
 
-    /// Those that read end as soon as the device has answered: what is written over a block that is being read looks damaged.
+    /// Those that read end as soon as the device has answered.
     private mutating func endCopies(of key: CombKey, _ now: Instant, _ actions: inout [ServerAction]) {
         for id in operations.keys.sorted() where operations[id]?.kind == .copyUnit && operations[id]?.comb == key {
             guard let operation = operations[id], operation.failure == nil else { continue }
