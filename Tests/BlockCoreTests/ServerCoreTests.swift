@@ -270,6 +270,37 @@ struct ServerBench {
         #expect(bench.told.contains(.rebuildDone(key, epoch: 3, target: target)))
     }
 
+    /// The comb is without its target again while a unit is read for it: a write there would look like damage to that read.
+    @Test func aCopyThatIsGivenUpKeepsItsBlocksUntilTheDeviceHasAnswered() throws {
+        var bench = try ServerBench(secondary: false)
+        bench.ask(.write)
+        bench.answerDisk()
+        var update = later(ServerBench.map(secondary: false))
+        let target = CopyPlace(sds: ServerBench.other, device: DeviceID(rawValue: 6))
+        update.pools[0].entries[0].comb.state = .rebuilding(target: target)
+        let link = LinkID(rawValue: 9)
+        bench.feed(.manager(.update(update)))
+        bench.feed(.peerConnected(PeerChannel(ServerBench.other, .copying), link))
+        for opcode in [Opcode.hello, .beginCopy] {
+            let asked = try #require(bench.sent.last { $0.link == link && $0.header.opcode == opcode }?.header)
+            bench.feed(.answer(link, asked.reply(.ok), []))
+        }
+        let read = try #require(bench.disk.first)
+        #expect(bench.disk.count == 1 && read.request.isRead)
+
+        update = later(update)
+        update.pools[0].entries[0].comb.state = .degraded
+        bench.feed(.manager(.update(update)))
+        bench.ask(.write, epoch: update.pools[0].entries[0].comb.epoch)
+        #expect(bench.disk.map(\.id) == [read.id])
+        bench.disk = []
+        bench.feed(.disk(ServerBench.device, read.id, .read(PayloadID(rawValue: 77))))
+        #expect(bench.released.contains(PayloadID(rawValue: 77)))
+        #expect(bench.disk.count == 1 && bench.disk.first?.request.isRead == false)
+        bench.answerDisk()
+        #expect(bench.sent.last?.header.opcode == .write && bench.sent.last?.header.status == .ok)
+    }
+
     /// What a primary with a bad second block sends of four while a copy is made, and what it tells.
     private func copyAround(_ bench: inout ServerBench, _ update: inout MapUpdate) throws -> [DataHeader] {
         let link = LinkID(rawValue: 9)
