@@ -517,22 +517,19 @@ struct MemoryDevice {
         #expect(device.store.map(of: head).runs() == [block])
     }
 
-    @Test func aFailedRecordFailsTheDataThatSharesItsFlush() throws {
+    @Test(arguments: [0, 1], [false, true]) func whatSharesAFlushFailsTogether(failing: Int, isLast: Bool) throws {
         var device = try MemoryDevice()
         let base = UnitKey(tree: TreeID(rawValue: 9), node: 0, index: 0)
         let head = UnitKey(tree: TreeID(rawValue: 9), node: 1, index: 0)
         #expect(device.write(base, block, byte: 7) == .started)
-        for first in [0, 1] {
-            var failing = device
-            var requests: UnitStore.Requests = []
-            let slice = PayloadSlice(payload: PayloadID(rawValue: 8), offset: 0, length: block.length)
-            #expect(failing.store.write(8, head, over: [0], block, slice, combEpoch: 1, &requests) == .started)
-            try #require(requests.count == 2)
-            if first == 0 { failing.carryOut([requests[0]]) }
-            var completions: [UnitStore.Completion] = []
-            failing.store.finish(requests[1].id, .failed(reason: "EIO"), &requests, into: &completions)
-            #expect(completions.map(\.operation) == [8] && failing.store.stopReason == "EIO")
-        }
+        var requests: UnitStore.Requests = []
+        let slice = PayloadSlice(payload: PayloadID(rawValue: 8), offset: 0, length: block.length)
+        #expect(device.store.write(8, head, over: [0], block, slice, combEpoch: 1, &requests) == .started)
+        try #require(requests.count == 2)
+        if isLast { device.carryOut([requests[1 - failing]]) }
+        var completions: [UnitStore.Completion] = []
+        device.store.finish(requests[failing].id, .failed(reason: "EIO"), &requests, into: &completions)
+        #expect(completions.map(\.operation) == [8] && device.store.stopReason == "EIO")
     }
 
     /// The record that makes a unit hot again also calls it searched: the write that waits for it needs no other.

@@ -146,7 +146,7 @@ extension UnitStore {
         return write.isCovering ? slot.isSearched : slot.map.isFull(in: write.range)
     }
 
-    /// Whether nothing is being written, and nothing waits for a flush or a record.
+    /// Whether nothing is being written, and no operation on units waits for a flush or a record.
     var isAtRest: Bool {
         writing == 0 && step == .idle && waiting.isEmpty && covering.isEmpty && released.isEmpty && zeroed.isEmpty
             && !mustRecord

@@ -62,8 +62,8 @@ extension UnitStore {
         beginSearch(write.slot)
     }
 
-    /// Writes the first data of a unit over what an ancestor shows and, beside it, the record that calls the unit searched: one
-    /// flush after both serves both. False: the write is not begun, since it is not alone or nothing would be gained.
+    /// Writes data over what an ancestor shows and, beside it, the record that calls its unit searched: one flush after both
+    /// serves both. False: the write is not begun, since it is not alone, or the unit is searched already or cannot be.
     mutating func performWithRecord(_ write: Write, _ requests: inout Requests) -> Bool {
         guard write.mayBeFound, isAtRest, slots[Int(write.slot)]?.isSearched == false, beginSearch(write.slot) else {
             return false
