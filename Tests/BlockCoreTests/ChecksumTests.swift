@@ -110,6 +110,24 @@ import Testing
     }
 
     /// The first layout of the area did not say what is lost.
+    /// A disk, or what lies between, gave something else once.
+    @Test func whatReadsWellAgainIsWell() throws {
+        var device = try MemoryDevice()
+        _ = device.write(unit, block, byte: 7)
+        cool(&device)
+        let intact = device.bytes
+        try spoil(&device, block: 3)
+        #expect(device.read(unit, .wholeUnit) == [BlockRange(start: 3, count: 1)])
+        #expect(device.store.damagedBlocks == 1 && device.store.damageFound == 1)
+        let location = Int(try #require(device.store.location(of: unit)))
+        let place = location + 3 * 4096..<location + 4 * 4096
+        device.bytes.replaceSubrange(place, with: intact[place])
+        #expect(device.read(unit, .wholeUnit).isEmpty)
+        #expect(device.store.damagedBlocks == 0 && device.store.damageFound == 1)
+        try spoil(&device, block: 3)
+        #expect(device.read(unit, .wholeUnit) == [BlockRange(start: 3, count: 1)])
+    }
+
     @Test func olderChecksumAreasAreRead() throws {
         var device = try MemoryDevice()
         _ = device.write(unit, block, byte: 7)

@@ -96,6 +96,10 @@ struct UnitChecksums: Equatable, Sendable {
                 _ = completion.damaged.insert(block)
                 _ = damaged.insert(block)
                 readings[block.start] = seen[Int(index)]
+            } else if damaged[block.start] {
+                // What was read before was wrong on its way, or older than what has been written meanwhile.
+                _ = damaged.remove(block)
+                readings[block.start] = nil
             }
         }
     }

@@ -1,7 +1,8 @@
 /// Checksums at rest: what each block of a device must read as (docs/design/checksums.md).
 ///
 /// Invariants:
-/// - A block that is read as data and has a known checksum matches it, or is reported as damaged.
+/// - A block that is read as data and has a known checksum matches it, or is reported as damaged. One that was damaged and
+///   matches again is well.
 /// - A write of bytes that are known to be wrong is done when it is stable that they are: a crash does not make data of them.
 /// - What a read finds damaged in a hot unit, or is damaged in one that becomes hot, is stored as such soon: until then a crash
 ///   makes data of it.
@@ -44,11 +45,12 @@ extension UnitStore {
             completion.unverified = map
             return
         }
-        let before = damage(of: read.slot)
         slots.change(Int(read.slot)) { $0.checksums.check(read.range, seen, map: map, &completion) }
         if !completion.damaged.isEmpty { completion.damagedUnit = slot.key }
-        let found = damage(of: read.slot) - before
-        damagedBlocks += found
+        let before = slot.checksums.damaged
+        let after = slots[Int(read.slot)]?.checksums.damaged ?? BlockMap()
+        damagedBlocks += after.count - before.count
+        let found = after.subtracting(before).count
         damageFound += UInt64(found)
         if found > 0 { noteUnsettledDamage(read.slot) }
     }
