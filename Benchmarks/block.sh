@@ -56,8 +56,8 @@ if [ "$faults" = yes ]; then
     }
     rebuild "the default policy" limitNumOfConcurrentIos 3 --seconds "$seconds" -- "${store[@]}"
     # How much of that is the disk's own slowness beside a copy?
-    fio --name=into --filename="$directory/into" --size="$size" --rw=write --bs=1m --direct=1 --end_fsync=1 >/dev/null
-    python3 "$here/measure.py" copying --to "$directory/results" --name raw --from "$directory/raw" --into "$directory/into" \
+    fill --ioengine=libaio "--filename=$directory/copy"
+    python3 "$here/measure.py" copying --to "$directory/results" --name raw --source "$directory/raw" --target "$directory/copy" \
         --seconds "$seconds" --size "$size" -- "${raw[@]}" --sync=dsync
     rebuild "without a limit" unlimited 1
     sleep 20

@@ -6,7 +6,7 @@
   measure.py pause --name NAME --to RESULTS --case CASE --signal NAME:PID (--nbd SOCKET | --rbd POOL/IMAGE)
   measure.py rebuild --name NAME --to RESULTS --case CASE --kill PID --sds NAME --api URL --token TOKEN --policy POLICY
                      [--seconds N] [-- FIO ARGUMENTS]
-  measure.py copying --name NAME --to RESULTS --from FILE --into FILE [--seconds N] -- FIO ARGUMENTS
+  measure.py copying --name NAME --to RESULTS --source FILE --target FILE [--seconds N] -- FIO ARGUMENTS
   measure.py snapshots --nbd SOCKET --volume ID --blocks N --raw FILE --api URL --token TOKEN -- FIO ARGUMENTS
   measure.py table RESULTS STORE RAW
 
@@ -15,8 +15,8 @@ the end of the ramp and the end of the run, divided by the I/Os of that time. `p
 the other, sends the signal, and takes the longest time that one write needed. `rebuild` kills a server for good and divides what it
 held by the seconds from the first comb that is copied to the last; with fio's arguments it writes 4 KiB at depth 1 before and during
 that, and compares the 99th percentiles. `copying` does the same to the disk: how slow do its writes become by themselves when one
-file is copied to another in such pieces and as fast as that rebuild was? `snapshots` takes some under load, one by one, and as many as a volume may have; it prints
-by itself. `table` prints STORE's results as ratios of RAW's, and fails if small I/Os at depth 32 allocate memory.
+file is copied to another in such pieces and as fast as that rebuild was? `snapshots` takes some under load, one by one, and as many
+as a volume may have; it prints by itself. `table` prints STORE's results as ratios of RAW's, and fails if small I/Os at depth 32 allocate memory.
 """
 import argparse
 import atexit
@@ -321,21 +321,27 @@ def copying(options):
     began = time.time()
     # Limited copies go in pieces of this size, and are flushed.
     copy = ["fio", "--name=copy", "--thread", "--direct=1", "--ioengine=libaio", "--bs=128k", f"--rate={int(rate * 1e6)}",
-            f"--size={options.size}", "--time_based", f"--runtime={options.seconds}"]
+            f"--size={options.size}", "--time_based", f"--runtime={options.seconds}", "--output-format=json"]
     parts = [
-        subprocess.Popen(copy + arguments, stdout=subprocess.DEVNULL)
-        for arguments in (["--rw=read", f"--filename={getattr(options, 'from')}"],
-                          ["--rw=write", "--sync=dsync", f"--filename={options.into}"])]
+        subprocess.Popen(copy + arguments, stdout=subprocess.PIPE, text=True)
+        for arguments in (["--rw=read", f"--filename={options.source}"],
+                          ["--rw=write", "--sync=dsync", f"--filename={options.target}"])]
     for part in parts:
         atexit.register(part.kill)
     # What fio needs to begin and to end is not copying.
     time.sleep(1)
     first, last = time.time(), began + options.seconds
-    if any(part.wait() != 0 for part in parts):
-        sys.exit("the copy failed")
+    copied = []
+    for direction, part in zip(("read", "write"), parts):
+        output, _ = part.communicate(timeout=options.seconds + 60)
+        if part.returncode != 0:
+            sys.exit("the copy failed")
+        copied.append(json.loads(output[output.index("{"):])["jobs"][0][direction]["bw_bytes"] / 1e6)
     writes.end()
+    if min(copied) < rate * 0.9:
+        sys.exit(f"the raw file was copied at {min(copied):.0f} MB/s, and the rebuild went at {rate:.0f}")
     record(options.to, {
-        "name": options.name, "case": "copying", "copied_mb_s": rate,
+        "name": options.name, "case": "copying", "copied_mb_s": min(copied),
         "p99_before_us": writes.p99_us(began - options.seconds * 0.9, began), "p99_during_us": writes.p99_us(first, last)})
 
 
@@ -545,7 +551,7 @@ def main():
         size={"default": "1g"})
     made.add_argument("fio", nargs="*")
     made = command(
-        copying, **shared, **{"from": {"required": True}, "into": {"required": True}}, seconds={"type": int, "default": 20},
+        copying, **shared, source={"required": True}, target={"required": True}, seconds={"type": int, "default": 20},
         size={"default": "1g"})
     made.add_argument("fio", nargs="*")
     made = command(

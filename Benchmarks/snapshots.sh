@@ -5,7 +5,7 @@
 #   Benchmarks/snapshots.sh [PATH OF holdfast]
 #
 # DIRECTORY chooses the disk (default: a new directory in /var/tmp), SIZE is what of the volume is filled and used (default 1g).
-# With PREFILL, a size, so much of each device's file gets blocks of its file system first, as a disk has them.
+# With PREFILL, whole GiB like 8g, so much of each device's file gets blocks of its file system first, as a disk has them.
 set -euo pipefail
 holdfast=${1:-.build/release/holdfast}
 here=$(dirname "$(realpath "$0")")
@@ -21,8 +21,8 @@ source "$here/cluster.sh"
 if [ -n "${PREFILL:-}" ]; then
     # Servers punch what is free, and take the last of it first. It is zeros and stays so.
     for number in 1 2 3; do
-        fio --name=prefill --filename="$directory/device$number" --offset=$((500 - ${PREFILL%g}))g --size="$PREFILL" --rw=write --bs=1m --iodepth=8 \
-            --ioengine=libaio --direct=1 --zero_buffers --end_fsync=1 >/dev/null
+        fio --name=prefill --filename="$directory/device$number" --offset=$((${device_size%g} - ${PREFILL%g}))g --size="$PREFILL" \
+            --rw=write --bs=1m --iodepth=8 --ioengine=libaio --direct=1 --zero_buffers --end_fsync=1 >/dev/null
     done
 fi
 volume=$(create bench 16)

@@ -109,7 +109,6 @@ import Testing
         #expect(device.read(unit, .wholeUnit) == [damaged])
     }
 
-    /// The first layout of the area did not say what is lost.
     /// A disk, or what lies between, gave something else once.
     @Test func whatReadsWellAgainIsWell() throws {
         var device = try MemoryDevice()
@@ -128,6 +127,7 @@ import Testing
         #expect(device.read(unit, .wholeUnit) == [BlockRange(start: 3, count: 1)])
     }
 
+    /// The first layout of the area did not say what is lost.
     @Test func olderChecksumAreasAreRead() throws {
         var device = try MemoryDevice()
         _ = device.write(unit, block, byte: 7)
