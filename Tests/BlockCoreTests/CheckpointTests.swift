@@ -43,6 +43,39 @@ import Testing
         #expect(device.store.accountingError() == nil)
     }
 
+    /// The first data over an ancestor shares no flush where its record has to wait for a table; it is done with that record.
+    @Test func firstDataWaitsForATable() throws {
+        var device = try MemoryDevice(logBlocks: 4)
+        let base = UnitKey(tree: TreeID(rawValue: 9), node: 0, index: 0)
+        let head = UnitKey(tree: TreeID(rawValue: 9), node: 1, index: 0)
+        let block = BlockRange(start: 1, count: 1)
+        #expect(device.write(base, .wholeUnit, byte: 7) == .started)
+        device.holdsTables = true
+        var number: UInt8 = 1
+        while device.store.fitsLog(1) || device.store.checkpoint == nil, number < 10 {
+            #expect(write(number, to: 1, &device))
+            number += 1
+        }
+        try #require(device.heldBack.count == 1 && number < 10)
+
+        device.completions = []
+        var requests: UnitStore.Requests = []
+        let slice = PayloadSlice(payload: PayloadID(rawValue: 99), offset: 0, length: block.length)
+        #expect(device.store.write(99, head, over: [0], block, slice, combEpoch: 1, &requests) == .started)
+        #expect(requests.count == 1, "no record beside it")
+        device.carryOut(requests)
+        #expect(device.completions.isEmpty)
+        var crashed = device
+        try crashed.reopen()
+        #expect(crashed.store.map(of: head, over: [0]).runs() == [.wholeUnit])
+
+        device.holdsTables = false
+        device.carryOut(device.heldBack)
+        #expect(device.completions.contains { $0.operation == 99 && $0.outcome == .done })
+        try device.reopen()
+        #expect(device.store.map(of: head).runs() == [block] && device.store.accountingError() == nil)
+    }
+
     /// A crash between the table and its end, over and over: each opening takes the generation after next.
     @Test func tablesThatNeverEndAreLeftOut() throws {
         var device = try MemoryDevice(logBlocks: 4)

@@ -18,9 +18,9 @@ struct ManagerBench {
     var holdsCommits = false
     var nextTicket: UInt64 = 1
 
-    init() {
+    init(combCount: UInt32 = 64) {
         var configuration = ManagerConfiguration()
-        configuration.combCount = 64
+        configuration.combCount = combCount
         configuration.rebuildsPerDevice = 4
         core = ManagerCore(
             system: System(id: SystemID(rawValue: 1), name: "test", createdAt: 0), configuration: configuration,

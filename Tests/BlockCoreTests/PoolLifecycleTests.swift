@@ -167,6 +167,21 @@ extension ManagerBench {
         #expect(bench.largestCommit > 300_000 && bench.largestCommit < 900_000, "\(bench.largestCommit)")
     }
 
+    /// The pool that would be one too many is refused with the server that names it, and nothing of either is kept.
+    @Test func aServerThatNamesOnePoolTooManyIsRefused() throws {
+        var bench = ManagerBench(combCount: 1024)
+        let names = (1...10).map { "pool\($0)" }
+        bench.introduce(1, devices: names.map { ($0, 1000) })
+        try #require(bench.core.state.pools.count == names.count)
+        bench.introduce(2, faultSet: "rack2", devices: [("pool10", 1000), ("pool11", 1000)])
+        let answers = bench.sent.filter { $0.0 == LinkID(rawValue: 201) }.map(\.1)
+        #expect(answers.contains { if case .refused("invalidArgument", _) = $0 { true } else { false } })
+        #expect(bench.core.state.servers[SdsID(rawValue: 2)] == nil && bench.core.state.faultSets.isEmpty)
+        #expect(bench.core.state.pools.count == names.count && bench.core.state.devices.count == names.count)
+        bench.introduce(2, devices: [("pool10", 1000)], incarnation: 2)
+        #expect(bench.core.state.servers[SdsID(rawValue: 2)]?.status == .up)
+    }
+
     /// A device twice as large gets twice as much, as far as the other copies allow.
     @Test func placementGoesByCapacity() throws {
         var bench = ManagerBench()
