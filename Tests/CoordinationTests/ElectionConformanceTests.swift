@@ -55,6 +55,25 @@ import Testing
         #expect(again.epoch > new.epoch)
     }
 
+    /// In ZooKeeper every follower has a session of its own, and shares no lock.
+    @Test(arguments: [Engine.memory, .file])
+    func followersMayLeaveWhileTheyAreTold(_ engine: Engine) async throws {
+        let (backend, resources) = try await engine.open()
+        defer { withExtendedLifetime(resources) {} }
+        let election = backend.election
+        let first = election.stand(at: "/leader", advertising: ["id": "first"])
+        let second = election.stand(at: "/leader", advertising: ["id": "second"])
+        try await cancelReaders(rounds: 200) {
+            election.follow("/leader")
+        } whileTold: {
+            first.abdicate()
+            second.abdicate()
+            try await Task.sleep(for: .milliseconds(1))
+        }
+        await first.end()
+        await second.end()
+    }
+
     @Test(arguments: Engine.allCases)
     func followersSeeTheLeader(_ engine: Engine) async throws {
         let (backend, resources) = try await engine.open()

@@ -1,5 +1,6 @@
 import Base
 import Coordination
+import TestKit
 import Testing
 
 /// What every metadata store must do.
@@ -110,6 +111,18 @@ import Testing
         let copied = try await backend.store.list(prefix: "/k/")
         #expect(copied.map(\.key) == (try await source.list(prefix: "")).map(\.key))
         await expectFailure(.conflict) { _ = try await copyStore(from: source, to: backend.store) }
+    }
+
+    @Test(arguments: Engine.allCases)
+    func watchersMayLeaveWhileTheyAreTold(_ engine: Engine) async throws {
+        let (backend, resources) = try await engine.open()
+        defer { withExtendedLifetime(resources) {} }
+        let store = backend.store
+        try await cancelReaders(rounds: 40) {
+            try await store.watch(prefix: "/")
+        } whileTold: {
+            try await store.commit([.put(key: "/a", bytes: [1], expected: .any)])
+        }
     }
 
     @Test(arguments: Engine.allCases)

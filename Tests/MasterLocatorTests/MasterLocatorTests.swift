@@ -81,6 +81,23 @@ import Testing
         }
     }
 
+    @Test func readersMayLeaveWhileTheyAreTold() async throws {
+        let (stream, continuation) = AsyncStream<JSONValue?>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        let locator = MasterLocator(.elected { stream })
+        let place: JSONValue = ["hostname": "a", "port": 1, "id": "x"]
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { await locator.run() }
+            try await cancelReaders(rounds: 1000) {
+                locator.leaders()
+            } whileTold: {
+                continuation.yield(place)
+                continuation.yield(nil)
+            }
+            group.cancelAll()
+            try await group.waitForAll()
+        }
+    }
+
     @Test func waitingForALeaderEndsWithTheTask() async {
         let locator = MasterLocator(.elected { AsyncStream { $0.yield(nil) } })
         let place = await withTaskGroup(of: MasterPlace?.self) { group in

@@ -1,4 +1,5 @@
 import Base
+import Coordination
 import Synchronization
 
 /// Answers "where is the leading master now?" and tells when it is elsewhere.
@@ -79,7 +80,7 @@ public final class MasterLocator: Sendable {
             continuation.yield(state.leader)
             return state.nextID
         }
-        continuation.onTermination = { [weak self] _ in
+        continuation.afterEnd { [weak self] in
             self?.state.withLock { _ = $0.observers.removeValue(forKey: id) }
         }
         return stream

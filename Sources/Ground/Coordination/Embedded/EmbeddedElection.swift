@@ -1,5 +1,4 @@
 public import Base
-import Dispatch
 import Synchronization
 
 /// The election of one machine: candidates of this process lead in the order in which they stood. Each leadership has
@@ -8,9 +7,6 @@ import Synchronization
 public final class EmbeddedElection: LeaderElection {
     private let store: EmbeddedStore
     private let places = Mutex(Places())
-    /// Ends of streams. Who cancels a task holds that task's lock while its streams end, and a `yield` that wakes the task waits
-    /// for it with `places` locked: so `places` is never locked from there, but from here.
-    private let departures = DispatchQueue(label: "election-departures")
 
     private struct Candidate {
         var info: JSONValue
@@ -38,9 +34,7 @@ public final class EmbeddedElection: LeaderElection {
                 (places.nextID, Candidate(info: info, continuation: continuation)))
             return (places.nextID, places.candidates[path]?.count == 1, leader)
         }
-        continuation.onTermination = { [weak self, departures] _ in
-            departures.async { [weak self] in self?.resign(id, at: path) }
-        }
+        continuation.afterEnd { [weak self] in self?.resign(id, at: path) }
         if isFirst {
             elect(id, at: path)
         } else {
@@ -61,9 +55,7 @@ public final class EmbeddedElection: LeaderElection {
             continuation.yield(EmbeddedElection.leaderInfo(at: path, places))
             return places.nextID
         }
-        continuation.onTermination = { [weak self, departures] _ in
-            departures.async { [weak self] in self?.forget(id, following: path) }
-        }
+        continuation.afterEnd { [weak self] in self?.forget(id, following: path) }
         return stream
     }
 

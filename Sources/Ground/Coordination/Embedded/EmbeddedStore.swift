@@ -104,7 +104,7 @@ public final class EmbeddedStore: MetadataStore {
             watchers.byID[watchers.nextID] = (prefix, continuation)
             return watchers.nextID
         }
-        continuation.onTermination = { [weak self] _ in
+        continuation.afterEnd { [weak self] in
             self?.watchers.withLock { _ = $0.byID.removeValue(forKey: id) }
         }
         return stream
@@ -180,9 +180,7 @@ extension EmbeddedStore {
     }
 
     private func notify(_ changes: [StoreChange], _ versions: [UInt64]) {
-        // Streams are ended outside the lock: ending one calls its termination handler, which takes the lock.
-        let ended = watchers.withLock { watchers in
-            var ended: [AsyncStream<StoreEvent>.Continuation] = []
+        watchers.withLock { watchers in
             for (change, version) in zip(changes, versions) {
                 let event: StoreEvent =
                     switch change {
@@ -193,13 +191,11 @@ extension EmbeddedStore {
                 for (id, watcher) in watchers.byID where change.key.utf8.starts(with: watcher.prefix.utf8) {
                     if case .dropped = watcher.continuation.yield(event) {
                         watchers.byID[id] = nil
-                        ended.append(watcher.continuation)
+                        watcher.continuation.finish()
                     }
                 }
             }
-            return ended
         }
-        for continuation in ended { continuation.finish() }
     }
 
     private static func value(_ row: Row) throws -> VersionedValue {

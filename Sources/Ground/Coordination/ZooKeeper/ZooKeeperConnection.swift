@@ -104,7 +104,7 @@ final class ZooKeeperConnection: Sendable {
             state.watchers[state.nextID] = (path, sink)
             return state.nextID
         }
-        sink.onTermination = { [weak self] _ in self?.state.withLock { _ = $0.watchers.removeValue(forKey: id) } }
+        sink.afterEnd { [weak self] in self?.state.withLock { _ = $0.watchers.removeValue(forKey: id) } }
         return stream
     }
 }
