@@ -48,6 +48,9 @@ public struct BoundedFeed: Sendable {
     public func finish() { continuation.finish() }
 
     /// `body` is called once when the feed ends for any reason: finished, overflowed, or its reader gone.
+    ///
+    /// It is called by whoever ends the feed, who may hold the lock of a task: it must not wait for a lock that is held during
+    /// `offer`.
     public func onEnd(_ body: @escaping @Sendable () -> Void) {
         continuation.onTermination = { _ in body() }
     }
