@@ -84,6 +84,41 @@ import Testing
         #expect(try mark().allSatisfy { $0 == 0 })
     }
 
+    /// An XFS superblock of which mkfs.xfs has set sb_inprogress, and not cleared it.
+    private static let unfinishedXFS = Array("XFSB".utf8) + [UInt8](repeating: 0, count: 122) + [1]
+
+    @Test func anUnfinishedXFSIsMadeAnewWhereTheMarkIs() async throws {
+        let directory = try TemporaryDirectory()
+        let host = LinuxFilesystemHost()
+        let mark = try markedDevice(directory.file("marked"), Self.unfinishedXFS, at: 0)
+        #expect(try await host.contents(of: directory.file("marked")) == .blank)
+        #expect(try mark() == LinuxFilesystemHost.formattingMark)
+        try writeFile(directory.file("unmarked"), String(decoding: Self.unfinishedXFS, as: UTF8.self))
+        #expect(try await host.contents(of: directory.file("unmarked")) == .unfinishedFilesystem)
+        let finished = Self.unfinishedXFS.dropLast() + [0]
+        try writeFile(directory.file("finished"), String(decoding: finished, as: UTF8.self))
+        #expect(
+            try await host.contents(of: directory.file("finished")) == .filesystem(.xfs, needsCheck: false))
+    }
+
+    /// mkfs is interrupted at any moment: none of what it writes may lie where the mark is.
+    @Test(
+        arguments: ["mkfs.xfs -f -q -K", "mkfs.ext4 -F -q -E nodiscard,lazy_itable_init=1,lazy_journal_init=1"],
+        ["300M", "8G", "5T"])
+    func mkfsLeavesTheMarkAlone(_ command: String, _ size: String) async throws {
+        let directory = try TemporaryDirectory()
+        let device = directory.file("device")
+        try await runChecked(["truncate", "-s", size, device])
+        let file = try Descriptor.open(device, O_RDWR)
+        let mark = LinuxFilesystemHost.formattingMark
+        let place = try #require(LinuxFilesystemHost.markOffset(file))
+        try #require(pwrite(file.raw, mark, mark.count, place) == mark.count)
+        try await runChecked(command.split(separator: " ").map(String.init) + [device])
+        var found = [UInt8](repeating: 0, count: mark.count)
+        try #require(pread(file.raw, &found, found.count, place) == found.count)
+        #expect(found == mark)
+    }
+
     @Test func onlyWhatAnswersIsReadable() async throws {
         let directory = try TemporaryDirectory()
         try writeFile(directory.file("device"), String(repeating: "x", count: 8192))

@@ -23,6 +23,11 @@ public enum FilesystemKind: String, Hashable, Sendable, CaseIterable {
 extension DeviceContents {
     /// Neither blank nor anything that has a signature.
     public static let unknownData = DeviceContents.foreign("data of an unknown kind")
+    /// What mkfs had begun when it was killed, or its machine died: nothing mounts it, and nobody's data can be there.
+    public static let unfinishedFilesystem = DeviceContents.foreign("a filesystem whose making has not ended")
+
+    /// Whether making a filesystem may have left it so: whoever knows that one was begun there may begin anew.
+    public var mayBeUnfinished: Bool { self == .unknownData || self == .unfinishedFilesystem }
 
     /// How many bytes from the start of a device decide.
     public static let prefixLength = 1 << 20
@@ -41,7 +46,9 @@ extension DeviceContents {
             // detected.
             self = .filesystem(.ext4, needsCheck: prefix[0x400 + 0x3A] & 2 != 0)
         } else if matches("XFSB", at: 0) {
-            self = .filesystem(.xfs, needsCheck: false)
+            // mkfs.xfs sets sb_inprogress, the byte at 126, first and clears it last.
+            let isUnfinished = prefix.count > 126 && prefix[126] != 0
+            self = isUnfinished ? .unfinishedFilesystem : .filesystem(.xfs, needsCheck: false)
         } else if matches("_BHRfS_M", at: 0x10040) {
             self = .filesystem(.btrfs, needsCheck: false)
         } else if matches("LUKS", at: 0) {

@@ -7,9 +7,8 @@ import Synchronization
 ///
 /// Devices are read past the page cache: what a cache remembers of an earlier attachment is no news of the device.
 public struct LinuxFilesystemHost: FilesystemHost {
-    /// Written to the middle of a device before a filesystem is made there and cleared afterwards: where it is found
-    /// and no filesystem is, making one was interrupted, and no data can be there yet. The host that finds it may be
-    /// another one.
+    /// Written where mkfs writes nothing before a filesystem is made, and cleared afterwards: where it is found and no whole
+    /// filesystem is, making one was interrupted, and no data can be there yet. The host that finds it may be another one.
     static let formattingMark = Array("HOLDFAST: making a filesystem here was begun and not ended\n".utf8)
     private static let blockLength = 4096
     /// O_DIRECT, which Swift does not see (it hides behind _GNU_SOURCE).
@@ -53,7 +52,7 @@ public struct LinuxFilesystemHost: FilesystemHost {
             let prefix = try LinuxFilesystemHost.read(file, at: 0, count: DeviceContents.prefixLength)
             let contents = DeviceContents(prefix: prefix)
             guard try LinuxFilesystemHost.isMarked(file) else { return (contents, false) }
-            return (contents == .unknownData ? .blank : contents, true)
+            return (contents.mayBeUnfinished ? .blank : contents, true)
         }
         // The mark was outlived by what it announced. Left there, it would one day give another owner's data away.
         if isMarked, case .filesystem = contents { try await writeMark([], to: device) }
@@ -62,8 +61,8 @@ public struct LinuxFilesystemHost: FilesystemHost {
 
     private static func isMarked(_ file: Descriptor) throws -> Bool {
         guard let offset = markOffset(file) else { return false }
-        let middle = try read(file, at: offset, count: blockLength)
-        return middle.starts(with: formattingMark) && middle.dropFirst(formattingMark.count).allSatisfy { $0 == 0 }
+        let block = try read(file, at: offset, count: blockLength)
+        return block.starts(with: formattingMark) && block.dropFirst(formattingMark.count).allSatisfy { $0 == 0 }
     }
 
     public func isReadable(_ device: String) async -> Bool {
@@ -321,8 +320,8 @@ public struct LinuxFilesystemHost: FilesystemHost {
 
     static func markOffset(_ file: Descriptor) -> off_t? {
         let size = lseek(file.raw, 0, SEEK_END)
-        // In the middle of the device and off the beginnings of the filesystems' groups, where mkfs writes.
-        let offset = size / 2 / (1 << 20) * (1 << 20) + (640 << 10)
+        // Off the beginnings of the filesystems' groups, where mkfs writes, and off the middle of the device with their logs.
+        let offset = size / 8 * 7 / (1 << 20) * (1 << 20) + (640 << 10)
         return size >= 16 << 20 && offset + off_t(blockLength) <= size ? offset : nil
     }
 

@@ -165,7 +165,7 @@ public actor VolumeManager {
             entry.filesystem = kind
             entry.isFormatting = false
             if needsCheck { try await host.check(kind, on: device) }
-        case .foreign(let what) where !entry.isFormatting || contents != .unknownData:
+        case .foreign(let what) where !entry.isFormatting || !contents.mayBeUnfinished:
             throw VolumeDriverError(
                 .foreignData,
                 "The volume \(entry.name) holds \(what): it is not formatted, so that nothing is lost. "
