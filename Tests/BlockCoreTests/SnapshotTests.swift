@@ -308,6 +308,62 @@ extension DiskRequest {
         #expect(bench.lastStatus == .ok && bench.sent.last?.header.opcode == .read)
         #expect(bench.core.stores[0].damagedBlocks == 0 && bench.core.isIdle)
     }
+
+    /// The device has zeros in all blocks but the first of a unit.
+    private func answerDisk(_ bench: inout ServerBench, block0: UInt32) {
+        func checksums(_ at: UInt64, _ length: UInt32) -> BlockChecksums {
+            let blocks = (0..<UInt64(length / 4096)).map { (at / 4096 + $0) % UInt64(Geometry.blocksPerUnit) }
+            return BlockChecksums(blocks.map { $0 == 0 ? block0 : BlockChecksums.ofZeros })
+        }
+        while !bench.disk.isEmpty {
+            let (id, request) = bench.disk.removeFirst()
+            let outcome: DiskOutcome =
+                switch request {
+                case .read(let at, let length, _): .read(PayloadID(rawValue: 77), checksums(at, length))
+                case .write(let at, let slice), .writeThrough(let at, let slice): .written(checksums(at, slice.length))
+                default: .done
+                }
+            bench.feed(.disk(ServerBench.device, id, outcome))
+        }
+    }
+
+    /// Zeros that one copy stored over zeros which the other had forgotten read as the hole there. Over data they do not.
+    @Test(arguments: [BlockChecksums.ofZeros, 7]) func zerosAreNoHoleWhereTheyHideSomething(below: UInt32) throws {
+        var bench = try ServerBench(secondary: false)
+        bench.ask(.write, length: 8192)
+        bench.answerDisk(checksum: below)
+        var update = ServerBench.map(secondary: false)
+        var tree = VolumeTree(of: TreeID(rawValue: ServerBench.volume.rawValue), pool: ServerBench.pool)
+        update.volumes[0].head = tree.grow(from: 0)
+        _ = tree.grow(from: 0)
+        update.trees = [tree]
+        update.revision += 1
+        bench.feed(.manager(.update(update)))
+        bench.ask(.writeZeroes, length: 8192)
+        bench.answerDisk(checksum: BlockChecksums.ofZeros)
+        bench.ask(.write)
+        bench.answerDisk(checksum: 5)
+        update.pools[0].entries[0].comb.epoch += 1
+        update.pools[0].entries[0].comb.state = ServerBench.map(secondary: true).pools[0].entries[0].comb.state
+        update.revision += 1
+        bench.feed(.manager(.update(update)))
+        // A read finds its block damaged, and has the unit examined. Only the scanner makes equal what differs.
+        bench.ask(.read, epoch: 2)
+        answerDisk(&bench, block0: 6)
+        try connect(&bench)
+        let question = try lastQuestion(bench)
+        #expect(question.opcode == .verify && question.node == 1)
+        let map = BlockMap(BlockRange(start: 0, count: 1))
+        let digest = UnitDigest(
+            map: map, UnitStore.Completion(operation: 1, outcome: .done), range: map.extent, seen: BlockChecksums(5))
+        bench.feed(.answer(link, question.reply(.ok), digest.encoded))
+        var answer = try lastQuestion(bench).reply(.ok)
+        answer.flags.insert(.payload)
+        bench.feed(.fetched(link, answer, PayloadID(rawValue: 500)))
+        answerDisk(&bench, block0: 5)
+        #expect(bench.lastStatus == .ok && bench.core.isIdle)
+        #expect(bench.core.integrity[0].differing == (below == BlockChecksums.ofZeros ? 0 : 1))
+    }
 }
 
 @Suite struct ManagerCutTests {

@@ -215,14 +215,17 @@ extension ServerCore {
 
     /// What has to be done, given what both copies read.
     private mutating func plan(_ unit: UnitKey, _ own: UnitDigest, _ other: UnitDigest) {
-        guard let isComparing = examinations[unit]?.isComparing else { return }
-        let isAlone = map.ancestors(of: unit).isEmpty
+        guard let examination = examinations[unit] else { return }
+        // Where one copy has data and the other a hole: what the hole shows, and zeros hide.
+        let shown =
+            own.map == other.map
+            ? BlockMap() : stores[examination.store].shown(to: unit, by: map.ancestors(of: unit))
         // While a node is merged into it, blocks come to one copy before the other.
         let isMerging = map.merges[unit.tree]?.into == unit.node
         // What is merged into another one copy may have forgotten before the other: it is not to get it back.
         let isGoing = map.merges[unit.tree]?.node == unit.node
         var (fetched, sent) = (BlockMap(), BlockMap())
-        var result = examinations[unit]?.result ?? ExaminationResult()
+        var result = examination.result
         result.otherDamaged = other.damaged.count
         for block in 0..<UInt16(Geometry.blocksPerUnit) {
             let here = BlockRange(start: block, count: 1)
@@ -233,11 +236,10 @@ extension ServerCore {
             case (false, true): _ = sent.insert(here)
             case (false, false):
                 if isMerging, own.map[block] != other.map[block] { continue }
-                // Zeros hide what a hole shows.
-                let isSame = isAlone || own.map[block] == other.map[block]
-                if isSame, own.checksum(block) == other.checksum(block) { continue }
+                let isHidden = own.map[block] != other.map[block] && shown[block]
+                if !isHidden, own.checksum(block) == other.checksum(block) { continue }
                 result.differing += 1
-                guard isComparing else { continue }
+                guard examination.isComparing else { continue }
                 // As with everything that nobody had acknowledged, what the primary has is the truth, unless only the other
                 // copy is known to be what was written.
                 if own.unverified[block], !other.unverified[block] {

@@ -56,14 +56,27 @@ extension UnitStore {
 
     /// Blocks of the unit that are known to be zeros and hide nothing: without them the same is read.
     func blanks(of key: UnitKey, over below: [UInt32]) -> BlockMap {
+        below.reduce(zeros(of: key)) { $0.subtracting(map(of: UnitKey(tree: key.tree, node: $1, index: key.index))) }
+    }
+
+    /// Blocks of the unit that are data and known to be zeros.
+    private func zeros(of key: UnitKey) -> BlockMap {
         guard let slot = bound[key].flatMap({ slots[Int($0)] }) else { return BlockMap() }
-        var blanks = slot.map.intersection(slot.checksums.known).subtracting(slot.checksums.damaged)
-        for block in 0..<UInt16(Geometry.blocksPerUnit) where blanks[block] {
+        var zeros = slot.map.intersection(slot.checksums.known).subtracting(slot.checksums.damaged)
+        for block in 0..<UInt16(Geometry.blocksPerUnit) where zeros[block] {
             if slot.checksums.value(block) != BlockChecksums.ofZeros {
-                _ = blanks.remove(BlockRange(start: block, count: 1))
+                _ = zeros.remove(BlockRange(start: block, count: 1))
             }
         }
-        return below.reduce(blanks) { $0.subtracting(map(of: UnitKey(tree: key.tree, node: $1, index: key.index))) }
+        return zeros
+    }
+
+    /// Blocks at which the unit's ancestors show something, other than what is known to be zeros.
+    func shown(to key: UnitKey, by below: [UInt32]) -> BlockMap {
+        below.reversed().reduce(BlockMap()) { shown, node in
+            let unit = UnitKey(tree: key.tree, node: node, index: key.index)
+            return shown.union(map(of: unit)).subtracting(zeros(of: unit))
+        }
     }
 
     /// Makes the range read as zeros. Where an ancestor has data the zeros are stored as data: without them it would show.
