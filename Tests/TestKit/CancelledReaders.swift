@@ -1,5 +1,6 @@
 import Dispatch
 import LinuxOS
+import Synchronization
 
 /// Cancels readers of streams again and again while `publish` tells them news.
 ///
@@ -17,23 +18,25 @@ public func cancelReaders<Element: Sendable>(
     }
     defer { isOver.signal() }
     try await withThrowingTaskGroup(of: Void.self) { group in
+        let isEnough = Mutex(false)
         group.addTask {
-            while !Task.isCancelled {
+            while !isEnough.withLock({ $0 }) {
                 try await publish()
                 await Task.yield()
             }
         }
+        defer { isEnough.withLock { $0 = true } }
         for _ in 0..<rounds {
-            var readers: [Task<Void, Never>] = []
-            for _ in 0..<8 {
-                let stream = try await open()
-                // SAFETY: awaited below, whatever happens: nothing between throws.
-                readers.append(Task { for await _ in stream {} })
-            }
+            var streams: [AsyncStream<Element>] = []
+            for _ in 0..<8 { streams.append(try await open()) }
+            // SAFETY: awaited below, and nothing between throws.
+            let readers = streams.map { stream in Task { for await _ in stream {} } }
             await Task.yield()
             for reader in readers { reader.cancel() }
             for reader in readers { await reader.value }
         }
-        group.cancelAll()
+        isEnough.withLock { $0 = true }
+        // What is told must not fail: otherwise nobody was told anything.
+        try await group.waitForAll()
     }
 }
