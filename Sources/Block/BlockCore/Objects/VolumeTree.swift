@@ -99,19 +99,20 @@ public struct VolumeTree: Equatable, Sendable {
         return nextNode
     }
 
-    /// The first node that only shows through to one other, which may take over what it holds. Once that is so it stays so: new
-    /// nodes grow on heads only.
-    public func mergeable(heads: Set<UInt32>) -> NodeMerge? {
+    /// The first of `merges(heads:)`, which is carried out.
+    public func mergeable(heads: Set<UInt32>) -> NodeMerge? { merges(heads: heads).first }
+
+    /// Nodes that only show through to one other, which may take over what they hold. Once that is so it stays so: new nodes
+    /// grow on heads only. A smaller number may join later and come first.
+    public func merges(heads: Set<UInt32>) -> [NodeMerge] {
         var children: [UInt32: (count: Int, last: UInt32)] = [:]
         for node in nodes {
             if let parent = node.parent { children[parent] = ((children[parent]?.count ?? 0) + 1, node.number) }
         }
-        for node in nodes where !heads.contains(node.number) {
-            if let known = children[node.number], known.count == 1 {
-                return NodeMerge(node: node.number, into: known.last)
-            }
+        return nodes.compactMap { node in
+            guard !heads.contains(node.number), let known = children[node.number], known.count == 1 else { return nil }
+            return NodeMerge(node: node.number, into: known.last)
         }
-        return nil
     }
 
     /// A node whose only child has everything that it held goes.

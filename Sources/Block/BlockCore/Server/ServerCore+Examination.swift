@@ -26,6 +26,8 @@ extension ServerCore {
             case fetch(BlockRange)
             /// From the own copy to the other one.
             case send(BlockRange)
+            /// Both are to show what is below; or nothing, whatever the other one has there.
+            case sendHole(BlockRange)
             case sendZeros(BlockRange)
         }
 
@@ -173,7 +175,8 @@ extension ServerCore {
         case (.asking, _): return (.verify, [], .wholeUnit)
         case (.mending, .fetch(let run)): return (.fetch, [], run)
         case (.mending, .send(let run)): return (.replicate, .payload, run)
-        case (.mending, .sendZeros(let run)): return (.replicateZeroes, .hole, run)
+        case (.mending, .sendHole(let run)): return (.replicateZeroes, .hole, run)
+        case (.mending, .sendZeros(let run)): return (.replicateZeroes, [], run)
         case (.waiting, _), (.reading, _), (.mending, nil): return nil
         }
     }
@@ -194,7 +197,7 @@ extension ServerCore {
             let isWhole = operation.payload == nil ? header.flags.contains(.zeros) : header.length == run.length
             guard isWhole else { return abandonExamination(operation.unit, now, &actions) }
             rewrite(id, run, now, &actions)
-        case (.mending, .send), (.mending, .sendZeros): mended(id, now, &actions)
+        case (.mending, .send), (.mending, .sendHole), (.mending, .sendZeros): mended(id, now, &actions)
         case (.waiting, _), (.reading, _), (.mending, nil): preconditionFailure("nothing was asked")
         }
     }
@@ -220,24 +223,25 @@ extension ServerCore {
         let shown =
             own.map == other.map
             ? BlockMap() : stores[examination.store].shown(to: unit, by: map.ancestors(of: unit))
-        // While a node is merged into it, blocks come to one copy before the other.
-        let isMerging = map.merges[unit.tree]?.into == unit.node
-        // What is merged into another one copy may have forgotten before the other: it is not to get it back.
-        let isGoing = map.merges[unit.tree]?.node == unit.node
+        // While a node is merged into it, blocks come to one copy before the other; while it is merged into another, one copy may
+        // have forgotten them before the other, and is not to get them back.
+        let isUneven = map.isUneven(unit)
+        let covered = map.unit(mergedFrom: unit).map { stores[examination.store].map(of: $0) } ?? BlockMap()
         var (fetched, sent) = (BlockMap(), BlockMap())
         var result = examination.result
         result.otherDamaged = other.damaged.count
         for block in 0..<UInt16(Geometry.blocksPerUnit) {
             let here = BlockRange(start: block, count: 1)
-            if isGoing, own.map[block] != other.map[block] { continue }
+            let isAlone = own.map[block] != other.map[block]
+            // Nobody reads it any more, and the other copy may have nothing to mend it from.
+            if isAlone, own.damaged[block], covered[block] { continue }
             switch (own.damaged[block], other.damaged[block]) {
             case (true, true): result.lost += 1
             case (true, false): _ = fetched.insert(here)
             case (false, true): _ = sent.insert(here)
             case (false, false):
-                if isMerging, own.map[block] != other.map[block] { continue }
-                let isHidden = own.map[block] != other.map[block] && shown[block]
-                if !isHidden, own.checksum(block) == other.checksum(block) { continue }
+                if isUneven, isAlone { continue }
+                if !(isAlone && shown[block]), own.checksum(block) == other.checksum(block) { continue }
                 result.differing += 1
                 guard examination.isComparing else { continue }
                 // As with everything that nobody had acknowledged, what the primary has is the truth, unless only the other
@@ -251,19 +255,23 @@ extension ServerCore {
         }
         examinations[unit]?.result = result
         examinations[unit]?.phase = .mending
+        let holes = sent.subtracting(own.map)
+        let hidden = map.merged(into: unit).map { stores[examination.store].map(of: $0) } ?? BlockMap()
         // A copy that has not forgotten the merged unit yet hides it by zeros where the other needs none: a hole would show it.
+        // What this one shows of such a unit is sent when it is merged, and what is below it is shown again after that.
         examinations[unit]?.steps =
-            fetched.runs().map { .fetch($0) }
-            + sent.runs().flatMap { run in
-                own.map.runs(in: run).map { .send($0) }
-                    + (isMerging ? [] : own.map.holes(in: run).map { .sendZeros($0) })
+            [fetched.intersection(other.map), fetched.subtracting(other.map)].flatMap { part in
+                (part.intersection(hidden).runs() + part.subtracting(hidden).runs()).map { .fetch($0) }
             }
+            + sent.intersection(own.map).runs().map { .send($0) }
+            + holes.subtracting(shown).runs().map { .sendZeros($0) }
+            + (isUneven ? [] : holes.intersection(shown).runs().map { .sendHole($0) })
     }
 
     private mutating func mendNext(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id], let examination = examinations[operation.unit] else { return }
         switch examination.steps.first {
-        case .fetch, .sendZeros: askForStep(id, now, &actions)
+        case .fetch, .sendHole, .sendZeros: askForStep(id, now, &actions)
         case .send(let run):
             var requests: UnitStore.Requests = []
             let started = stores[operation.store].read(id, operation.unit, run, &requests)
@@ -288,11 +296,12 @@ extension ServerCore {
                 id, operation.unit, over: map.ancestors(of: operation.unit), run, slice, combEpoch: epoch, &requests)
         } else {
             // A hole where the other copy has one, or zeros that hide a unit which only this one has still to forget.
-            let merge = map.merges[operation.unit.tree].flatMap { $0.into == operation.unit.node ? $0 : nil }
+            let merged = map.merged(into: operation.unit)
+            let isHiding = merged.map { !stores[operation.store].map(of: $0).isEmpty(in: run) } ?? false
             started =
-                hides(merge, run, operation)
+                isHiding
                 ? stores[operation.store].writeZeroes(
-                    id, operation.unit, over: merge.map { [$0.node] } ?? [], run, combEpoch: epoch, &requests)
+                    id, operation.unit, over: merged.map { [$0.node] } ?? [], run, combEpoch: epoch, &requests)
                 : stores[operation.store].makeHoles(id, operation.unit, run, combEpoch: epoch, &requests)
         }
         issue(&requests, operation.store, &actions)
@@ -303,19 +312,12 @@ extension ServerCore {
         }
     }
 
-    /// Whether the node that is merged into the unit's has something there.
-    private func hides(_ merge: NodeMerge?, _ run: BlockRange, _ operation: Operation) -> Bool {
-        guard let merge else { return false }
-        let unit = UnitKey(tree: operation.unit.tree, node: merge.node, index: operation.unit.index)
-        return !stores[operation.store].map(of: unit).runs(in: run).isEmpty
-    }
-
     private mutating func mended(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         guard let operation = operations[id], let step = examinations[operation.unit]?.steps.first else { return }
         if let payload = operation.payload { actions.append(.release(payload)) }
         operations[id]?.payload = nil
         switch step {
-        case .fetch(let run), .send(let run), .sendZeros(let run):
+        case .fetch(let run), .send(let run), .sendHole(let run), .sendZeros(let run):
             examinations[operation.unit]?.result.mended += Int(run.count)
         }
         examinations[operation.unit]?.steps.removeFirst()

@@ -5,8 +5,8 @@ import Base
 /// after, since a block is dropped only where the child has it.
 ///
 /// Invariants:
-/// - Whoever forgets a unit of the node has all of its blocks in the child's unit, on stable media, but for zeros that hide
-///   nothing.
+/// - Whoever forgets a unit of the node has all of its blocks in the child's unit, on stable media, but for blanks: zeros that
+///   hide nothing, or zeros.
 /// - The secondary forgets first; what it lacks is sent again.
 extension ServerCore {
     struct Merging {

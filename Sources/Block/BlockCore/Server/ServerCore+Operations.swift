@@ -219,7 +219,7 @@ extension ServerCore {
         switch started {
         case .started, .held: operations.change(id) { $0.isLocalPending = true }
         case .nothingThere: break
-        case .noSpace: return reject(id, .noSpace, now, &actions)
+        case .noSpace: return refuseForSpace(id, operation, now, &actions)
         case .busy: return reject(id, .notReady, now, &actions)
         case .stopped: return reject(id, operation.isClients ? .notReady : .mediaError, now, &actions)
         }
@@ -273,9 +273,9 @@ extension ServerCore {
         case .clientRead:
             started = stores[store].read(id, operation.unit, over: below, operation.range, &requests)
         case .replicaRead where operation.header.opcode == .fetch:
-            // What is being merged into the unit may have come to the primary alone.
-            let merging = map.merges[operation.unit.tree].flatMap { $0.into == operation.unit.node ? [$0.node] : nil }
-            started = stores[store].read(id, operation.unit, over: merging ?? [], operation.range, &requests)
+            // Of a merge the primary may have more in the unit: what is shown here.
+            let shown = map.isUneven(operation.unit) ? below : []
+            started = stores[store].read(id, operation.unit, over: shown, operation.range, &requests)
         case .replicaRead:
             let extent = operation.header.opcode == .verify ? stores[store].map(of: operation.unit).extent : nil
             started = stores[store].read(id, operation.unit, extent ?? operation.range, &requests)

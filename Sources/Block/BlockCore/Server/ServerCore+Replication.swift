@@ -272,7 +272,8 @@ extension ServerCore {
             if isNewer { forward(id, slot, now, &actions) }
         case .notReady, .staleSession, .overloaded:
             operations[id]?.forwards[slot]?.state = .due(now + .milliseconds(10))
-        case .noSpace where operation.kind.isClientsWrite && isNeeded(known.place, operation.comb):
+        case .noSpace
+        where operation.kind.isClientsWrite && isNeeded(known.place, operation.comb) && canUndo(operation, header):
             operations[id]?.forwards[slot] = nil
             operations[id]?.isRefused = true
             endIfDone(id, now, &actions)

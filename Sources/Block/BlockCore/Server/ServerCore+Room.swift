@@ -37,8 +37,33 @@ extension ServerCore {
         return comb.secondary == place || comb.target == place
     }
 
-    /// Another copy has refused a write that is done here. It refused because it has nothing of the unit, so these blocks were
-    /// holes on every copy, and holes make the copies equal again. Readers have waited.
+    /// The unit is not here, and there is no room for it. A primary hears whether these blocks read as zeros here.
+    mutating func refuseForSpace(
+        _ id: UInt64, _ operation: Operation, _ now: Instant, _ actions: inout [ServerAction]
+    ) {
+        guard operation.kind == .replicaWrite || operation.kind == .replicaZeroes, let link = operation.link,
+            !showsAncestors(operation)
+        else { return reject(id, .noSpace, now, &actions) }
+        var answer = operation.header.reply(.noSpace)
+        answer.flags.insert(.zeros)
+        actions.append(.send(link, answer, nil))
+        remove(id, now, &actions)
+    }
+
+    /// Whether holes make this copy equal to the one that has refused. They do not where the other one has forgotten what is
+    /// merged into the unit, and zeros hid it here: holes would show it. Such a copy is given up.
+    func canUndo(_ operation: Operation, _ refusal: DataHeader) -> Bool {
+        !refusal.flags.contains(.zeros) || !showsAncestors(operation)
+    }
+
+    /// Whether holes of the unit would show something in the range.
+    private func showsAncestors(_ operation: Operation) -> Bool {
+        let below = map.ancestors(of: operation.unit)
+        return !stores[operation.store].shown(to: operation.unit, by: below).isEmpty(in: operation.range)
+    }
+
+    /// Another copy has refused a write that is done here. It refused because it has nothing of the unit, so holes make the
+    /// copies equal again (`canUndo`). Readers have waited.
     mutating func undo(_ id: UInt64, _ now: Instant, _ actions: inout [ServerAction]) {
         operations[id]?.kind = .clientZeroes
         operations[id]?.isUndoing = true

@@ -18,6 +18,8 @@ struct ClusterMap: Sendable {
     var trees: [TreeID: VolumeTree] = [:]
     /// Of trees with a node whose units go to another.
     private(set) var merges: [TreeID: NodeMerge] = [:]
+    /// Those and what comes after them, which may have begun: a smaller number comes first whenever it joins.
+    private var unfinishedMerges: [TreeID: [NodeMerge]] = [:]
     var addresses: [SdsID: String] = [:]
     /// The thick volumes by their trees; and how many of their units are in each comb.
     private(set) var thickTrees: [TreeID: UnitStore.ThickTree] = [:]
@@ -111,8 +113,27 @@ struct ClusterMap: Sendable {
         for volume in volumes.values where changes.trees.contains(volume.tree) {
             heads[volume.tree, default: []].insert(volume.head)
         }
-        for tree in changes.trees { merges[tree] = trees[tree]?.mergeable(heads: heads[tree] ?? []) }
+        for tree in changes.trees {
+            let unfinished = trees[tree]?.merges(heads: heads[tree] ?? []) ?? []
+            merges[tree] = unfinished.first
+            unfinishedMerges[tree] = unfinished.isEmpty ? nil : unfinished
+        }
     }
+
+    /// The unit that is merged into this one: of its blocks one copy may have brought here more than the other.
+    func merged(into unit: UnitKey) -> UnitKey? {
+        guard let merge = unfinishedMerges[unit.tree]?.first(where: { $0.into == unit.node }) else { return nil }
+        return UnitKey(tree: unit.tree, node: merge.node, index: unit.index)
+    }
+
+    /// The unit that this one is merged into: one copy may have forgotten this one before the other.
+    func unit(mergedFrom unit: UnitKey) -> UnitKey? {
+        guard let merge = unfinishedMerges[unit.tree]?.first(where: { $0.node == unit.node }) else { return nil }
+        return UnitKey(tree: unit.tree, node: merge.into, index: unit.index)
+    }
+
+    /// Whether one copy may have more of the unit than the other, though both read the same.
+    func isUneven(_ unit: UnitKey) -> Bool { merged(into: unit) != nil || self.unit(mergedFrom: unit) != nil }
 
     func comb(_ key: CombKey) -> Comb? {
         guard let combs = pools[key.pool]?.combs, Int(key.index) < combs.count else { return nil }

@@ -54,9 +54,9 @@ extension UnitStore {
         }
     }
 
-    /// Blocks of the unit that are known to be zeros and hide nothing: without them the same is read.
+    /// Blocks of the unit that are known to be zeros and hide nothing, or zeros again: without them the same is read.
     func blanks(of key: UnitKey, over below: [UInt32]) -> BlockMap {
-        below.reduce(zeros(of: key)) { $0.subtracting(map(of: UnitKey(tree: key.tree, node: $1, index: key.index))) }
+        zeros(of: key).subtracting(shown(to: key, by: below))
     }
 
     /// Blocks of the unit that are data and known to be zeros.

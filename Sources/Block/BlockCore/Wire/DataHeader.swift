@@ -65,7 +65,7 @@ public struct DataHeader: Equatable, Sendable {
         public var rawValue: UInt16
         public init(rawValue: UInt16) { self.rawValue = rawValue }
         public static let reply = Flags(rawValue: 1)
-        /// The `length` bytes are all zero and are not sent.
+        /// The `length` bytes are all zero and are not sent. Of a second copy's `noSpace`: they are zeros there.
         public static let zeros = Flags(rawValue: 2)
         /// A CRC32C per 4 KiB follows the payload. Reserved: neither sent nor accepted.
         public static let checksums = Flags(rawValue: 4)
