@@ -1,10 +1,14 @@
+import Base
 import Foundation
 import LinuxOS
 import Testing
 
+@testable import Coordination
+
 @Suite struct CoordinationSimulationTests {
-    /// Seeds that found something: a reply that a standing process takes late delays its noticing a silent server.
-    private static let kept: [UInt64] = [1_795_479_492_607]
+    /// Seeds that found something: a reply that a standing process takes late delays its noticing a silent server; a
+    /// session of the model saw undone what it had seen, and a candidate waited for its own lost node.
+    private static let kept: [UInt64] = [1_795_479_492_607, 1_796_105_499_867]
 
     /// Two simulated minutes for each seed.
     @Test func oneLeadsAndNoCommitIsLostOrDoubled() async throws {
@@ -22,6 +26,34 @@ import Testing
         // Otherwise the faults have spared what they are meant for.
         #expect(elections > 60)
         #expect(unknown > 5)
+    }
+
+    /// The model shows the past, but no session sees undone what it has seen or done.
+    @Test func sessionsDoNotGoBackInTime() {
+        var random = SeededRandom(seed: 1)
+        var ensemble = ModelEnsemble(timeout: 1000)
+        let writer = ensemble.open(now: 0)
+        let synced = ensemble.open(now: 0)
+        var lateReads = 0
+        for round in 0..<100 {
+            let path = "/\(round)"
+            #expect(ensemble.answer(.create(path), of: writer, random: &random) == .done)
+            let stranger = ensemble.open(now: 0)
+            let list = ensemble.answer(.children("/", watch: false, isFresh: true), of: synced, random: &random)
+            guard case .children(let names) = list else {
+                Issue.record("\(list)")
+                return
+            }
+            #expect(names.count == round + 1)
+            for session in [writer, synced, stranger] {
+                let reply = ensemble.answer(.values([path]), of: session, random: &random)
+                if reply == .values([nil]) {
+                    #expect(session == stranger)
+                    lateReads += 1
+                }
+            }
+        }
+        #expect(lateReads > 0)
     }
 
     /// New seeds for a sixth of the time that HOLDFAST_SIM_SECONDS says (default 5), beginning at HOLDFAST_SIM_SEED or

@@ -1,7 +1,8 @@
 @testable import Coordination
 
 /// ZooKeeper as its documentation promises it: one order of all changes, sessions that expire, watches that fire once.
-/// Servers may answer a read that does not insist on freshness from the past.
+/// Servers may answer a read that does not insist on freshness from the past, but never from before what the session has
+/// seen already (its single system image).
 struct ModelEnsemble {
     struct Node: Equatable {
         var bytes: [UInt8]
@@ -14,11 +15,15 @@ struct ModelEnsemble {
         var lastHeard: Int
         /// Paths whose next change of content, or of children, is to be told.
         var watches: Set<String> = []
+        /// How many changes had been made in the latest state that it was shown.
+        var seen = 0
     }
 
     private(set) var nodes: [String: Node] = ["/": Node(bytes: [], version: 0, owner: 0)]
     /// Earlier states, oldest first.
     private var past: [[String: Node]] = []
+    /// How many changes made the present state.
+    private var changes = 0
     private(set) var sessions: [Int64: Session] = [:]
     private var nextSession: Int64 = 1
     /// How often the multi with this token was applied.
@@ -43,7 +48,7 @@ struct ModelEnsemble {
     mutating func expire(now: Int) {
         for (id, session) in sessions.sorted(by: { $0.key < $1.key }) where now - session.lastHeard > timeout {
             sessions[id] = nil
-            for (path, node) in nodes where node.owner == id { change(path, to: nil) }
+            for path in nodes.keys.sorted() where nodes[path]?.owner == id { change(path, to: nil) }
         }
     }
 
@@ -58,6 +63,36 @@ struct ModelEnsemble {
         _ request: NodeRequest, of session: Int64, random: inout some RandomNumberGenerator
     ) -> NodeReply {
         switch request {
+        case .get(let path, let watch, let isFresh):
+            let state = look(isFresh: isFresh, session, &random)
+            guard let node = state[path] else { return .failed(.noNode, part: nil) }
+            if watch { sessions[session]?.watches.insert(path) }
+            return .value(NodeValue(bytes: node.bytes, version: node.version, owner: node.owner))
+        case .children(let path, let watch, let isFresh):
+            let state = look(isFresh: isFresh, session, &random)
+            guard state[path] != nil else { return .failed(.noNode, part: nil) }
+            if watch { sessions[session]?.watches.insert(path) }
+            return .children(
+                state.keys.sorted().filter { $0 != "/" && ModelEnsemble.parent(of: $0) == path }
+                    .map { String($0.dropFirst(path == "/" ? 1 : path.count + 1)) }.shuffled(using: &random))
+        case .versions(let paths):
+            let state = look(isFresh: true, session, &random)
+            return .versions(paths.map { state[$0]?.version })
+        case .values(let paths):
+            let state = look(isFresh: false, session, &random)
+            return .values(
+                paths.map { path in
+                    state[path].map { NodeValue(bytes: $0.bytes, version: $0.version, owner: $0.owner) }
+                })
+        case .create, .createEphemeral, .delete, .multi:
+            let reply = perform(request, of: session)
+            sessions[session]?.seen = changes
+            return reply
+        }
+    }
+
+    private mutating func perform(_ request: NodeRequest, of session: Int64) -> NodeReply {
+        switch request {
         case .create(let path):
             if nodes[path] != nil { return .failed(.exists, part: nil) }
             guard nodes[ModelEnsemble.parent(of: path)] != nil else { return .failed(.noNode, part: nil) }
@@ -65,30 +100,12 @@ struct ModelEnsemble {
             return .done
         case .createEphemeral(let path, let bytes, let isSequential):
             return createEphemeral(path, bytes, isSequential, session)
-        case .get(let path, let watch, let isFresh):
-            let state = isFresh ? nodes : glance(&random)
-            guard let node = state[path] else { return .failed(.noNode, part: nil) }
-            if watch { sessions[session]?.watches.insert(path) }
-            return .value(NodeValue(bytes: node.bytes, version: node.version, owner: node.owner))
-        case .children(let path, let watch, let isFresh):
-            let state = isFresh ? nodes : glance(&random)
-            guard state[path] != nil else { return .failed(.noNode, part: nil) }
-            if watch { sessions[session]?.watches.insert(path) }
-            return .children(
-                state.keys.filter { $0 != "/" && ModelEnsemble.parent(of: $0) == path }
-                    .map { String($0.dropFirst(path == "/" ? 1 : path.count + 1)) }.shuffled(using: &random))
         case .delete(let path):
             guard nodes[path] != nil else { return .failed(.noNode, part: nil) }
             change(path, to: nil)
             return .done
-        case .versions(let paths): return .versions(paths.map { nodes[$0]?.version })
-        case .values(let paths):
-            let state = glance(&random)
-            return .values(
-                paths.map { path in
-                    state[path].map { NodeValue(bytes: $0.bytes, version: $0.version, owner: $0.owner) }
-                })
         case .multi(let parts): return multi(parts)
+        case .get, .children, .versions, .values: preconditionFailure("\(request) changes nothing")
         }
     }
 
@@ -141,6 +158,7 @@ struct ModelEnsemble {
     }
 
     private mutating func change(_ path: String, to node: Node?) {
+        changes += 1
         past.append(nodes)
         if past.count > 8 { past.removeFirst() }
         let isSameSet = (nodes[path] == nil) == (node == nil)
@@ -153,9 +171,16 @@ struct ModelEnsemble {
         for id in sessions.keys.sorted() where sessions[id]?.watches.remove(path) != nil { fired.append((id, path)) }
     }
 
-    private func glance(_ random: inout some RandomNumberGenerator) -> [String: Node] {
-        guard !past.isEmpty, Int.random(in: 0..<3, using: &random) == 0 else { return nodes }
-        return past.randomElement(using: &random) ?? nodes
+    /// A state that the session may be shown.
+    private mutating func look(
+        isFresh: Bool, _ session: Int64, _ random: inout some RandomNumberGenerator
+    ) -> [String: Node] {
+        let oldest = changes - past.count
+        let seen = max(sessions[session]?.seen ?? 0, oldest)
+        let isLate = !isFresh && seen < changes && Int.random(in: 0..<3, using: &random) == 0
+        let shown = isLate ? Int.random(in: seen..<changes, using: &random) : changes
+        sessions[session]?.seen = shown
+        return shown == changes ? nodes : past[shown - oldest]
     }
 
     static func parent(of path: String) -> String {
