@@ -24,8 +24,8 @@ struct ElectionPlace: Hashable, Sendable {
 ///
 /// A candidate makes an ephemeral sequential node and waits until it is the lowest. Then it raises the version of the
 /// epoch node in one transaction with a check that its own node still exists: from then on every commit under an
-/// earlier epoch fails at the ensemble. A leader that is disconnected for as long as its session may live on without
-/// an answer gives up by itself, before another can be elected.
+/// earlier epoch fails at the ensemble. A leader asks for its own node again and again, and gives up by itself when no
+/// answer has proven for too long that its session lives, before another can be elected.
 ///
 /// One request is under way at a time; its reply carries its number.
 struct ElectionCore: Sendable {
@@ -58,24 +58,34 @@ struct ElectionCore: Sendable {
         case readingLeader(String)
         case readingEpoch
         case electing(version: Int32)
+        /// A leader's: does the ensemble still hear us?
+        case renewing
     }
 
     let place: ElectionPlace
     /// What a candidate advertises; nil for an onlooker.
     let info: [UInt8]?
 
-    /// How long a leader may be disconnected, and how long it may stand still without giving up. The library notices a
-    /// silent server within two thirds of the session's timeout, counted from the last reply, which a process that
-    /// stood still takes late: the three together stay below the timeout.
-    private var grace = Duration.milliseconds(667)
+    /// How long one leads after the last moment at which the ensemble has surely heard us, and how long it may stand
+    /// still without giving up. Together three quarters of the session's timeout: the ensemble's leader may count from
+    /// half a tick before that moment, when the server that heard us dies before it tells (a session lives for two ticks
+    /// at least).
+    private var leaseMax = Duration.milliseconds(2500)
     private var standstillMax = Duration.milliseconds(500)
+    private var renewAfter = Duration.milliseconds(667)
     private var step = Step.idle
     private var request: UInt64 = 0
     private var retryAt: Instant?
     /// Whether the queue has to be looked at (again).
     private var isStale = false
     private var session: Int64?
-    private var disconnectedAt: Instant?
+    private var isConnected = false
+    /// When the request under way was sent.
+    private var sentAt = Instant.zero
+    /// When the last request was sent that was answered: the ensemble heard us then or later.
+    private var provenAt = Instant.zero
+    /// Of the input that is being taken.
+    private var now = Instant.zero
     private var lastTick: Instant?
     private var own: String?
     /// A creation may have succeeded without our knowing.
@@ -94,40 +104,43 @@ struct ElectionCore: Sendable {
     }
 
     mutating func apply(_ input: Input, now: Instant) -> [Action] {
+        self.now = now
         var actions: [Action] = []
+        noticeStandstill(&actions)
         switch input {
-        case .session(let event): take(event, now, &actions)
+        case .session(let event): take(event, &actions)
         case .reply(let number, let reply):
-            guard number == request, step != .idle else { return [] }
-            take(reply, now, &actions)
+            guard number == request, step != .idle else { break }
+            take(reply, &actions)
         case .abdicate:
-            guard info != nil else { return [] }
+            guard info != nil else { break }
             stepDown("it gave way", &actions)
             wantsNewPlace = true
             isStale = true
-        case .tick: tick(now, &actions)
+        case .tick: tick(&actions)
         }
-        proceed(now, &actions)
+        proceed(&actions)
         return actions
     }
 
     // MARK: The session
 
-    private mutating func take(_ event: SessionEvent, _ now: Instant, _ actions: inout [Action]) {
+    private mutating func take(_ event: SessionEvent, _ actions: inout [Action]) {
         switch event {
         case .connected(let number, let timeout):
-            grace = timeout / 6
+            leaseMax = timeout * 5 / 8
             standstillMax = timeout / 8
+            renewAfter = timeout / 6
             if session != number { forgetSession("the session ended", &actions) }
             session = number
-            disconnectedAt = nil
+            isConnected = true
             retryAt = nil
             isStale = true
         case .disconnected:
-            if disconnectedAt == nil { disconnectedAt = now }
+            isConnected = false
         case .expired:
             forgetSession("the session expired", &actions)
-            if disconnectedAt == nil { disconnectedAt = now }
+            isConnected = false
         case .changed: isStale = true
         }
     }
@@ -149,15 +162,22 @@ struct ElectionCore: Sendable {
         announce(nil, &actions)
     }
 
-    private mutating func tick(_ now: Instant, _ actions: inout [Action]) {
-        if let lastTick, now - lastTick > standstillMax {
-            // We did not run: whatever was decided meanwhile has not reached us yet.
-            stepDown("this process stood still", &actions)
-            if case .electing = step { step = .idle }
+    /// What a process that stood still hears first may be an old reply that has waited for it.
+    private mutating func noticeStandstill(_ actions: inout [Action]) {
+        guard let lastTick, now - lastTick > standstillMax else { return }
+        // We did not run: whatever was decided meanwhile has not reached us yet.
+        stepDown("this process stood still", &actions)
+        if case .electing = step { step = .idle }
+        isStale = true
+        self.lastTick = now
+    }
+
+    private mutating func tick(_ actions: inout [Action]) {
+        lastTick = now
+        if leading != nil, now - provenAt > leaseMax {
+            stepDown("ZooKeeper is out of reach", &actions)
             isStale = true
         }
-        lastTick = now
-        if let disconnectedAt, now - disconnectedAt > grace { stepDown("ZooKeeper is out of reach", &actions) }
         if let retryAt, now >= retryAt {
             self.retryAt = nil
             isStale = true
@@ -168,13 +188,19 @@ struct ElectionCore: Sendable {
 
     private mutating func ask(_ step: Step, _ node: NodeRequest, _ actions: inout [Action]) {
         self.step = step
+        sentAt = now
         request += 1
         actions.append(.request(request, node))
     }
 
-    /// Looks at the queue when there is reason to and nothing is under way.
-    private mutating func proceed(_ now: Instant, _ actions: inout [Action]) {
-        guard step == .idle, isStale, retryAt == nil, session != nil, disconnectedAt == nil else { return }
+    /// When nothing is under way, looks at the queue if there is reason to, and lets a leader be heard.
+    private mutating func proceed(_ actions: inout [Action]) {
+        guard step == .idle, retryAt == nil, session != nil, isConnected else { return }
+        guard isStale else {
+            guard leading != nil, let own, now - provenAt > renewAfter else { return }
+            ask(.renewing, .get("\(place.directory)/\(own)", watch: false, isFresh: false), &actions)
+            return
+        }
         isStale = false
         if wantsNewPlace, let own {
             ask(.discarding, .delete("\(place.directory)/\(own)"), &actions)
@@ -183,9 +209,13 @@ struct ElectionCore: Sendable {
         }
     }
 
-    private mutating func take(_ reply: NodeReply, _ now: Instant, _ actions: inout [Action]) {
+    private mutating func take(_ reply: NodeReply, _ actions: inout [Action]) {
         let step = step
         self.step = .idle
+        switch reply {
+        case .failed(.connectionLoss, _), .failed(.sessionExpired, _): break
+        default: provenAt = max(provenAt, sentAt)
+        }
         switch (step, reply) {
         case (.listing, .children(let names)): look(at: names, &actions)
         case (.listing, .failed(.noNode, _)): makeDirectories(for: place.directory + "/", &actions)
@@ -200,7 +230,8 @@ struct ElectionCore: Sendable {
             isStale = true
         case (.searching(let names), .values(let values)): search(names, values, &actions)
         case (.readingLeader, .value(let value)): announce(value.bytes, &actions)
-        case (.readingLeader, .failed(.noNode, _)): isStale = true
+        case (.renewing, .value): break
+        case (.readingLeader, .failed(.noNode, _)), (.renewing, .failed(.noNode, _)): isStale = true
         case (.readingEpoch, .value(let value)): readEpoch(value, &actions)
         case (.readingEpoch, .failed(.noNode, _)): makeDirectories(for: place.epochPath ?? "", &actions)
         case (.electing(let version), .versions):
@@ -210,12 +241,12 @@ struct ElectionCore: Sendable {
         case (.electing, .failed(.noNode, _)), (.electing, .failed(.badVersion, _)):
             pendingToken = nil
             isStale = true
-        case (_, .failed(let failure, _)): fail(failure, in: step, now, &actions)
+        case (_, .failed(let failure, _)): fail(failure, in: step, &actions)
         default: preconditionFailure("\(reply) does not answer \(step)")
         }
     }
 
-    private mutating func fail(_ failure: NodeFailure, in step: Step, _ now: Instant, _ actions: inout [Action]) {
+    private mutating func fail(_ failure: NodeFailure, in step: Step, _ actions: inout [Action]) {
         if step == .creating { mayHaveNode = true }
         switch failure {
         case .connectionLoss, .sessionExpired: break
@@ -302,7 +333,7 @@ struct ElectionCore: Sendable {
     }
 
     private mutating func win(_ version: Int32, _ actions: inout [Action]) {
-        guard !wantsNewPlace, disconnectedAt == nil else {
+        guard !wantsNewPlace, isConnected, now - sentAt <= leaseMax else {
             isStale = true
             return
         }
