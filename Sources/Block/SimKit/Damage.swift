@@ -17,8 +17,6 @@ public struct DamageCounts: Sendable, Equatable {
     public var mended = 0
     /// Without a good copy.
     public var lost = 0
-    /// Good on both sides, and not the same.
-    public var differing = 0
 
     public init() {}
 }

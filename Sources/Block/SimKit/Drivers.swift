@@ -68,10 +68,10 @@ extension Simulation {
             copies.resyncedUnits += units
             copies.sparedUnits += max(0, all - units)
         case .damaged(_, let unit, let blocks): foundDamage(id, unit, blocks)
-        case .examined(_, _, let result):
+        case .examined(_, let unit, let result):
             damage.mended += result.mended
             damage.lost += result.lost
-            damage.differing += result.differing
+            if result.differing > 0 { fail("\(id) found \(result.differing) good blocks of \(unit) not alike") }
         case .welcomed, .refused, .deviceStopped, .peerUnanswering, .protocolViolation: break
         }
     }
