@@ -3,7 +3,7 @@ import Base
 @testable import Coordination
 
 /// Candidates that count in a shared key while they lead, on a model of ZooKeeper, under a seed's faults: cut links,
-/// broken connections, standing processes, lost replies.
+/// broken connections, standing processes, lost replies, servers that are cut off from the others.
 ///
 /// Checked at every step: at most one candidate that runs believes to lead, and epochs only rise. At the end: every
 /// acknowledged commit was applied exactly once, every refused one never, the counter counts what was applied, and
@@ -80,12 +80,15 @@ struct CoordinationSimulation {
         guard Int.random(in: 0..<120, using: &random) == 0 else { return }
         tally.faults += 1
         let index = Int.random(in: processes.indices, using: &random)
-        switch Int.random(in: 0..<6, using: &random) {
+        switch Int.random(in: 0..<7, using: &random) {
         case 0: processes[index].electionClient.breakConnection()
         case 1: processes[index].storeClient.breakConnection()
         case 2: processes[index].standsUntil = now + Int.random(in: 100...12_000, using: &random)
         case 3: processes[index].electionClient.hasLink.toggle()
         case 4: processes[index].storeClient.hasLink.toggle()
+        case 5:
+            processes[index].electionClient.cutServerOff(
+                ensemble, now: now, duration: Int.random(in: 100...12_000, using: &random))
         default:
             // All servers restart: sessions live on, every connection breaks.
             for index in processes.indices {

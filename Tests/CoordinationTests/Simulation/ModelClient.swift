@@ -1,7 +1,8 @@
 @testable import Coordination
 
 /// The client library at one session: requests travel in order, replies may get lost with the connection, a silent
-/// server is given up after two thirds of the timeout. Times are milliseconds.
+/// server is given up after two thirds of the timeout. Its server tells the ensemble every half tick that it has heard
+/// the session, and may be cut off from the ensemble. Times are milliseconds.
 struct ModelClient {
     enum News {
         case event(SessionEvent)
@@ -12,6 +13,11 @@ struct ModelClient {
     private(set) var isConnected = false
     /// Whether packets pass.
     var hasLink = true
+    /// What a server that is cut off knows.
+    private var cutOff: (ensemble: ModelEnsemble, until: Int)?
+    /// What the server has heard and not told.
+    private var isHeard = false
+    private var lastTold = 0
     private var lastReply = 0
     private var lastPing = 0
     private var requests: [(arrival: Int, id: UInt64, request: NodeRequest)] = []
@@ -38,6 +44,8 @@ struct ModelClient {
     mutating func breakConnection() {
         guard isConnected else { return }
         isConnected = false
+        cutOff = nil
+        isHeard = false
         requests = []
         replies = []
         for id in outstanding { news.append(.reply(id, .failed(.connectionLoss, part: nil))) }
@@ -45,22 +53,38 @@ struct ModelClient {
         news.append(.event(.disconnected))
     }
 
+    /// The server no longer reaches the ensemble. It goes on answering what need not be fresh, and gives its clients up
+    /// after a while.
+    mutating func cutServerOff(_ ensemble: ModelEnsemble, now: Int, duration: Int) {
+        if isConnected, cutOff == nil { cutOff = (ensemble, now + duration) }
+    }
+
     mutating func notify(_ path: String, now: Int, delay: Int) {
+        guard cutOff == nil else { return }
         replies.append((max(now + delay, replies.last?.arrival ?? 0), .event(.changed(path))))
     }
 
-    /// The network's part: what arrives at the ensemble is answered, also while the client's process stands still.
+    /// The network's part: what arrives at the server is answered, also while the client's process stands still.
     mutating func travel(
         _ ensemble: inout ModelEnsemble, now: Int, random: inout some RandomNumberGenerator
     ) {
-        guard hasLink, let session else { return }
-        while let first = requests.first, first.arrival <= now {
+        if let cutOff, cutOff.until <= now { breakConnection() }
+        guard let session else { return }
+        while hasLink, let first = requests.first, first.arrival <= now {
+            guard cutOff == nil || !first.request.needsEnsemble else { break }
             requests.removeFirst()
-            guard ensemble.sessions[session] != nil else { continue }
-            ensemble.hear(session, now: now)
-            let reply = ensemble.answer(first.request, of: session, random: &random)
+            guard ensemble.sessions[session] != nil || cutOff != nil else { continue }
+            isHeard = true
+            let reply =
+                cutOff?.ensemble.answer(first.request, of: session, random: &random)
+                ?? ensemble.answer(first.request, of: session, random: &random)
             let arrival = max(now + Int.random(in: 0...40, using: &random), replies.last?.arrival ?? 0)
             replies.append((arrival, .reply(first.id, reply)))
+        }
+        if now - lastTold >= ensemble.timeout / 4 {
+            lastTold = now
+            if isHeard, cutOff == nil { ensemble.hear(session, now: now) }
+            isHeard = false
         }
     }
 
@@ -76,14 +100,14 @@ struct ModelClient {
                 if case .reply(let id, _) = first.news { outstanding.removeAll { $0 == id } }
                 news.append(first.news)
             }
-            if ensemble.sessions[session] == nil {
+            if cutOff == nil, ensemble.sessions[session] == nil {
                 breakConnection()
                 return
             }
             if now - lastPing >= ensemble.timeout / 3 {
                 lastPing = now
                 lastReply = now
-                ensemble.hear(session, now: now)
+                isHeard = true
             }
         }
         if now - lastReply > ensemble.timeout * 2 / 3 { breakConnection() }
@@ -106,5 +130,16 @@ struct ModelClient {
         isConnected = true
         // Watches that the client held are set anew; what changed meanwhile is told by looking again.
         news.append(.event(.connected(session: number, timeout: .milliseconds(ensemble.timeout))))
+    }
+}
+
+extension NodeRequest {
+    /// Whether a server cannot answer it by itself.
+    fileprivate var needsEnsemble: Bool {
+        switch self {
+        case .get(_, _, let isFresh), .children(_, _, let isFresh): isFresh
+        case .values: false
+        case .create, .createEphemeral, .delete, .versions, .multi: true
+        }
     }
 }

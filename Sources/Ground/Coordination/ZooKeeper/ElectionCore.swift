@@ -24,8 +24,8 @@ struct ElectionPlace: Hashable, Sendable {
 ///
 /// A candidate makes an ephemeral sequential node and waits until it is the lowest. Then it raises the version of the
 /// epoch node in one transaction with a check that its own node still exists: from then on every commit under an
-/// earlier epoch fails at the ensemble. A leader asks for its own node again and again, and gives up by itself when no
-/// answer has proven for too long that its session lives, before another can be elected.
+/// earlier epoch fails at the ensemble. Candidates ask for their own nodes again and again, and a leader gives up by
+/// itself when no answer has proven for too long that its session lives, before another can be elected.
 ///
 /// One request is under way at a time; its reply carries its number.
 struct ElectionCore: Sendable {
@@ -58,7 +58,7 @@ struct ElectionCore: Sendable {
         case readingLeader(String)
         case readingEpoch
         case electing(version: Int32)
-        /// A leader's: does the ensemble still hear us?
+        /// Does the ensemble still hear us?
         case renewing
     }
 
@@ -66,13 +66,13 @@ struct ElectionCore: Sendable {
     /// What a candidate advertises; nil for an onlooker.
     let info: [UInt8]?
 
-    /// How long one leads after the last moment at which the ensemble has surely heard us, and how long it may stand
-    /// still without giving up. Together three quarters of the session's timeout: the ensemble's leader may count from
-    /// half a tick before that moment, when the server that heard us dies before it tells (a session lives for two ticks
-    /// at least).
-    private var leaseMax = Duration.milliseconds(2500)
+    /// How long one leads after the last moment from which the ensemble's leader surely counts, and how long it may stand
+    /// still without giving up: the session's timeout together.
+    private var leaseMax = Duration.milliseconds(3500)
     private var standstillMax = Duration.milliseconds(500)
-    private var renewAfter = Duration.milliseconds(667)
+    private var renewAfter = Duration.milliseconds(250)
+    /// In which a server that hears us tells the ensemble's leader: half a tick, and a session lives for two at least.
+    private var tellsWithin = Duration.seconds(1)
     private var step = Step.idle
     private var request: UInt64 = 0
     private var retryAt: Instant?
@@ -82,8 +82,12 @@ struct ElectionCore: Sendable {
     private var isConnected = false
     /// When the request under way was sent.
     private var sentAt = Instant.zero
-    /// When the last request was sent that was answered: the ensemble heard us then or later.
-    private var provenAt = Instant.zero
+    /// When requests were sent that the ensemble's leader had a part in answering, oldest first: it reached the server then
+    /// or later, and the server us. Those from which it may not count yet.
+    private var proofs: [Instant] = []
+    /// The ensemble's leader counts our silence from then or later.
+    private var countedFrom = Instant.zero
+    private var awokeAt: Instant?
     /// Of the input that is being taken.
     private var now = Instant.zero
     private var lastTick: Instant?
@@ -91,6 +95,8 @@ struct ElectionCore: Sendable {
     /// A creation may have succeeded without our knowing.
     private var mayHaveNode = false
     private var wantsNewPlace = false
+    /// The first in the queue that may not lead, because its session may be about to end.
+    private var waitsForProof = false
     private var attempts: UInt64 = 0
     /// What an attempt to raise the epoch whose outcome is unknown has written.
     private var pendingToken: [UInt8]?
@@ -128,11 +134,17 @@ struct ElectionCore: Sendable {
     private mutating func take(_ event: SessionEvent, _ actions: inout [Action]) {
         switch event {
         case .connected(let number, let timeout):
-            leaseMax = timeout * 5 / 8
+            leaseMax = timeout * 7 / 8
             standstillMax = timeout / 8
-            renewAfter = timeout / 6
+            renewAfter = timeout / 16
+            tellsWithin = timeout / 4
             if session != number { forgetSession("the session ended", &actions) }
             session = number
+            // Connections are made by the ensemble's leader. This one may have waited for a process that stood still.
+            if awokeAt.map({ now - $0 > standstillMax }) ?? true {
+                proofs = []
+                countedFrom = now
+            }
             isConnected = true
             retryAt = nil
             isStale = true
@@ -170,11 +182,12 @@ struct ElectionCore: Sendable {
         if case .electing = step { step = .idle }
         isStale = true
         self.lastTick = now
+        awokeAt = now
     }
 
     private mutating func tick(_ actions: inout [Action]) {
         lastTick = now
-        if leading != nil, now - provenAt > leaseMax {
+        if leading != nil, now - countedFrom > leaseMax {
             stepDown("ZooKeeper is out of reach", &actions)
             isStale = true
         }
@@ -193,12 +206,12 @@ struct ElectionCore: Sendable {
         actions.append(.request(request, node))
     }
 
-    /// When nothing is under way, looks at the queue if there is reason to, and lets a leader be heard.
+    /// When nothing is under way, looks at the queue if there is reason to, and lets a candidate be heard.
     private mutating func proceed(_ actions: inout [Action]) {
         guard step == .idle, retryAt == nil, session != nil, isConnected else { return }
         guard isStale else {
-            guard leading != nil, let own, now - provenAt > renewAfter else { return }
-            ask(.renewing, .get("\(place.directory)/\(own)", watch: false, isFresh: false), &actions)
+            guard let own, now - sentAt > renewAfter else { return }
+            ask(.renewing, .get("\(place.directory)/\(own)", watch: false, isFresh: true), &actions)
             return
         }
         isStale = false
@@ -212,10 +225,7 @@ struct ElectionCore: Sendable {
     private mutating func take(_ reply: NodeReply, _ actions: inout [Action]) {
         let step = step
         self.step = .idle
-        switch reply {
-        case .failed(.connectionLoss, _), .failed(.sessionExpired, _): break
-        default: provenAt = max(provenAt, sentAt)
-        }
+        prove(step, reply)
         switch (step, reply) {
         case (.listing, .children(let names)): look(at: names, &actions)
         case (.listing, .failed(.noNode, _)): makeDirectories(for: place.directory + "/", &actions)
@@ -230,7 +240,8 @@ struct ElectionCore: Sendable {
             isStale = true
         case (.searching(let names), .values(let values)): search(names, values, &actions)
         case (.readingLeader, .value(let value)): announce(value.bytes, &actions)
-        case (.renewing, .value): break
+        case (.renewing, .value):
+            if waitsForProof, now - countedFrom <= leaseMax { (waitsForProof, isStale) = (false, true) }
         case (.readingLeader, .failed(.noNode, _)), (.renewing, .failed(.noNode, _)): isStale = true
         case (.readingEpoch, .value(let value)): readEpoch(value, &actions)
         case (.readingEpoch, .failed(.noNode, _)): makeDirectories(for: place.epochPath ?? "", &actions)
@@ -244,6 +255,22 @@ struct ElectionCore: Sendable {
         case (_, .failed(let failure, _)): fail(failure, in: step, &actions)
         default: preconditionFailure("\(reply) does not answer \(step)")
         }
+    }
+
+    private mutating func prove(_ step: Step, _ reply: NodeReply) {
+        switch (step, reply) {
+        case (_, .failed(.connectionLoss, _)), (_, .failed(.sessionExpired, _)): return
+        // A server answers these by itself, also when it is cut off from its leader.
+        case (.readingLeader, _), (.searching, _): return
+        default: break
+        }
+        if let told = proofs.lastIndex(where: { sentAt - $0 >= tellsWithin }) {
+            countedFrom = max(countedFrom, proofs[told])
+            proofs.removeFirst(told + 1)
+        }
+        // Few suffice.
+        if let last = proofs.last, sentAt - last < renewAfter / 2 { return }
+        proofs.append(sentAt)
     }
 
     private mutating func fail(_ failure: NodeFailure, in step: Step, _ actions: inout [Action]) {
@@ -302,7 +329,8 @@ struct ElectionCore: Sendable {
             ask(.readingLeader(first), .get("\(place.directory)/\(first)", watch: false, isFresh: false), &actions)
             return
         }
-        if leading == nil, let path = place.epochPath {
+        waitsForProof = leading == nil && now - countedFrom > leaseMax
+        if leading == nil, !waitsForProof, let path = place.epochPath {
             ask(.readingEpoch, .get(path, watch: false, isFresh: true), &actions)
         }
     }
@@ -333,7 +361,7 @@ struct ElectionCore: Sendable {
     }
 
     private mutating func win(_ version: Int32, _ actions: inout [Action]) {
-        guard !wantsNewPlace, isConnected, now - sentAt <= leaseMax else {
+        guard !wantsNewPlace, isConnected, now - countedFrom <= leaseMax else {
             isStale = true
             return
         }
