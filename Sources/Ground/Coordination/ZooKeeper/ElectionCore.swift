@@ -66,13 +66,8 @@ struct ElectionCore: Sendable {
     /// What a candidate advertises; nil for an onlooker.
     let info: [UInt8]?
 
-    /// How long one leads after the last moment from which the ensemble's leader surely counts, and how long it may stand
-    /// still without giving up: the session's timeout together.
-    private var leaseMax = Duration.milliseconds(3500)
-    private var standstillMax = Duration.milliseconds(500)
-    private var renewAfter = Duration.milliseconds(250)
-    /// In which a server that hears us tells the ensemble's leader: half a tick, and a session lives for two at least.
-    private var tellsWithin = Duration.seconds(1)
+    /// The session's.
+    private var timeout = Duration.seconds(4)
     private var step = Step.idle
     private var request: UInt64 = 0
     private var retryAt: Instant?
@@ -131,13 +126,18 @@ struct ElectionCore: Sendable {
 
     // MARK: The session
 
+    /// How long one leads after the last moment from which the ensemble's leader surely counts. With the longest standstill
+    /// that goes unnoticed it is the session's timeout.
+    private var leaseMax: Duration { timeout * 7 / 8 }
+    private var standstillMax: Duration { timeout / 8 }
+    private var renewAfter: Duration { timeout / 16 }
+    /// In which a server that hears us tells the ensemble's leader: half a tick, and a session lives for two at least.
+    private var tellsWithin: Duration { timeout / 4 }
+
     private mutating func take(_ event: SessionEvent, _ actions: inout [Action]) {
         switch event {
         case .connected(let number, let timeout):
-            leaseMax = timeout * 7 / 8
-            standstillMax = timeout / 8
-            renewAfter = timeout / 16
-            tellsWithin = timeout / 4
+            self.timeout = timeout
             if session != number { forgetSession("the session ended", &actions) }
             session = number
             // Connections are made by the ensemble's leader. This one may have waited for a process that stood still.
